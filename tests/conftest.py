@@ -1,0 +1,252 @@
+"""What all tests stand on: a private MariaDB server, and one `Place` for each test."""
+import contextlib
+import importlib.util
+import itertools
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+
+import pymysql
+import pytest
+import yaml
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SCRIPT = os.path.join(ROOT, 'distributed_cron.py')
+spec = importlib.util.spec_from_file_location('distributed_cron', SCRIPT)
+dc = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dc)
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, seconds=20, what='it'):
+    """The first true value of a condition; fails when there is none in time."""
+    limit = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < limit, 'waited %s s for %s' % (seconds, what)
+        time.sleep(0.02)
+
+
+class MariaDB:
+    """A server on a temporary folder, ended by the process that was started."""
+
+    def __init__(self, folder):
+        self.socket, self.port = os.path.join(folder, 's'), free_port()
+        data = os.path.join(folder, 'data')
+        # As root it must be told that it may be: the folder is nobody else's.
+        options = ['--no-defaults', '--datadir=' + data, *(
+            ['--user=root'] if os.getuid() == 0 else [])]
+        subprocess.run(['mariadb-install-db', *options, '--skip-test-db',
+                        '--auth-root-authentication-method=normal'],
+                       check=True, stdout=subprocess.DEVNULL)
+        self.log = open(os.path.join(folder, 'log'), 'wb')
+        self.process = subprocess.Popen(
+            ['mariadbd', *options, '--socket=' + self.socket, '--port=%d' % self.port,
+             '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=256M',
+             '--max-connections=400', '--pid-file=' + os.path.join(folder, 'pid'),
+             '--skip-log-bin'], stdout=self.log, stderr=self.log)
+        wait_until(self.is_up, 60, 'MariaDB')
+        zones = subprocess.run(['mariadb-tzinfo-to-sql', '/usr/share/zoneinfo'],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.client('SET GLOBAL aria_checkpoint_interval = 30; USE mysql;'
+                    + zones.stdout.decode())
+        self.client("CREATE USER dc IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO dc;")
+
+    def is_up(self):
+        assert self.process.poll() is None, open(self.log.name).read()[-2000:]
+        try:
+            pymysql.connect(unix_socket=self.socket, user='root').close()
+            return True
+        except pymysql.err.OperationalError:
+            return False
+
+    def client(self, text, check=True, database=''):
+        """Run statements with the plain client."""
+        return subprocess.run(
+            ['mariadb', '--no-defaults', '--socket=' + self.socket, '-uroot',
+             *filter(None, [database])], input=text.encode(), check=check,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.log.close()
+
+
+@pytest.fixture(scope='session')
+def mariadb(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('mariadb')
+    server = MariaDB(str(folder))
+    yield server
+    server.stop()
+
+
+class Place:
+    """A folder, a database and a configuration file; and whoever works there."""
+
+    def __init__(self, folder, engine, server=None, database='d', **more):
+        self.folder, self.engine, self.server = str(folder), engine, server
+        self.file = os.path.join(self.folder, 'dc.yml')
+        self.values = {'log': {'location': 'log'}, 'max_tasks': 8, 'kill_grace': 1,
+                       'poll_seconds': 0.2, **more}
+        if engine == 'sqlite':
+            self.values['db'] = {'engine': 'sqlite', 'path': 'd.db', 'timeout': 5}
+        else:
+            self.values['db'] = {
+                'engine': 'mysql', 'host': '127.0.0.1:%d' % server.port,
+                'username': 'dc', 'password': 'secret', 'database': database}
+        self.write()
+        self.started = []
+
+    def write(self, **more):
+        self.values.update(more)
+        with open(self.file, 'w') as file:
+            yaml.safe_dump(self.values, file)
+
+    def config(self, name='here'):
+        return dc.load_config(self.file, name)
+
+    def run(self, *args, code=0, name='here', **how):
+        """Run a command of the program; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, SCRIPT, '--config', self.file, '--name', name, *args],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, **how)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert done.returncode == code, (done.returncode, out, err)
+        assert 'Traceback' not in err, err
+        assert not code or len(err.splitlines()) == 1 or args[0] == 'import', err
+        return out + err
+
+    def init(self):
+        self.run('init')
+        self.store = self.new_store()
+        return self
+
+    def new_store(self, name='here'):
+        store = dc.Store(self.config(name))
+        store.connect()
+        return store
+
+    def sql(self, text, *args):
+        """Rows of a statement, by a connection that is nobody's."""
+        return self.store.query(text, *args)
+
+    def add(self, command='true', **values):
+        """A job by a plain INSERT, as people do it; returns its id."""
+        values['command'] = command
+        return self.store.execute('INSERT INTO job (%s) VALUES (%s)' % (
+            ', '.join(values), ', '.join('?' * len(values))),
+            list(values.values())).lastrowid
+
+    def job(self, id):
+        return self.sql('SELECT * FROM job WHERE id = ?', id)[0]
+
+    def runs(self, id=None):
+        return [row for row in self.sql('SELECT * FROM run ORDER BY job_id, run_no')
+                if id in (None, row.job_id)]
+
+    def worker(self, name='one', *args, **how):
+        """Start a worker, as a loop unless told otherwise."""
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, '--config', self.file, '--name', name, 'run',
+             *(args or ['--forever'])], stderr=subprocess.PIPE, **how)
+        self.started.append(process)
+        return process
+
+    def wait_runs(self, count, seconds=20):
+        wait_until(lambda: len(self.runs()) >= count, seconds, '%d runs' % count)
+        return self.runs()
+
+    def worker_log(self, name='one'):
+        return self.read('log/%s.log' % name)
+
+    def read(self, path):
+        with open(os.path.join(self.folder, path), errors='replace') as file:
+            return file.read()
+
+    def set_clock(self, utc, store=None):
+        """Set a store's clock, to a UTC time; the zone is $TZ or the session's."""
+        store = store or self.store
+        if isinstance(utc, str):
+            utc = datetime.fromisoformat(utc)
+        if self.engine == 'sqlite':
+            fake_sqlite_clock(store.connection, utc)
+        else:
+            store.execute('SET timestamp = %d' % utc.replace(
+                tzinfo=timezone.utc).timestamp())
+
+    def set_zone(self, zone, store=None):
+        if self.engine == 'sqlite':
+            os.environ['TZ'] = zone
+            time.tzset()
+        else:
+            (store or self.store).execute("SET time_zone = '%s'" % zone)
+
+    def close(self):
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stderr.close()
+        for marked in dc.marked_processes().items():
+            for process in marked[1]:
+                if self.owns(marked[0].split('.')[0]):
+                    dc.send_signal(os.kill, process, signal.SIGKILL)
+
+    def owns(self, token):
+        log = os.path.join(self.folder, 'log')
+        return any(os.path.isdir(os.path.join(log, state, token))
+                   for state in os.listdir(log) if state.startswith('state-'))
+
+
+def fake_sqlite_clock(connection, utc):
+    """Have the date functions of a SQLite connection take another time for 'now'."""
+    inner = sqlite3.connect(':memory:', check_same_thread=False)
+    now = utc.strftime('%Y-%m-%d %H:%M:%S.000')
+    for name in ('datetime', 'strftime', 'time'):
+        def function(*args, name=name):
+            args = [now if arg == 'now' else arg for arg in args]
+            marks = ', '.join('?' * len(args))
+            return inner.execute('SELECT %s(%s)' % (name, marks), args).fetchone()[0]
+        connection.create_function(name, -1, function)
+
+
+numbers = itertools.count()
+ENGINES = ('sqlite', 'mysql')
+
+
+@pytest.fixture(params=ENGINES)
+def place(request, tmp_path):
+    """A Place with tables, on each database."""
+    yield from make_place(request, tmp_path, request.param)
+
+
+@pytest.fixture
+def mysql_place(request, tmp_path):
+    """A Place on MariaDB, for what several hosts do."""
+    yield from make_place(request, tmp_path, 'mysql')
+
+
+def make_place(request, tmp_path, engine):
+    zone = os.environ.get('TZ')
+    server = request.getfixturevalue('mariadb') if engine == 'mysql' else None
+    place = Place(tmp_path, engine, server, 'd%d' % next(numbers)).init()
+    yield place
+    place.close()
+    if zone is None:
+        os.environ.pop('TZ', None)
+    else:
+        os.environ['TZ'] = zone
+    time.tzset()
