@@ -102,14 +102,14 @@ class Worker:
     def __init__(self, config, forever):
         self.forever = forever
         self.claims = {}  # token -> the jobs of it that have not been reported
-        self.open = set()  # tokens of which more rows may turn up than we know
+        self.open = {}  # token of which more rows may turn up -> seconds to wait
         self.endings = {}  # (token, job id) -> Ending, to be reported
         self.dying = {}  # (token, job id) -> when the SIGTERM was sent (boottime)
         self.runners = {}  # process id -> token
         self.woken = set()  # tokens to look at
         self.signals = []  # numbers of signals that came; the handler only appends
         self.stopping = self.misses = self.failures = 0
-        self.next_scan = self.next_mine = self.next_hello = 0
+        self.next_scan = self.next_mine = 0
         self.seen = None
         self.configure(config)
         self.state = State(config)
@@ -120,6 +120,7 @@ class Worker:
         self.name = '%s-%d' % (config.name, os.getpid())
         self.log = Log(config.worker_log, self.name, config.log_max_bytes)
         self.store = Store(config)
+        self.next_hello = 0
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
@@ -136,7 +137,7 @@ class Worker:
                 self.complain('left at once: %d runs go on, the next worker on this '
                               'host reports them' % self.running())
                 return 0
-            if self.finished():
+            if pause and self.finished():  # without a pause there is more to do
                 return 1 if self.failures else 0
             self.sleep(pause)
 
@@ -187,7 +188,8 @@ class Worker:
 
     def finished(self):
         """Whether the worker may leave."""
-        if any(self.claims.values()) or self.dying:
+        if self.dying or any(jobs or not self.open.get(token)
+                             for token, jobs in self.claims.items()):
             # A drain does not wait for the database: the next worker reports.
             return self.stopping and self.failures and not self.running()
         if self.stopping:
@@ -325,7 +327,7 @@ class Worker:
         started, results = claim.files()
         if token not in self.claims:  # a predecessor's, or one whose answer was lost
             self.claims[token] = started | results
-            self.open.add(token)
+            self.open[token] = 0 if started | results else OPEN_CLAIM
             self.next_mine = 0
         jobs = self.claims[token]
         for job in results & jobs:
@@ -388,11 +390,11 @@ class Worker:
                 self.claims[row.run_token].add(row.id)
                 kind = 'back' if claim.same_boot() else 'lost'
                 self.queue(Ending(row.run_token, row.id, kind, row.run_no))
-        for token in self.open - seen:
+        for token in self.open.keys() - seen:
             claim = self.state.claim(token)
-            if not self.claims[token] and claim.free() and claim.age() > OPEN_CLAIM:
-                self.open.discard(token)
-                del self.claims[token]
+            if (not self.claims[token] and claim.free()
+                    and claim.age() > self.open[token]):
+                del self.open[token], self.claims[token]
                 claim.remove()
 
     def recover(self):

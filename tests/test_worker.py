@@ -1,0 +1,600 @@
+"""Real workers, runners and commands, on each database."""
+import collections
+import contextlib
+import os
+import random
+import selectors
+import signal
+import socket
+import stat
+import threading
+import time
+from datetime import datetime, timedelta
+
+import pytest
+from conftest import dc, wait_until
+
+
+def status_of(place, job):
+    return place.job(job).last_status
+
+
+def run_to_end(place, name='one'):
+    """What the line in a crontab does: one worker, until there is nothing to do."""
+    return place.run('run', name=name)
+
+
+def processes(place, text):
+    """Ids of processes whose command line holds a text."""
+    found = []
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            with open('/proc/%s/cmdline' % name, 'rb') as file:
+                if text.encode() in file.read() and int(name) != os.getpid():
+                    found.append(int(name))
+    return found
+
+
+def children(process):
+    with open('/proc/%d/task/%d/children' % (process, process)) as file:
+        return list(map(int, file.read().split()))
+
+
+def state_is_clean(place, name='one'):
+    folder = os.path.join(place.folder, 'log', 'state-' + name)
+    return sorted(os.listdir(folder)) == ['machine', 'wake', 'worker.lock']
+
+
+# What commands do, and how it is reported.
+
+def test_the_crontab_line_runs_what_is_due_and_leaves(place):
+    job = place.add('echo hello; echo world >&2', description='greets')
+    assert run_to_end(place) == ''
+    (run,) = place.runs()
+    assert (run.status, run.exit_code, run.output) == ('Success', 0, 'hello\nworld\n')
+    assert run.worker.startswith('one-') and place.job(job).last_status == 'Success'
+    lines = place.read('log/%d.log' % job).splitlines()
+    assert [line.split('] ')[1] for line in lines] == ['hello', 'world']
+    assert all(line.startswith(run.worker + ': [') for line in lines)
+    assert state_is_clean(place)
+    run_to_end(place)
+    assert len(place.runs()) == 1
+    (host,) = place.sql('SELECT * FROM host')
+    assert host.name == 'one' and host.max_tasks == 8 and abs(host.skew_ms) < 5000
+
+
+@pytest.mark.parametrize('command, status, code', [
+    ('exit 3', 'ERROR: exit 3', 3), ('kill -9 $$', 'ERROR: signal 9 (SIGKILL)', -9),
+    ('no-such-command', 'ERROR: exit 127 (command not found)', 127),
+    ('/etc/passwd', 'ERROR: exit 126 (not executable)', 126),
+    ('exec >&- 2>&-; exit 0', 'Success', 0), ('true', 'Success', 0),
+    ('', 'Success', 0), ('sh -c "exit 7" | cat', 'Success', 0)])
+def test_status(place, command, status, code):
+    place.add(command)
+    run_to_end(place)
+    (run,) = place.runs()
+    assert (run.status, run.exit_code) == (status, code)
+
+
+def test_what_a_command_sees(place):
+    job = place.add('env; cat; echo pgid $(ps -o pgid= $$) pid $$; ls -l /proc/self/fd; '
+                    'sh -c "kill -PIPE \\$\\$"; echo $?; pwd')
+    run_to_end(place)
+    (run,) = place.runs()
+    with open(os.path.join(place.folder, 'log', '%d.log' % job)) as file:
+        out = [line.split('] ', 1)[1].rstrip('\n') for line in file]
+    env = dict(line.split('=', 1) for line in out if '=' in line)
+    assert env['DISTRIBUTED_CRON_JOB_ID'] == str(job)
+    assert env['DISTRIBUTED_CRON_RUN_NO'] == '1'
+    assert env['DISTRIBUTED_CRON_WORKER'] == run.worker
+    assert env['DISTRIBUTED_CRON_DUE'] == run.due_utc.replace(' ', 'T') + 'Z'
+    assert 'secret' not in str(env)
+    words = next(line for line in out if line.startswith('pgid')).split()
+    assert words[1] == words[3]  # a group of its own
+    assert len([line for line in out if '->' in line]) == 4  # 0, 1, 2 and ls's own
+    assert str(128 + signal.SIGPIPE) in out
+
+
+def test_output_of_every_kind(place):
+    jobs = [place.add(command, max_run_time=5) for command in (
+        'printf "no newline"', "printf '\\377\\376\\000ok\\n'",
+        'yes 0123456789abcdef | head -c 3000000', 'printf "a\\n\\nb\\n"')]
+    run_to_end(place)
+    outputs = {run.job_id: run.output for run in place.runs()}
+    assert {run.status for run in place.runs()} == {'Success'}
+    assert outputs[jobs[0]] == 'no newline'
+    assert outputs[jobs[1]] == '\ufffd\ufffd\ufffdok\n'
+    assert len(outputs[jobs[2]]) == 4096 and outputs[jobs[2]].endswith('0123456789')
+    assert place.read('log/%d.log' % jobs[0]).endswith('] no newline\n')
+    lines = place.read('log/%d.log' % jobs[2]).splitlines()
+    assert len(lines) == -(-3000000 // 17)
+    assert {line.split('] ')[1] for line in lines[:-1]} == {'0123456789abcdef'}
+    assert [line.split('] ')[1] for line in place.read(
+        'log/%d.log' % jobs[3]).splitlines()] == ['a', '', 'b']
+
+
+def test_a_hundred_megabytes_are_rotated_and_reported(place):
+    place.write(log={'location': 'log', 'max_bytes': 2000000})
+    job = place.add('yes 0123456789abcdef | head -c 100000000', max_run_time=5)
+    run_to_end(place)
+    (run,) = place.runs()
+    assert run.status == 'Success'
+    for name in ('%d.log', '%d.log.1'):
+        path = os.path.join(place.folder, 'log', name % job)
+        assert os.path.getsize(path) < 2500000
+
+
+def test_long_command_lines(place):
+    place.add('echo %s' % ('x' * 10000))
+    run_to_end(place)
+    (run,) = place.runs()
+    assert run.status == 'Success' and len(run.output) == 4096
+    place.run('add', 'echo ' + 'x' * 12000, code=2)
+    assert len(place.sql('SELECT id FROM job')) == 1
+
+
+def test_a_background_process_does_not_keep_the_run(place):
+    place.add('(sleep 1; echo late; sleep %(m)s) & echo early' % {'m': place.mark})
+    begin = time.monotonic()
+    run_to_end(place)
+    assert time.monotonic() - begin < 6
+    (run,) = place.runs()
+    assert run.status == 'Success' and run.output == 'early\n'
+    left = processes(place, 'sleep\x00' + place.mark)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+
+
+def test_a_command_that_cant_be_started_is_reported(place):
+    job = place.add('true \0')
+    run_to_end(place)
+    assert status_of(place, job) == 'ERROR: could not start: embedded null byte'
+
+
+def test_timeouts_end_the_tree(place):
+    mark = place.mark
+    place.write(kill_grace=0.5)
+    job = place.add('sleep %s & (setsid sleep %s) & trap "" TERM; sleep %s; sleep %s'
+                    % ((mark,) * 4))
+    config = place.config('one')
+    config.minute = 1.5
+    process = os.fork()
+    if not process:
+        os._exit(dc.work(config))
+    wait_until(lambda: len(processes(place, 'sleep\x00' + mark)) == 3)
+    os.waitpid(process, 0)
+    assert not processes(place, 'sleep\x00' + mark)
+    (run,) = place.runs()
+    assert run.status == 'ERROR: timed out after 1 min'
+    assert run.duration_ms < 6000 and place.job(job).run_token is None
+
+
+def test_stop_ends_a_run_on_whichever_host(place):
+    job = place.add('sleep 300')
+    place.worker('one')
+    wait_until(lambda: place.job(job).run_token)
+    assert 'will be ended' in place.run('stop', str(job), name='elsewhere')
+    place.wait_runs(1)
+    assert status_of(place, job) == 'ERROR: stopped'
+    assert 'is not running' in place.run('stop', str(job))
+
+
+def test_run_now_and_edits_while_a_worker_runs(place):
+    job = place.add('echo x', schedule='0 0 1 1 *')
+    place.worker('one')
+    wait_until(lambda: place.job(job).next_run_utc)
+    place.run('run-now', str(job))
+    place.wait_runs(1)
+    place.run('edit', str(job), '--command', 'echo y', '--every', '1000')
+    place.run('run-now', str(job))
+    assert place.wait_runs(2)[-1].output == 'y\n'
+
+
+# The worker.
+
+def test_a_second_worker_on_a_host_leaves_at_once(place):
+    first = place.worker('one')
+    wait_until(lambda: 'worker starts' in place.worker_log())
+    assert place.run('run', name='one') == ''
+    assert place.worker_log().rstrip().endswith('Already running.')
+    assert place.run('run', '--forever', name='one') == ''
+    assert first.poll() is None
+    first.terminate()
+    assert first.wait(10) == 0
+
+
+def test_slots_are_never_exceeded(place):
+    place.write(max_tasks=2)
+    for _ in range(6):
+        place.add('echo $(date +%s.%N) >> times; sleep 0.3; '
+                  'echo $(date +%s.%N) >> times'.replace('times', place.folder + '/t$$'))
+    run_to_end(place)
+    events = []
+    for name in os.listdir(place.folder):
+        if name.startswith('t'):
+            begin, finish = map(float, place.read(name).split())
+            events += [(begin, 1), (finish, -1)]
+    running = most = 0
+    for _, step in sorted(events):
+        running += step
+        most = max(most, running)
+    assert len(events) == 12 and most == 2
+
+
+def test_drain_waits_for_what_runs_and_starts_nothing(place):
+    job = place.add('sleep 1; echo done')
+    worker = place.worker('one')
+    wait_until(lambda: place.job(job).run_token)
+    worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: 'SIGTERM' in place.worker_log())
+    late = place.add('echo late')
+    assert worker.wait(10) == 0
+    assert status_of(place, job) == 'Success'
+    assert status_of(place, late) == 'Never ran.'
+
+
+def test_a_second_signal_leaves_at_once_and_the_next_worker_reports(place):
+    job = place.add('sleep 2; echo done')
+    worker = place.worker('one')
+    wait_until(lambda: place.job(job).run_token)
+    for _ in range(2):
+        worker.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert worker.wait(1) == 0 and b'1 runs go on' in worker.stderr.read()
+    assert place.job(job).run_token
+    run_to_end(place)
+    assert status_of(place, job) == 'Success' and state_is_clean(place)
+
+
+def test_sighup_reads_the_configuration_again(place):
+    worker = place.worker('one')
+    wait_until(lambda: place.sql('SELECT * FROM host'))
+    place.write(max_tasks=3)
+    worker.send_signal(signal.SIGHUP)
+    wait_until(lambda: place.sql('SELECT * FROM host WHERE max_tasks = 3'))
+    place.write(max_tasks='cpu_third')
+    worker.send_signal(signal.SIGHUP)
+    wait_until(lambda: 'the old configuration stays' in place.worker_log())
+    assert 'max_tasks' in place.worker_log()
+    job = place.add('echo x')
+    wait_until(lambda: status_of(place, job) == 'Success')
+
+
+def test_a_state_folder_of_another_machine_is_left_alone(place):
+    place.add('true')
+    folder = os.path.join(place.folder, 'log', 'state-one')
+    os.makedirs(folder)
+    with open(os.path.join(folder, 'machine'), 'w') as file:
+        file.write('another')
+    err = place.run('run', name='one', code=2)
+    assert 'another machine' in err and os.listdir(folder) == ['machine']
+
+
+def test_the_state_folder_is_for_its_user_alone(place):
+    run_to_end(place)
+    mode = os.stat(os.path.join(place.folder, 'log', 'state-one')).st_mode
+    assert stat.S_IMODE(mode) == 0o700
+
+
+# Whoever dies.
+
+def test_kill_of_the_worker_the_run_goes_on_and_the_next_reports_it(place):
+    job = place.add('echo begun; sleep 1.5; echo done')
+    worker = place.worker('one')
+    wait_until(lambda: os.path.exists(place.folder + '/log/%d.log' % job))
+    worker.kill()
+    worker.wait()
+    run_to_end(place)
+    (run,) = place.runs()
+    assert (run.status, run.output, run.run_no) == ('Success', 'begun\ndone\n', 1)
+    assert run.worker == 'one-%d' % worker.pid and state_is_clean(place)
+
+
+def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
+    job = place.add('trap "" TERM; echo begun; sleep %(m)s; sleep %(m)s' % {'m': place.mark})
+    worker = place.worker('one')
+    wait_until(lambda: os.path.exists(place.folder + '/log/%d.log' % job))
+    (runner,) = children(worker.pid)
+    os.kill(runner, signal.SIGKILL)
+    (run,) = place.wait_runs(1)
+    assert run.status.startswith('ERROR: lost') and run.run_no == 1
+    assert not processes(place, 'sleep\x00' + place.mark)
+    assert worker.poll() is None
+
+
+def test_kill_of_both_the_hosts_next_worker_ends_the_command_first(place):
+    job = place.add('echo begun; sleep %(m)s' % {'m': place.mark})
+    worker = place.worker('one')
+    wait_until(lambda: os.path.exists(place.folder + '/log/%d.log' % job))
+    (runner,) = children(worker.pid)
+    worker.kill()
+    os.kill(runner, signal.SIGKILL)
+    worker.wait()
+    assert processes(place, 'sleep\x00' + place.mark)
+    run_to_end(place)
+    assert not processes(place, 'sleep\x00' + place.mark)
+    assert [run.status for run in place.runs()] == [dc.LOST]
+
+
+def test_the_hosts_next_worker_needs_no_database_to_end_the_command(place):
+    place.add('sleep %(m)s' % {'m': place.mark})
+    worker = place.worker('one')
+    wait_until(lambda: processes(place, 'sleep\x00' + place.mark))
+    (runner,) = children(worker.pid)
+    worker.kill()
+    os.kill(runner, signal.SIGKILL)
+    worker.wait()
+    good = dict(place.values['db'])
+    place.write(db=dict(good, path='nowhere/d.db') if place.engine == 'sqlite'
+                else dict(good, host='127.0.0.1:1'))
+    second = place.worker('one')
+    wait_until(lambda: not processes(place, 'sleep\x00' + place.mark))
+    place.write(db=good)
+    second.send_signal(signal.SIGHUP)
+    assert place.wait_runs(1)[0].status == dc.LOST
+
+
+def test_another_hosts_worker_ends_the_run_at_its_deadline(mysql_place):
+    place = mysql_place
+    job = place.add('sleep %(m)s' % {'m': place.mark})
+    worker = place.worker('one')
+    wait_until(lambda: processes(place, 'sleep\x00' + place.mark))
+    (runner,) = children(worker.pid)
+    worker.kill()
+    os.kill(runner, signal.SIGKILL)
+    run_to_end(place, 'two')
+    assert place.job(job).run_token  # not before its deadline
+    place.store.execute('UPDATE job SET run_deadline_utc = {utc}')
+    run_to_end(place, 'two')
+    assert status_of(place, job).startswith('ERROR: lost: no word of one-')
+    run_to_end(place, 'one')  # and the host's own finds it later, and changes nothing
+    assert [run.status for run in place.runs()] == [status_of(place, job)]
+    assert not processes(place, 'sleep\x00' + place.mark)
+
+
+def test_frozen_between_claim_and_start_starts_nothing(place):
+    """As after a SIGSTOP for longer than the deadline: the clock that counts goes on."""
+    job = place.add('echo ran >> %s/ran' % place.folder)
+    config = place.config('one')
+    process = os.fork()
+    if not process:
+        clock, late = dc.boottime, []
+        worker = dc.Worker(config, False)
+        collect = worker.store.collect
+
+        def collect_and_freeze(token):
+            rows = collect(token)
+            late.append(3600)
+            return rows
+
+        worker.store.collect = collect_and_freeze
+        dc.boottime = lambda: clock() + sum(late[:1])
+        worker.state.lock()
+        worker.listen()
+        worker.turn()
+        late_start = time.monotonic()
+        while time.monotonic() - late_start < 1:
+            worker.turn()
+        os._exit(0)
+    os.waitpid(process, 0)
+    assert not os.path.exists(place.folder + '/ran')
+    assert not place.runs() and place.job(job).run_no >= 1
+
+
+@pytest.mark.slow
+def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_place):
+    place = mysql_place
+    config = place.config('one')
+    config.minute, dc_margin = 0.5, dc.MARGIN
+    job = place.add('echo ran >> %s/ran' % place.folder)
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        dc.MARGIN = 1
+        config.kill_grace = 0
+        worker = dc.Worker(config, True)
+        start = worker.start
+
+        def stop_before_start(*args):
+            os.write(writer, b'claimed')
+            os.kill(os.getpid(), signal.SIGSTOP)
+            start(*args)
+
+        worker.start = stop_before_start
+        worker.state.lock()
+        os._exit(worker.loop())
+    assert os.read(reader, 10) == b'claimed'
+    held = place.job(job)
+    assert held.run_token and dc_margin == dc.MARGIN
+    wait_until(lambda: place.store.look().overdue, 10)
+    place.store.execute('UPDATE job SET active = 0')  # so that it isn't due again
+    os.kill(process, signal.SIGCONT)
+    wait_until(lambda: place.job(job).run_token is None)
+    os.kill(process, signal.SIGTERM)
+    os.waitpid(process, 0)
+    assert not os.path.exists(place.folder + '/ran')
+
+
+def test_late_landing_claims_are_given_back(place):
+    """A claim whose answer never came, and that lands later: by a token with a folder."""
+    job = place.add('echo x')
+    worker = dc.Worker(place.config('one'), False)
+    worker.state.lock()
+    worker.store.connect()
+    worker.store.plan(worker.store.now())
+    token = 'f' * 32
+    os.close(worker.state.claim(token).create())
+    worker.listen()
+    worker.turn()
+    wait_until(lambda: (worker.turn(), place.runs())[1])  # it runs once, by another claim
+    assert worker.state.claim(token).exists()  # and the open one is still looked after
+    place.store.execute('UPDATE job SET next_run_utc = {utc}, schedule = ?, '
+                        'run_token = ?, run_no = run_no + 1 WHERE id = ?',
+                        ['0 0 1 1 *', token, job])
+    place.store.execute('UPDATE job SET next_run_utc = {utc} WHERE id = ?', [job])
+    wait_until(lambda: (worker.turn(), len(place.runs()) == 2)[1])
+    assert [run.status for run in place.runs()] == ['Success'] * 2
+
+
+# Many at once.
+
+def appending(place, number):
+    return 'echo %d >> %s/runs' % (number, place.folder)
+
+
+def counted(place):
+    path = os.path.join(place.folder, 'runs')
+    return collections.Counter(place.read('runs').split() if os.path.exists(path) else ())
+
+
+@pytest.mark.slow
+def test_three_workers_500_jobs_ten_rounds(place):
+    jobs = [place.add(appending(place, number), frequency=1000)
+            for number in range(500)]
+    place.write(max_tasks=20)
+    for name in ('one', 'two', 'three'):
+        place.worker(name)
+    for round_ in range(1, 11):
+        if round_ > 1:
+            place.store.execute('UPDATE job SET next_run_utc = {utc}')
+        wait_until(lambda r=round_: place.sql(
+            'SELECT COUNT(*) FROM run')[0][0] == 500 * r, 60, 'round %d' % round_)
+        counts = counted(place)
+        assert len(counts) == 500 and set(counts.values()) == {round_}
+    assert {run.status for run in place.runs()} == {'Success'}
+    assert all(place.job(job).run_no == 10 for job in jobs[:20])
+
+
+class Proxy(threading.Thread):
+    """Passes TCP on, and cuts the connection instead of passing the answer on, once,
+    for each statement that begins as asked for."""
+
+    def __init__(self, port, statement, times):
+        super().__init__(daemon=True)
+        self.target, self.statement, self.times = port, statement, times
+        self.cut = 0
+        self.listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self.listener.getsockname()[1]
+
+    def run(self):
+        while True:
+            client = self.listener.accept()[0]
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        server = socket.create_connection(('127.0.0.1', self.target))
+        with selectors.DefaultSelector() as selector, client, server:
+            selector.register(client, selectors.EVENT_READ, server)
+            selector.register(server, selectors.EVENT_READ, client)
+            cutting = False
+            while True:
+                for key, _ in selector.select():
+                    data = key.fileobj.recv(65536)
+                    if not data or (cutting and key.fileobj is server):
+                        return
+                    if self.statement in data and self.cut < self.times:
+                        cutting, self.cut = True, self.cut + 1
+                    key.data.sendall(data)
+
+
+@pytest.mark.parametrize('statement', [
+    b'UPDATE job SET run_token = ', b'run_deadline_utc, UTC_TIMESTAMP(6) AS now',
+    b'COMMIT'])
+def test_a_lost_answer_loses_and_doubles_nothing(mysql_place, statement):
+    place = mysql_place
+    proxy = Proxy(place.server.port, statement, 3)
+    proxy.start()
+    for number in range(40):
+        place.add(appending(place, number), frequency=1000)
+    place.write(db=dict(place.values['db'], host='127.0.0.1:%d' % proxy.port))
+    for name in ('one', 'two'):
+        place.worker(name)
+    wait_until(lambda: len(place.runs()) == 40, 40)
+    time.sleep(0.5)
+    counts = counted(place)
+    assert len(counts) == 40 and set(counts.values()) == {1} and proxy.cut == 3
+    assert not place.sql('SELECT * FROM job WHERE run_token IS NOT NULL')
+
+
+def test_a_database_that_is_away_is_not_noticed_by_runs(mysql_place):
+    place = mysql_place
+    proxy = Proxy(place.server.port, b'UPDATE job SET last_end', 1000000)
+    proxy.start()
+    place.add('sleep 0.5; echo done')
+    good = place.values['db']
+    place.write(db=dict(good, host='127.0.0.1:%d' % proxy.port))
+    worker = place.worker('one')
+    wait_until(lambda: proxy.cut > 3)
+    assert not place.runs()
+    proxy.times = 0
+    assert place.wait_runs(1)[0].status == 'Success'
+    worker.terminate()
+    assert worker.wait(10) == 0
+
+
+def test_the_crontab_mode_loses_no_tick_to_a_late_start(place):
+    """40 simulated minutes: the worker starts up to a second late, sees only what is due
+    by then, and leaves. A job of each minute, counted from its last start, runs in each."""
+    place.add(frequency=1)
+    place.add(schedule='* * * * *')
+    worker = dc.Worker(place.config('one'), False)
+    worker.state.lock()
+    worker.listen()
+    worker.store.connect()
+    late = random.Random(7)
+    for minute in range(40):
+        clock = datetime(2026, 5, 20, 12) + timedelta(minutes=minute,
+                                                      seconds=late.random())
+        while True:
+            place.set_clock(clock, worker.store)
+            pause = worker.turn()
+            if worker.claims:
+                time.sleep(0.002)  # it really runs; the simulated clock stands
+            elif pause and worker.finished():
+                break
+            else:
+                clock += timedelta(seconds=pause)
+    runs = collections.Counter(run.job_id for run in place.runs())
+    assert runs == {1: 40, 2: 39}  # the second is planned in the first minute
+
+
+def test_bad_jobs_do_not_keep_good_ones(place):
+    place.add('true', schedule='nonsense')
+    job = place.add('echo good')
+    run_to_end(place)
+    assert status_of(place, job) == 'Success'
+    assert status_of(place, 1).startswith('ERROR: schedule:')
+
+
+def test_a_full_log_folder_does_not_stop_a_job(place):
+    job = place.add('echo x')
+    os.makedirs(os.path.join(place.folder, 'log', '%d.log' % job))  # can't be opened
+    run_to_end(place)
+    assert status_of(place, job) == 'Success'
+    assert place.runs()[0].output == 'x\n'
+
+
+def test_the_password_is_in_no_process_list_and_no_log(mysql_place):
+    place = mysql_place
+    place.add('sleep 1')
+    place.worker('one')
+    place.wait_runs(1)
+    assert not processes(place, 'secret')
+    place.write(db=dict(place.values['db'], password='other-secret'))
+    assert 'other-secret' not in place.run('list', code=1)
+    assert 'secret' not in place.worker_log()
+
+
+def test_an_idle_worker_sends_one_statement_a_poll(mysql_place):
+    place = mysql_place
+    place.worker('one')
+    wait_until(lambda: place.sql('SELECT * FROM host'))
+    time.sleep(0.5)
+
+    def questions():
+        return int(place.sql("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+
+    before, begin = questions(), time.monotonic()
+    time.sleep(1.5)
+    polls = (time.monotonic() - begin) / place.values['poll_seconds']
+    assert questions() - before <= polls + 3
