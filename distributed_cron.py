@@ -2245,7 +2245,7 @@ def add(args, config):
     """add"""
     store = opened(config)
     values = values_of(args)
-    if 'max_run_time' not in values and 'schedule' in values:
+    if 'max_run_time' not in values and values.get('schedule'):
         values['max_run_time'] = 60
     id, when = add_job(store, values)
     print('job %d, next run %s' % (id, when_text(store, when)))

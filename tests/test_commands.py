@@ -1,0 +1,452 @@
+"""The command line: what people type, and what they get for their mistakes."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SCRIPT, Place, dc, wait_until
+
+
+def lines(text):
+    return text.rstrip('\n').split('\n')
+
+
+def test_add_list_show_edit_remove(place):
+    out = place.run('add', '--every', '5', '--description', 'a job', 'echo x')
+    assert re.fullmatch(r'job 1, next run \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, now\n', out)
+    out = place.run('add', '--schedule', '0 3 * * mon-fri', '--start', '02:00',
+                    '--stop', '04:00', '--max-run-time', '90', 'backup')
+    assert out.startswith('job 2, next run ') and '03:00:00, in ' in out
+    table = lines(place.run('list'))
+    assert table[0].split() == ['ID', 'STATUS', 'DESCRIPTION', 'COMMAND', 'SCHEDULE',
+                                'LAST', 'RUN', 'LAST', 'STATUS', 'NEXT', 'RUN']
+    assert re.match(r'1   not due  a job  +echo x   every 5 minutes  +never', table[1])
+    assert 'at 03:00, on mon-fri, 02:00 to 04:00' in table[2]
+    listed = json.loads(place.run('list', '--json'))
+    assert [job['command'] for job in listed] == ['echo x', 'backup']
+    assert json.loads(place.run('show', '2', '--json'))[0]['max_run_time'] == 90
+    assert 'in_words          at 03:00' in place.run('show', '2')
+    place.run('edit', '2', '--command', 'backup --all', '--every', '30')
+    job = place.job(2)
+    assert (job.command, job.schedule, job.frequency, job.max_run_time) == (
+        'backup --all', None, 30, 15)
+    assert (job.start_anchor[:5], job.stop_anchor[:5]) == ('02:00', '04:00')
+    place.run('edit', '2', '--start', '', '--stop', '')
+    assert place.job(2).start_anchor is None
+    place.run('disable', '1', '2')
+    assert [row.active for row in place.sql('SELECT active FROM job')] == [0, 0]
+    assert ' disabled ' in place.run('list')
+    place.run('enable', '2')
+    assert place.job(2).active == 1 and place.job(2).next_run_utc is None
+    place.run('remove', '1', '2')
+    assert not place.sql('SELECT * FROM job')
+
+
+@pytest.mark.parametrize('args, parts', [
+    (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
+    (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole number']),
+    (['add', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
+    (['add', '--schedule', '0 0 30 2 *', 'x'], ['never matches']),
+    (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
+    (['add', '--every', '5', '--schedule', '* * * * *', 'x'], ['--every', 'one of']),
+    (['add', '--start', '24:00', 'x'], ['start_anchor', '24:00', '23:59']),
+    (['add', '--start', '9:00', 'x'], ['start_anchor', '9:00']),
+    (['add', '--start', '09:00', '--stop', '09:00', 'x'], ['equal']),
+    (['add', '--schedule', '0 1 * * *', '--start', '09:00', 'x'], ['no time']),
+    (['add', '--every', '5', '--max-run-time', '5', 'x'], ['--max-run-time 5', '1 to 4']),
+    (['add', ''], ['command', '1 to 12000']), (['add'], ['command', '--help']),
+    (['add', 'x' * 12001], ['command', '12001', '12000']),
+    (['add', '--description', 'x' * 256, 'x'], ['description', '256', '255']),
+    (['next', '* * *'], ['3 fields']), (['next', '* * * * *', '--from', 'x'], ['--from']),
+    (['frobnicate'], ['frobnicate', '--help']), (['show'], ['id']),
+    (['show', 'one'], ["'one'", 'whole number']), (['import', 'nowhere'], ['nowhere']),
+    (['--name', 'a/b', 'list'], ['--name', 'a/b'])])
+def test_bad_usage_is_one_line_and_exit_2(place, args, parts):
+    err = place.run(*args, code=2)
+    for part in parts:
+        assert part in err, err
+    assert not place.sql('SELECT * FROM job')
+
+
+@pytest.mark.parametrize('args', [
+    ['show', '7'], ['edit', '7', '--every', '5'], ['remove', '7'], ['enable', '7'],
+    ['disable', '7'], ['run-now', '7'], ['stop', '7'], ['history', '7'], ['log', '7'],
+    ['next', '7']])
+def test_a_job_that_does_not_exist(place, args):
+    place.add()
+    assert place.run(*args, code=1) == (
+        'distributed_cron: job 7 does not exist; see: list\n')
+    if args[0] in ('remove', 'disable'):
+        place.run(args[0], '1', '7', code=1)
+        assert place.job(1).active == 1  # none, rather than half
+
+
+def test_next_history_log_hosts(place):
+    out = lines(place.run('next', '*/20 0 * * *', '--from', '2026-05-20 00:20:00',
+                          '-n', '3'))
+    assert out == ['2026-05-20 00:40:00', '2026-05-21 00:00:00', '2026-05-21 00:20:00']
+    place.add('echo one; echo two', frequency=30)
+    assert 'no log on this host; it never ran' in place.run('log', '1')
+    place.run('run', name='first')
+    times = lines(place.run('next', '1', '-n', '2'))
+    assert len(times) == 2 and times[0] < times[1]
+    table = lines(place.run('history'))
+    assert table[0].split() == ['JOB', 'RUN', 'STARTED', 'SECONDS', 'WORKER', 'STATUS',
+                                'OUTPUT']
+    assert re.search(r'first-\d+ +Success +one two$', table[1])
+    assert place.run('history', '1') == place.run('history')
+    assert json.loads(place.run('history', '--json'))[0]['run_no'] == 1
+    assert [line.split('] ')[1] for line in lines(place.run('log', '1'))] == ['one', 'two']
+    assert lines(place.run('log', '1', '-n', '1'))[0].endswith(' two')
+    os.unlink(os.path.join(place.folder, 'log', '1.log'))
+    assert 'by first-' in place.run('log', '1')
+    assert re.search('(?m)^first .* 8 ', place.run('hosts'))
+    assert json.loads(place.run('hosts', '--json'))[0]['name'] == 'first'
+
+
+def test_log_follow(place):
+    path = os.path.join(place.folder, 'log')
+    os.makedirs(path, exist_ok=True)
+    with open(path + '/1.log', 'w') as file:
+        file.write('a\n')
+        file.flush()
+        follow = subprocess.Popen(
+            [sys.executable, SCRIPT, '--config', place.file, 'log', '1', '--follow'],
+            stdout=subprocess.PIPE)
+        assert follow.stdout.readline() == b'a\n'
+        file.write('b\n')
+        file.flush()
+        assert follow.stdout.readline() == b'b\n'
+    os.rename(path + '/1.log', path + '/1.log.1')
+    with open(path + '/1.log', 'w') as file:
+        file.write('c\n')
+    assert follow.stdout.readline() == b'c\n'
+    follow.terminate()
+    follow.wait()
+    follow.stdout.close()
+
+
+def test_check(place):
+    out = place.run('check')
+    for what in ('config', 'database', 'schema', 'time zone', 'clock skew', 'folders'):
+        assert re.search('(?m)^ok   %s: ' % what, out), out
+    place.store.execute('DROP TABLE run')
+    place_out = subprocess.run(
+        [sys.executable, SCRIPT, '--config', place.file, 'check'],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert place_out.returncode == 1 and b'bad  database: ' in place_out.stdout
+    assert b'init' in place_out.stdout
+
+
+# Configuration.
+
+@pytest.mark.parametrize('text, parts', [
+    ('db: [', ['not YAML', 'line']), ('just text', ['key: value']),
+    ('max_task: 4', ['max_task', 'max_tasks']), ('db: {pasword: x}', ['db.password']),
+    ('max_tasks: 0', ['max_tasks', '0', 'from 1']),
+    ('max_tasks: cpu_third', ['max_tasks', 'cpu_third', 'cpu_quarter']),
+    ('max_tasks: yes', ['max_tasks']), ('max_tasks: 1.5', ['max_tasks']),
+    ('poll_seconds: fast', ['poll_seconds', '0.1']), ('poll_seconds: 0', ['poll_seconds']),
+    ('kill_grace: 31', ['kill_grace', '30']), ('log: 5', ['log']),
+    ('log: {location: [1]}', ['log.location', 'text']),
+    ('clear_old_on_start: maybe', ['clear_old_on_start', 'yes or no']),
+    ('db: {engine: oracle}', ['db.engine', 'oracle', 'sqlite', 'mysql']),
+    ('db: {host: "a b"}', ['db.host', 'a b']), ('db: {host: "a:99999"}', ['db.host']),
+    ('db: {timeout: 0}', ['db.timeout', '1']), ('db: {tls: {caa: x}}', ['db.tls', 'cert']),
+    ('db: {connect_string: "mysql:x"}', ['db.connect_string', 'dbi:']),
+    ('db: {connect_string: "dbi:Oracle:x"}', ['db.connect_string', 'mysql']),
+    ('db: {connect_string: "dbi:mysql:databse=x"}', ['databse', 'database']),
+    ('db: {connect_string: "dbi:mysql:database=x;port=0"}', ['port', '65535']),
+    ('db: {password_file: nowhere}', ['db.password_file']),
+    ('history: {days: 0}', ['history.days', '36500']),
+    ('log: {location: /proc/nowhere}', ['log.location', '/proc/nowhere']),
+    ('log: {location: %s}' % SCRIPT, ['log.location']),
+    ('state: {location: /proc/nowhere}', ['state.location', '/proc/nowhere']),
+    ('a: &a [*a]', ['unknown key', 'a']), ('x: !!python/object:os.system y', ['not YAML']),
+    ('\x00', ['not YAML'])])
+def test_bad_configuration_is_one_line_and_exit_2(tmp_path, text, parts):
+    place = Place(tmp_path, 'sqlite').init()
+    with open(place.file, 'w') as file:
+        file.write(text)
+        if 'log:' not in text and ':' in text and '[' not in text:
+            file.write('\nlog: {location: %s}\n' % tmp_path)
+    err = place.run('run', code=2)
+    for part in [place.file, *parts]:
+        assert part in err, err
+
+
+def test_a_configuration_that_is_not_there(tmp_path):
+    place = Place(tmp_path, 'sqlite')
+    place.file += '.nowhere'
+    assert place.run('list', code=2) == (
+        'distributed_cron: %s: No such file or directory\n' % place.file)
+
+
+def test_a_configuration_of_the_perl_program_is_taken_as_it_is(tmp_path):
+    path = str(tmp_path / 'perl.yml')
+    with open(path, 'w') as file:
+        file.write('---\ndb:\n'
+                   '\tconnect_string: dbi:mysql:database=jobs;host=db1;mysql_read_timeout=3\n'
+                   '\tusername: cron\n\tpassword: 12345\n'
+                   'log:\n\tlocation: %s\nmax_tasks: cpu_half\nclear_old_on_start: yes\n'
+                   % tmp_path)
+    config = dc.load_config(path)
+    assert (config.db_engine, config.hosts, config.db_database, config.db_timeout) == (
+        'mysql', [('db1', 3306, None)], 'jobs', 3)
+    assert config.db_password == '12345'
+    assert config.max_tasks == max(1, os.cpu_count() // 2)
+
+
+@pytest.mark.parametrize('host, expected', [
+    ('a', ('a', 3306, None)), ('a:1', ('a', 1, None)), ('[::1]:5', ('::1', 5, None)),
+    ('10.0.0.1', ('10.0.0.1', 3306, None)), (['a', 'b:2'], ('a', 3306, None))])
+def test_hosts(host, expected):
+    config = dc.Config({'db': {'host': host}}, 'x.yml')
+    assert config.hosts[0] == expected and config.db_engine == 'mysql'
+
+
+def test_the_shipped_configuration_is_the_defaults(tmp_path):
+    config = dc.load_config(os.path.join(ROOT, 'distributed_cron.yml'))
+    default = dc.Config({}, os.path.join(ROOT, 'distributed_cron.yml'))
+    assert vars(config) == vars(default)
+    text = open(os.path.join(ROOT, 'distributed_cron.yml')).read()
+    for key in dc.KEYS:
+        assert re.search(r'\b%s:' % key.split('.')[-1], text), key
+
+
+# Databases that are not as they should be.
+
+@pytest.mark.parametrize('change, parts', [
+    ({'host': '127.0.0.1:1'}, ['2003', 'db.host']),
+    ({'password': 'wrong'}, ['1045', 'db.password']),
+    ({'database': 'nowhere'}, ['1049', 'init']),
+    ({'host': '/nowhere/socket'}, ['/nowhere/socket', '2003'])])
+def test_a_database_that_cant_be_used(mysql_place, change, parts):
+    place = mysql_place
+    place.write(db=dict(place.values['db'], **change))
+    for command in ('list', 'run'):
+        err = place.run(command, code=1)
+        for part in parts:
+            assert part in err, err
+    forever = place.worker('loop')
+    wait_until(lambda: parts[0] in place.worker_log('loop'))
+    assert forever.poll() is None
+    forever.terminate()
+    assert forever.wait(10) == 1
+
+
+def test_a_missing_sqlite_file(tmp_path):
+    place = Place(tmp_path, 'sqlite')
+    assert 'run: distributed_cron.py init' in place.run('list', code=1)
+
+
+def test_missing_old_and_myisam_tables(mysql_place):
+    place = mysql_place
+    for statement in ('ALTER TABLE run ENGINE=MyISAM', 'ALTER TABLE job DROP run_token',
+                      'DROP TABLE host', 'DROP TABLE job'):
+        place.store.execute(statement)
+        for command in ('list', 'run'):
+            err = place.run(command, code=1)
+            assert 'run: distributed_cron.py init' in err, err
+    place.run('init')
+    assert 'never' not in place.run('check')
+
+
+def test_an_account_that_may_not_create_triggers(mysql_place):
+    place = mysql_place
+    place.server.client('''CREATE USER IF NOT EXISTS weak IDENTIFIED BY 'weak';
+        GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX ON *.* TO weak;''')
+    place.store.execute('DROP TABLE job')
+    good = place.values['db']
+    place.write(db=dict(good, username='weak', password='weak'))
+    out = place.run('init')
+    assert 'note: no trigger' in out and 'next_run_utc to NULL' in out
+    place.add('echo x')
+    place.run('run')
+    assert place.runs()[0].status == 'Success'
+
+
+PERL_TABLE = '''
+CREATE TABLE job (
+    id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    description VARCHAR(100) NOT NULL DEFAULT 'Yet another cron',
+    command VARCHAR(2000) NOT NULL DEFAULT 'echo "I forgot to put in a command."',
+    active TINYINT(1) NOT NULL DEFAULT 1, start_anchor TIME, stop_anchor TIME,
+    frequency INT UNSIGNED NOT NULL DEFAULT 60,
+    max_run_time INT UNSIGNED NOT NULL DEFAULT 1,
+    last_start DATETIME, last_end DATETIME,
+    last_status VARCHAR(32) NOT NULL DEFAULT 'Never ran.',
+    last_worker VARCHAR(64) NOT NULL DEFAULT 'Never ran.',
+    INDEX (active), INDEX (frequency)) ENGINE=MyISAM DEFAULT CHARACTER SET utf8;
+CREATE TRIGGER job_checks BEFORE INSERT ON job FOR EACH ROW
+    SET NEW.frequency = IF(NEW.frequency < 1, 1, NEW.frequency);
+INSERT INTO job (description, command, last_start, last_end, last_status) VALUES
+    ('älter', 'echo old', '2020-01-01 00:00:00', '2020-01-01 00:00:01', 'Success');
+'''
+
+
+def test_init_upgrades_a_table_of_the_perl_program_in_place(mysql_place):
+    place = mysql_place
+    database = place.values['db']['database']
+    place.store.execute('DROP TABLE job')
+    place.server.client(PERL_TABLE, database=database)
+    assert 'init' in place.run('run', code=1)
+    before = place.sql('SELECT * FROM job')[0]
+    for _ in range(2):
+        place.run('init')
+    job = place.job(1)
+    assert job[:12] == before[:12] and job._fields == dc.JOB_COLUMNS
+    place.run('run')
+    assert place.job(1).last_status == 'Success' and place.runs()[0].output == 'old\n'
+    fresh = place.server.client('SHOW CREATE TABLE job', database=database)
+    assert 'varchar(12000)' in fresh and 'ENGINE=InnoDB' in fresh
+
+
+def test_the_sql_file_with_the_plain_client_makes_the_same_tables(mysql_place):
+    place = mysql_place
+    with open(os.path.join(ROOT, 'distributed_cron.sql')) as file:
+        text = file.read()
+    name = place.values['db']['database'] + '_client'
+    text = text.replace('EXISTS distributed_cron ', 'EXISTS %s ' % name).replace(
+        'USE distributed_cron', 'USE ' + name)
+    for _ in range(2):
+        place.server.client(text)
+        place.server.client("INSERT INTO job (command) VALUES ('true')", database=name)
+    assert place.server.client('SELECT COUNT(*) FROM job', database=name).split()[-1] == '2'
+
+    def tables(database):
+        return [re.sub(r' AUTO_INCREMENT=\d+', '', place.server.client(
+            'SHOW CREATE %s' % what, database=database)).replace(database, '') for what in
+            ('TABLE job', 'TABLE run', 'TABLE host')] + [re.sub(
+                r'\d{4}-.*|\s+|`\w+`@`\w+`|DEFINER=\S+', ' ', place.server.client(
+                    'SELECT ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE '
+                    "TRIGGER_SCHEMA = '%s' ORDER BY TRIGGER_NAME" % database)).replace(
+                        ' ', '')]
+
+    def plain(texts):
+        return [re.sub(r'\s|\\n', '', text) for text in texts]
+
+    assert plain(tables(name)) == plain(tables(place.values['db']['database']))
+    place.server.client('DROP DATABASE ' + name)
+
+
+def test_the_plain_client_leaves_an_old_table_and_its_trigger_as_they_are(mysql_place):
+    place = mysql_place
+    database = place.values['db']['database']
+    place.store.execute('DROP TABLE job')
+    place.server.client(PERL_TABLE, database=database)
+    with open(os.path.join(ROOT, 'distributed_cron.sql')) as file:
+        text = file.read().replace('USE distributed_cron', 'USE ' + database)
+    assert 'Unknown column' in place.server.client(text, check=False)
+    assert 'job_checks' in place.server.client('SHOW TRIGGERS', database=database)
+
+
+# Crontabs.
+
+CRONTAB = r'''
+# m h  dom mon dow   command
+SHELL=/bin/sh
+GREETING = "good day"
+MAILTO=root
+
+# greets
+*/5 * * * *  echo "$GREETING"
+0 3 * * 1-5	cat%line one%line 2 \% %
+# 0 4 * * *  commented out
+@daily  echo 100\%
+61 * * * *  never
+* * * * *
+@reboot  echo no
+SHELL=/bin/bash
+@hourly echo ${BASH_VERSION:+bash}
+'''
+
+
+def test_import_of_a_users_crontab(place):
+    path = os.path.join(place.folder, 'crontab')
+    with open(path, 'w') as file:
+        file.write(CRONTAB)
+    out = place.run('import', path, code=1)
+    assert '4 added, 0 were there, 3 not taken' in out
+    assert "%s: line 13: '61 * * * *'" % path not in out and 'line 12: ' in out
+    assert 'line 13: ' in out and 'line 14: @reboot' in out
+    jobs = place.sql('SELECT * FROM job ORDER BY id')
+    assert [job.schedule for job in jobs] == ['*/5 * * * *', '0 3 * * 1-5', '@daily',
+                                              '@hourly']
+    assert [job.description for job in jobs][:2] == [
+        'greets', r'cat']
+    for job in jobs:
+        place.run('run-now', str(job.id))
+    place.run('run')
+    assert [run.output for run in place.runs()] == [
+        'good day\n', 'line one\nline 2 % \n\n', '100%\n', 'bash\n']
+    assert '0 added, 4 were there, 3 not taken' in place.run('import', path, code=1)
+    assert len(place.sql('SELECT * FROM job')) == 4
+
+
+def test_import_of_etc_crontab(place):
+    path = os.path.join(place.folder, 'crontab')
+    with open(path, 'w') as file:
+        file.write("PATH=/usr/bin:/bin\n17 * * * * root cd / && echo 'a b'\n"
+                   '0 1 * * * nobody id -un\n')
+    assert place.run('import', '--system', path) == (
+        '2 added, 0 were there, 0 not taken\n')
+    mine, theirs = [job.command for job in place.sql('SELECT command FROM job ORDER BY id')]
+    if os.getuid() == 0:
+        assert mine == "export PATH=/usr/bin:/bin; cd / && echo 'a b'"
+    assert theirs.startswith('sudo -n -u nobody -- /bin/sh -c ')
+
+
+def test_export_is_taken_back(place, tmp_path):
+    place.run('add', '--every', '7', '--start', '23:00', '--stop', '03:00', '--inactive',
+              '--description', "it's 100% \"odd\" é", 'echo 100%; echo \\% "x"')
+    place.run('add', '--schedule', '0 3 * * 1-5', '--max-run-time', '5', 'printf "a\nb"')
+    place.run('add', '--schedule', '@weekly', 'true')
+    path = str(tmp_path / 'exported')
+    with open(path, 'w') as file:
+        file.write(place.run('export'))
+    assert place.run('import', path) == '0 added, 3 were there, 0 not taken\n'
+    before = place.sql('SELECT * FROM job ORDER BY id')
+    place.store.execute('DELETE FROM job')
+    assert place.run('import', path) == '3 added, 0 were there, 0 not taken\n'
+    after = place.sql('SELECT * FROM job ORDER BY id')
+    columns = [dc.JOB_COLUMNS.index(name) for name in (
+        'description', 'command', 'active', 'start_anchor', 'stop_anchor', 'max_run_time',
+        'schedule', 'frequency')]
+    assert [[job[index] for index in columns] for job in after] == [
+        [job[index] for index in columns] for job in before]
+
+
+# The demonstration, and the program as a whole.
+
+def test_demo_needs_nothing_but_python(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-S', '-I', SCRIPT, 'demo'], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, timeout=15, env={'TMPDIR': str(tmp_path), 'PATH':
+                                                 os.environ['PATH']})
+    out = done.stdout.decode()
+    assert done.returncode == 0 and not done.stderr, (out, done.stderr)
+    assert 'Each of the 12 jobs ran once.' in out and 'ERROR: exit 3' in out
+    assert 'ERROR: timed out' in out
+    assert len({row.split()[-2] for row in out.splitlines() if 'Success' in row}) >= 3
+
+
+def test_help_and_readme_name_every_command():
+    out = subprocess.run([sys.executable, SCRIPT, '--help'], stdout=subprocess.PIPE)
+    for command in ('run init add edit remove enable disable list show run-now stop next '
+                    'history log hosts import export check demo').split():
+        assert re.search(r'(?m)^    %s +\S' % command, out.stdout.decode()), command
+        text = subprocess.run([sys.executable, SCRIPT, command, '--help'],
+                              stdout=subprocess.PIPE)
+        assert text.returncode == 0 and b'usage: ' in text.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(place):
+    for _ in range(300):
+        place.add('echo %s' % ('x' * 30))
+    done = subprocess.run('"%s" "%s" --config "%s" list | head -1; exit ${PIPESTATUS[0]}' % (
+        sys.executable, SCRIPT, place.file), shell=True, executable='/bin/bash',
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert not done.stderr and done.returncode == 0
