@@ -2552,6 +2552,8 @@ def entries(lines, system):
             if line.startswith('#:'):
                 options = json.loads(line[2:])
                 continue
+            if options:
+                line = line.lstrip('#')  # an inactive entry, as export writes it
             if line.startswith('#'):
                 comment = line.lstrip('# ')
                 continue
