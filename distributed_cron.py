@@ -1764,23 +1764,21 @@ def main(arguments=None):
         return 130
 
 
-def whole(text):
-    """A whole number of the command line."""
-    if re.fullmatch('[0-9]{1,9}', text):
-        return int(text)
-    raise BadConfig('%r; allowed: a whole number; see --help' % text)
+def whole_number(text):
+    """A value of the command line; argparse says the function's name if it is none."""
+    return int(re.fullmatch('[0-9]{1,9}', text)[0])
 
 
 OPTIONS = {
-    'id': {'type': whole}, 'ids': {'type': whole, 'nargs': '+', 'metavar': 'id'},
-    'id?': {'type': whole, 'nargs': '?', 'metavar': 'id'},
-    '--every': {'type': whole, 'metavar': 'MINUTES', 'dest': 'frequency'},
+    'id': {'type': whole_number}, 'ids': {'type': whole_number, 'nargs': '+', 'metavar': 'id'},
+    'id?': {'type': whole_number, 'nargs': '?', 'metavar': 'id'},
+    '--every': {'type': whole_number, 'metavar': 'MINUTES', 'dest': 'frequency'},
     '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
     '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
     '--stop': {'metavar': 'HH:MM', 'dest': 'stop_anchor', 'help': 'not from then on'},
-    '--max-run-time': {'type': whole, 'metavar': 'MINUTES', 'help': 'then it is ended'},
+    '--max-run-time': {'type': whole_number, 'metavar': 'MINUTES', 'help': 'then it is ended'},
     '--inactive': {'action': 'store_const', 'const': 0, 'dest': 'active'},
-    '-n': {'type': whole, 'default': 20, 'metavar': 'COUNT'},
+    '-n': {'type': whole_number, 'default': 20, 'metavar': 'COUNT'},
     '--from': {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'},
     '--system': {'action': 'store_true', 'help': 'it has a user column'},
     'what': {'metavar': 'EXPR|ID'}, '--follow': {'action': 'store_true'},

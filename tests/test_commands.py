@@ -46,7 +46,7 @@ def test_add_list_show_edit_remove(place):
 
 @pytest.mark.parametrize('args, parts', [
     (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
-    (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole number']),
+    (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole_number']),
     (['add', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
     (['add', '--schedule', '0 0 30 2 *', 'x'], ['never matches']),
     (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
@@ -61,7 +61,7 @@ def test_add_list_show_edit_remove(place):
     (['add', '--description', 'x' * 256, 'x'], ['description', '256', '255']),
     (['next', '* * *'], ['3 fields']), (['next', '* * * * *', '--from', 'x'], ['--from']),
     (['frobnicate'], ['frobnicate', '--help']), (['show'], ['id']),
-    (['show', 'one'], ["'one'", 'whole number']), (['import', 'nowhere'], ['nowhere']),
+    (['show', 'one'], ["'one'", 'whole_number']), (['import', 'nowhere'], ['nowhere']),
     (['--name', 'a/b', 'list'], ['--name', 'a/b'])])
 def test_bad_usage_is_one_line_and_exit_2(place, args, parts):
     err = place.run(*args, code=2)
