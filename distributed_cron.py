@@ -2007,7 +2007,8 @@ def list_jobs(args, config):
            field('id'), ('STATUS', lambda job: state_of(job, now)),
            field('description', 30), field('command', 30), ('SCHEDULE', describe),
            ('LAST RUN', lambda job: job.last_start or 'never'), field('last_status', 30),
-           ('NEXT RUN', lambda job: when_text(store, moment(job.next_run_utc), now)))
+           ('NEXT RUN', lambda job: 'it runs' if job.run_token else when_text(
+               store, moment(job.next_run_utc), now)))
 
 
 def show(args, config):
@@ -2075,7 +2076,7 @@ def check(args, config):
             ('config', lambda: config.file),
             ('folders', lambda: '%s, %s' % (config.log_location, State(config).folder)),
             ('database', lambda: store.connect() or config.db_engine),
-            ('schema', lambda: '%d jobs' % store.query('SELECT COUNT(*) FROM job')[0]),
+            ('schema', lambda: 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]),
             ('time zone', lambda: 'UTC%+g h' % (
                 store.zone.offset(store.now()).total_seconds() / 3600)),
             ('clock skew', lambda: '%d ms' % (1000 * (
