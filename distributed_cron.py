@@ -5,29 +5,28 @@ Each host runs this, by its crontab every minute or as a loop (--forever). Each 
 worker, takes due jobs from the table `job`, runs them, and writes back how they ended.
 
 Exact behaviour
- 1. A job is due when next_run_utc has come by the database's clock. No host's clock
-    decides anything. Windows and cron expressions are in the database's time zone.
- 2. A frequency job runs `frequency` minutes after its last start, and at once when it
-    never ran. A job with a `schedule` runs when the cron expression says so.
- 3. A window is [start_anchor, stop_anchor). One anchor alone means until, or from,
-    midnight; a start after the stop crosses midnight. Outside it no run starts.
+ 1. A job is due when next_run_utc has come by the database's clock; no host's decides
+    anything. Windows and cron expressions are in the database's time zone.
+ 2. A frequency job runs `frequency` minutes after its last start, at once if it never
+    ran; a job with a `schedule` when the cron expression says so.
+ 3. A window is [start_anchor, stop_anchor); one anchor alone: until, or from, midnight;
+    a start after the stop crosses midnight. Outside it no run starts.
  4. One run of a job at a time, on any host. A worker claims it by one conditional
     UPDATE with a fresh token; who does not find its token in the row does not run it.
- 5. A run that takes longer than max_run_time, from its claim on, is ended with all that
-    it started: SIGTERM, and SIGKILL after kill_grace seconds.
- 6. A run's deadline is max_run_time + kill_grace + 20 seconds after its claim. Its host
-    has ended it by then, with or without worker and database. Past it, any worker
-    records it as lost. What was claimed and never started is due again at once.
+ 5. A run longer than max_run_time, from its claim on, is ended with all that it
+    started: SIGTERM, and SIGKILL after kill_grace seconds.
+ 6. Its deadline is max_run_time + kill_grace + 20 seconds after the claim: its host has
+    ended it by then, with or without worker and database. Past it, any worker records
+    it as lost. What was claimed and never started is due again at once.
  7. Missed while nobody was up: run once, late, if the window allows. Missed because
     the last run still ran: not made up for.
  8. Exit status 0 is 'Success', all else 'ERROR: …'. A run ends when the command itself
     ends; what it left in the background goes on.
- 9. Daylight saving: a time that is skipped runs once, at the jump; one that comes twice
-    runs the first time. Expressions whose hour begins with * go on by elapsed time.
-10. An edit wins over what was computed from the row before it; a run that goes on keeps
-    its command.
-11. A worker may die at any moment: its runners go on, and the host's next worker reports
-    what they wrote into the state folder. So may the database.
+ 9. Daylight saving: a skipped time runs once, at the jump; one that comes twice, the
+    first time. Expressions whose hour begins with * go on by elapsed time.
+10. An edit wins over what was computed from the row before; a run keeps its command.
+11. Worker and database may die at any moment: runners go on, and the host's next worker
+    reports what they wrote into the state folder.
 """
 import fcntl
 import json
@@ -39,13 +38,13 @@ import selectors
 import signal
 import sys
 import time
-from collections import deque, namedtuple
-from contextlib import contextmanager
+from collections import defaultdict, deque, namedtuple
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
 
 VERSION = '1.0'
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
 CLAIM_SIZE = 64  # runs that one claim takes, and one runner holds, at most
@@ -79,11 +78,7 @@ class BadData(Problem):
 def work(config, forever=False):
     """Run what is due; returns the exit status. From the crontab: until nothing runs or
     falls due within 5 seconds. With forever: until SIGTERM. One worker a host."""
-    worker = Worker(config, forever)
-    if worker.state.lock():
-        return worker.loop()
-    worker.log.write('Already running.')
-    return 0
+    return Worker(config, forever).loop()
 
 
 class Worker:
@@ -91,25 +86,23 @@ class Worker:
     the state folder; what it holds in memory is a copy."""
 
     def __init__(self, config, forever):
-        self.forever = forever
-        self.claims = {}  # token -> ids of its jobs that have not been reported
-        self.landed = set()  # tokens that no more rows can turn up of
-        self.endings = {}  # (token, job id) -> Ending, to be reported
-        self.dying = {}  # (token, job id) -> when SIGTERM was sent to it, boottime
-        self.signals = []  # that came; the handler only appends
-        self.stopping = self.misses = self.failures = 0
-        self.seen = None  # the last answer of look
+        self.forever, self.state, self.signals = forever, State(config), []
+        self.claims = defaultdict(set)  # those that landed: token -> jobs not reported
+        self.endings = []  # Endings to be reported, as settle found them
+        self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
+        self.stopping = self.misses = self.failures = self.due_in = 0
         self.configure(config)
-        self.state = State(config)
 
     def configure(self, config):
-        """Take a configuration, at the start or on SIGHUP."""
         self.config, self.store, self.next_hello = config, Store(config), 0
         self.name = '%s-%d' % (config.name, os.getpid())
         self.log = Log(config.worker_log, self.name, config.log_max_bytes)
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
+        if not self.state.lock():
+            self.log.write('Already running.')
+            return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
         while True:
@@ -128,32 +121,34 @@ class Worker:
 
     def turn(self):
         """One round of the steps; returns the seconds to sleep after it."""
-        self.obey_signals()
-        self.settle()
+        free = self.settle()
         self.store.connect()
-        self.end('end', list(self.endings.values()))
-        seen = self.seen = self.store.look()
-        self.look_after_mine()
+        self.end('end', self.endings)
+        while self.endings:
+            ending = self.endings.pop()
+            self.claims[ending.token].discard(ending.job)
+            self.state.claim(ending.token).forget(ending.job)
+        self.look_after_mine(free)
+        seen = self.store.look()
+        self.due_in = seen.due_in
         if boottime() >= self.next_hello:
             self.next_hello = boottime() + 60
             self.store.hello(self.name, self.running(), seen)
         if seen.overdue:
             self.end('recover', self.store.overdue())
         moved = self.store.plan(seen.now) if seen.unplanned else 0
-        if seen.due_in <= 0 and self.free_slots() > 0:
-            moved += self.start_due()
+        slots = 0 if self.stopping else self.config.max_tasks - self.running()
+        startable = seen.due_in <= 0 < slots
+        if startable:
+            moved += self.start_due(slots, seen.now)
         self.failures = 0
-        return 0 if moved else self.pause(seen.due_in)
-
-    def pause(self, due_in):
-        """Seconds until the next turn: the next due job or poll_seconds."""
+        self.misses = self.misses + 1 if startable and not moved else 0
         wait = 0.1 if self.dying else self.config.poll_seconds
-        if due_in > 0 or self.free_slots() <= 0:
-            self.misses = 0
-            return min(wait, due_in + 0.001) if due_in > 0 else wait
-        # Due, but others were faster or the row can't be had: never a busy loop.
-        self.misses += 1
-        return min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
+        if startable:  # others were faster or the row can't be had: never a busy loop
+            wait = min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
+        elif seen.due_in > 0:
+            wait = min(wait, seen.due_in + 0.001)
+        return 0 if moved else wait
 
     def back_off(self, problem):
         """Say what is wrong, more and more seldom; returns the seconds to sleep."""
@@ -167,60 +162,48 @@ class Worker:
         return min(5, 0.25 * 2 ** min(self.failures, 5)) * random.uniform(0.5, 1)
 
     def finished(self):
-        """Whether the worker may leave."""
-        if self.stopping and self.failures:
-            return not self.running()  # a drain does not wait for the database
-        if self.dying or any(jobs or token in self.landed
-                             for token, jobs in self.claims.items()):
-            return False
+        if self.claims:  # a drain does not wait for the database
+            return self.stopping and self.failures and not self.running()
         return self.stopping or not self.forever and (
-            self.failures or self.seen and self.seen.due_in > STAY)
+            self.failures or self.due_in > STAY)
 
     def running(self):
-        """The number of runs that have not ended."""
         return sum(map(len, self.claims.values())) - len(self.endings)
-
-    def free_slots(self):
-        """How many more runs may start now."""
-        return 0 if self.stopping else self.config.max_tasks - self.running()
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
         self.log.write(text)
-        print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that has gone
+            print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
 
     def listen(self):
-        """Have signals, by a pipe, and runners, by the FIFO, end the sleep."""
-        self.wakeup = signal_pipe()
+        """Have signals end the sleep by the FIFO, as results do."""
+        signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda number, _: self.signals.append(number))
 
     def sleep(self, seconds):
-        """Sleep, or until a signal comes or a runner has written a result."""
-        if not self.signals:
-            for ready in select.select([self.wakeup, self.state.fifo], [], [], seconds)[0]:
-                os.read(ready, 65536)
-
-    def obey_signals(self):
-        """Do what the signals since the last turn ask for; bury dead runners."""
+        """Sleep, or until a signal comes, which is obeyed, or a result is written."""
+        if select.select([self.state.fifo], [], [], seconds)[0]:
+            os.read(self.state.fifo, 65536)
         while self.signals:
-            number = self.signals.pop(0)
+            number = signal.Signals(self.signals.pop(0))
             if number == signal.SIGHUP:
                 self.reload()
             elif number == signal.SIGCHLD:
-                for _ in dead_children():
-                    pass
+                list(dead_children())  # buries them
             else:
                 self.stopping += 1
                 self.log.write('%s: drain, %d runs go on' % (
-                    signal.Signals(number).name, self.running()))
+                    number.name, self.running()))
 
     def reload(self):
-        """SIGHUP: read the configuration again; a bad one changes nothing."""
+        """Read the configuration again; a bad one changes nothing."""
         try:
             config = load_config(self.config.file, self.config.name)
             if config.state_location != self.config.state_location:
                 raise config.bad('state.location: can change at a restart only')
+            State(config)  # makes the folders, or says what is wrong with them
             self.store.close()
             self.configure(config)
             self.log.write('configuration read again')
@@ -230,11 +213,11 @@ class Worker:
     # The steps in the life of a run, in order. Those that are one statement or one
     # transaction stand in Store under the same name.
 
-    def start_due(self):
+    def start_due(self, slots, now):
         """find, claim, collect, start: returns the number of runs started."""
-        jobs = self.store.find(self.free_slots())
+        jobs = self.store.find(slots)
         if not jobs:  # due by time, but for the window or a Perl worker's run
-            self.store.plan(self.seen.now, due=True)
+            self.store.plan(now, due=True)
             return 0
         claim = self.state.claim('%032x' % random.SystemRandom().getrandbits(128))
         lock = claim.create()
@@ -243,16 +226,13 @@ class Worker:
             count = self.store.claim(jobs, claim.token, self.name)
             asked = boottime()
             rows = self.store.collect(claim.token) if count else []
+            self.claims[claim.token] = {row.id for row in rows}
             if rows:
-                self.claims[claim.token] = {row.id for row in rows}
-                self.landed.add(claim.token)
                 self.start(claim, lock, [Run(row, claim, sent, asked, self.config)
                                          for row in rows])
-            else:
-                claim.remove()
             return len(rows)
         except Again:
-            claim.remove()  # the answer was no: nothing can land
+            self.claims[claim.token] = set()  # it has landed or never will
             raise
         finally:
             os.close(lock)  # never unlocked: from here on the runner alone holds it
@@ -260,9 +240,8 @@ class Worker:
     def start(self, claim, lock, runs):
         """Fork one runner for the claim."""
         if os.fork():
-            self.log.write('start: ' + ', '.join('job %d run %d' % (run.job, run.run_no)
-                                                 for run in runs))
-            return
+            return self.log.write('start: ' + ', '.join(
+                'job %d run %d' % (run.job, run.run_no) for run in runs))
         try:
             become_runner(lock)
             Runner(self.config, self.name, claim, runs).loop()
@@ -272,66 +251,57 @@ class Worker:
             os._exit(0)
 
     def settle(self):
-        """Learn from the state folder what has ended, without the database."""
-        for claim in self.state.claims():
-            free = claim.free()  # asked first: so all that its runner wrote is seen below
-            started, results = claim.files()
-            if claim.token not in self.claims:  # a predecessor's, or its answer was lost
-                self.claims[claim.token] = started | results
-                self.landed.update([claim.token] if started | results else [])
-            for job in started | results:
-                if job in results or free and self.is_gone(claim.token, job):
-                    self.queue(claim.ending(job))
+        """Learn from the state folder, without the database, what has ended; returns
+        the claims that no runner holds."""
+        self.endings, free = [], []
+        tokens = [name for name in os.listdir(self.state.folder) if len(name) == 32]
+        for claim in map(self.state.claim, tokens):
+            if claim.free():  # asked first: so all that its runner wrote is seen below
+                free.append(claim)
+            for job in claim.jobs():
+                self.claims[claim.token].add(job)
+                if os.path.exists(claim.path(job, 'done')) or (
+                        claim in free and self.is_gone('%s.%d' % (claim.token, job))):
+                    self.endings.append(claim.ending(job))
+        return free
 
-    def queue(self, ending):
-        """Keep an ending for the next report."""
-        self.dying.pop((ending.token, ending.job), None)
-        self.claims[ending.token].add(ending.job)
-        self.endings.setdefault((ending.token, ending.job), ending)
-
-    def is_gone(self, token, job):
+    def is_gone(self, mark):
         """End what is left of a command whose runner died; whether nothing is left."""
-        left = marked_processes().get('%s.%d' % (token, job), ())
-        if left:
-            since = boottime() - self.dying.setdefault((token, job), boottime())
-            for process in left:
-                send_signal(os.kill, process, signal.SIGTERM if since
-                            <= self.config.kill_grace else signal.SIGKILL)
+        left = marked_processes().get(mark, ())
+        begun = self.dying.setdefault(mark, boottime())
+        late = boottime() > begun + self.config.kill_grace
+        for process in left:
+            send_signal(os.kill, process, signal.SIGKILL if late else signal.SIGTERM)
+        if not left:
+            del self.dying[mark]
         return not left
 
     def end(self, step, endings):
-        """Report what has ended, and forget it."""
-        if not endings:
-            return
-        self.store.end(endings)
-        self.log.write(*('%s: job %d run %s: %s' % (
-            step, ending.job, ending.run_no, ending.status) for ending in endings))
-        for ending in endings:
-            if self.endings.pop((ending.token, ending.job), None):
-                self.claims[ending.token].discard(ending.job)
-                self.state.claim(ending.token).forget(ending.job)
+        """Report how runs have ended."""
+        if endings:
+            self.store.end(endings)
+            self.log.write(*('%s: job %d run %s: %s' % (
+                step, ending.job, ending.run_no, ending.status) for ending in endings))
 
-    def look_after_mine(self):
+    def look_after_mine(self, free):
         """Pass on requests to stop; give back what was claimed and never started, also
         where the claim landed late; remove the folders of claims that are done."""
-        free = {token for token in self.claims if self.state.claim(token).free()}
-        rows = self.store.mine(self.claims, free) if self.claims else []
+        tokens = {claim.token for claim in free}
+        mine = tokens.union(self.claims)
+        rows = self.store.mine(mine, tokens) if mine else []
         for row in rows:
-            claim = self.state.claim(row.run_token)
             if row.stop_requested == row.run_no:
-                claim.request_stop(row.id)
-            if row.run_token in free and row.id not in set().union(*claim.files()):
-                self.queue(Ending(row.run_token, row.id, 'lost' if claim.age() is None
-                                  else 'back', row.run_no, LOST))
-        for token in free:
-            claim = self.state.claim(token)
-            known = set().union(*claim.files(), (
-                row.id for row in rows if row.run_token == token))
-            self.claims[token] &= known
-            age = claim.age() or boottime()  # since its start, or the machine's
-            if not known and (token in self.landed or age > OPEN_CLAIM):
-                self.landed.discard(token)
-                del self.claims[token]
+                open(self.state.claim(row.run_token).path(row.id, 'stop'), 'w').close()
+        for claim in free:
+            token, age, jobs = claim.token, claim.age(), claim.jobs()
+            kind = 'lost' if age is None else 'back'
+            held = [row for row in rows if row.run_token == token]
+            self.end('give back', [Ending(token, row.id, kind, row.run_no, LOST)
+                                   for row in held if row.id not in jobs])
+            if jobs:
+                self.claims[token] &= jobs
+            elif held or token in self.claims or (age or boottime()) > OPEN_CLAIM:
+                self.claims.pop(token, None)  # age: since its start, or the machine's
                 claim.remove()
 
 
@@ -339,8 +309,8 @@ class Worker:
 
 # How a run ended. kind: 'done'; 'lost': its runner died; 'overdue': past its deadline,
 # on whichever host; 'back': claimed and never started. ended: boottime, of that boot.
-Ending = namedtuple('Ending', 'token job kind run_no status exit_code output duration_ms'
-                    ' ended boot due started worker', defaults=(None,) * 10)
+Ending = namedtuple('Ending', 'token job kind run_no status exit_code output '
+                    'duration_ms ended boot due started worker', defaults=(None,) * 10)
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
@@ -361,7 +331,9 @@ class State:
             if (read_text(machine) or mine) != mine:  # its runs can't be seen here
                 raise config.bad('state.location: %s is the folder of another machine; '
                                  'each needs its own' % self.folder)
-            write_whole(machine, mine)
+            if not os.path.exists(self.wake):
+                write_whole(machine, mine, durable=True)
+                os.mkfifo(self.wake, 0o600)
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
             raise config.bad('%s: %s: %s' % (
@@ -373,17 +345,10 @@ class State:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not os.path.exists(self.wake):
-            os.mkfifo(self.wake, 0o600)
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
 
-    def claims(self):
-        """All claims that have a folder."""
-        return [self.claim(name) for name in os.listdir(self.folder) if len(name) == 32]
-
     def claim(self, token):
-        """The folder of one claim."""
         return Claim(self.folder, token)
 
 
@@ -396,15 +361,14 @@ class Claim:
         self.lock_path = os.path.join(self.folder, 'lock')
 
     def path(self, job, kind):
-        """The file of a job."""
         return os.path.join(self.folder, '%s.%s' % (job, kind))
 
     def create(self):
         """Make the folder, before the claim is sent; returns the held lock."""
         os.mkdir(self.folder, 0o700)
-        lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        write_whole(self.lock_path, '%s %d' % (boot_id(), boottime()))
+        lock = os.open(self.lock_path, os.O_RDWR)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        os.write(lock, ('%s %d' % (boot_id(), boottime())).encode())
         return lock
 
     def free(self):
@@ -412,10 +376,8 @@ class Claim:
         try:
             with open(self.lock_path, 'rb') as probe:
                 fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            pass
+        except (BlockingIOError, FileNotFoundError) as error:
+            return isinstance(error, FileNotFoundError)
         return True
 
     def age(self):
@@ -423,43 +385,34 @@ class Claim:
         boot, _, born = read_text(self.lock_path).partition(' ')
         return boottime() - int(born) if born and boot == boot_id() else None
 
-    def files(self):
-        """Two sets of job ids: those that were to be started, those with a result."""
-        names = [name.split('.') for name in os.listdir(self.folder)]
-        return [{int(name[0]) for name in names if name[1:] == [kind]}
-                for kind in ('run', 'done')]
+    def jobs(self):
+        """Ids of the jobs that were to be started and have not been reported."""
+        return {int(name.split('.')[0]) for name in os.listdir(self.folder)
+                if name.endswith(('.run', '.done'))}
 
     def ending(self, job):
         """How a job's run ended, by its files: its result, or lost if it has none."""
         facts = {'status': LOST, 'kind': 'lost'}
         for kind in ('run', 'done'):
-            try:
+            with suppress(ValueError):  # cut off by a crash of the machine
                 facts.update(json.loads(read_text(self.path(job, kind)) or '{}'))
-            except ValueError:
-                pass  # cut off by a crash of the machine: the facts that there are
         return Ending(token=self.token, job=job, **facts)
 
     def done(self, job, kind='done', **result):
         """Keep the result of a run over crashes, and wake the worker there is."""
         result.update(kind=kind, ended=boottime(), boot=boot_id())
         write_whole(self.path(job, 'done'), json.dumps(result), durable=True)
-        try:
-            fifo = os.open(os.path.join(self.folder, '..', 'wake'),
-                           os.O_WRONLY | os.O_NONBLOCK)
-            os.write(fifo, b'.')
-            os.close(fifo)
-        except OSError:
-            pass  # no worker at the moment, or one that has enough to read
-
-    def request_stop(self, job):
-        """Ask the runner, of whichever worker, to end a run."""
-        open(self.path(job, 'stop'), 'w').close()
+        fifo = os.path.join(self.folder, '..', 'wake')
+        with suppress(OSError):  # no worker at the moment
+            wake = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            with open(wake, 'wb', buffering=0) as stream:
+                stream.write(b'.')
 
     def forget(self, job):
         """Remove the files of a run that has been reported; its result goes last."""
-        for path in (self.path(job, kind) for kind in ('stop', 'run', 'done')):
-            if os.path.exists(path):
-                os.unlink(path)
+        for kind in ('stop', 'run', 'done'):
+            with suppress(FileNotFoundError):
+                os.unlink(self.path(job, kind))
 
     def remove(self):
         """Remove the folder; the lock goes last."""
@@ -473,7 +426,6 @@ def boottime():
     return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 
 
-@lru_cache(None)
 def boot_id():
     """What names this boot of the machine; empty where the system has no such name."""
     return read_text('/proc/sys/kernel/random/boot_id').strip()
