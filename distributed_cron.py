@@ -771,9 +771,9 @@ class Store:
     def plan(self, now, due=False):
         """Give jobs that have none their next_run_utc, or park them; with due: those
         whose time has come, but not their window. Returns how many."""
-        planned = 0
-        rows = self.query('SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % (
-            'next_run_utc <= {utc} AND NOT {allowed}' if due else 'next_run_utc IS NULL'))
+        planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
+        rows = self.query('''SELECT * FROM job WHERE run_token IS NULL
+            AND next_run_utc %s LIMIT 500''' % which)
         with self.transaction():
             for job in sorted(rows):
                 when, status = self.plan_of(job, now)
@@ -794,20 +794,21 @@ class Store:
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, slots):
-        """Ids of due jobs, for so many slots: at random among the first that are due."""
+        """Ids of due jobs, for so many slots: at random among the first of them."""
         count = min(slots, CLAIM_SIZE)
-        found = self.query('SELECT id FROM job WHERE {due} ORDER BY next_run_utc LIMIT ?',
-                           count + max(16, count))
+        found = self.query('''SELECT id FROM job WHERE {due} ORDER BY next_run_utc
+            LIMIT ?''', count + max(16, count))
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns how many."""
+        # stop_requested 0: the run was requested, and is again if it is given back
         return self.change(
             '''UPDATE job SET run_token = ?, run_no = run_no + 1, last_start = {local},
             claimed_start = {local}, last_worker = ?, run_deadline_utc = {deadline},
-            run_requested = 0, stop_requested = NULL
-            WHERE id IN ({list}) AND {due}''', token, worker, self.config.minute,
-            self.config.kill_grace + MARGIN, in_list=jobs)
+            stop_requested = CASE WHEN run_requested = 1 THEN 0 END, run_requested = 0
+            WHERE id IN (%s) AND {due}''' % marks(jobs), token, worker,
+            self.config.minute, self.config.kill_grace + MARGIN, *jobs)
 
     def collect(self, token):
         """What a claim took."""
@@ -819,118 +820,86 @@ class Store:
         """Write how runs ended, in one transaction. A row that the database refuses is
         tried alone, at worst without output, and never holds up the others."""
         try:
-            self.end_all(endings)
+            with self.transaction():
+                self.end_all(endings)
         except BadData:
+            if len(endings) == 1 and endings[0].output is None:
+                raise
             for ending in endings:
-                try:
-                    self.end_all([ending], alone=True)
-                except BadData:
-                    self.end_all([ending._replace(output=None)], alone=True)
+                self.end([ending if len(endings) > 1 else ending._replace(output=None)])
 
-    def end_all(self, endings, alone=False):
-        """end, of all or of none."""
-        with self.transaction():
-            now, history = self.now(), []
-            rows = {(row.run_token, row.id): row for row in self.query(
-                'SELECT * FROM job WHERE run_token IN ({list})',
-                in_list={ending.token for ending in endings})}
-            for ending in sorted(endings, key=lambda ending: ending.job):
-                job = rows.get((ending.token, ending.job))
-                if ending.kind == 'back':
-                    self.give_back(job, now)
-                else:
-                    history += self.end_one(ending, job, now, alone)
-            if history:
-                row = '(%s)' % ', '.join('?' * len(RUN_COLUMNS))
-                self.change('INSERT INTO run (%s) VALUES %s' % (
-                    ', '.join(RUN_COLUMNS), ', '.join([row] * len(history))),
-                    *(value for row in history for value in row))
+    def end_all(self, endings):
+        now, history, tokens = self.now(), [], {ending.token for ending in endings}
+        jobs = {(row.run_token, row.id): row for row in self.query(
+            'SELECT * FROM job WHERE run_token IN (%s)' % marks(tokens), *tokens)}
+        nothing = row_type(*JOB_COLUMNS)(*[None] * len(JOB_COLUMNS))
+        for ending in sorted(endings, key=lambda ending: ending.job):
+            if ending.kind == 'back':  # due again at once, with its old due time
+                self.change('''UPDATE job SET last_end = {local}, run_requested = CASE
+                    WHEN stop_requested = 0 THEN 1 ELSE run_requested END,
+                    run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+                    WHERE id = ? AND run_token = ?''', ending.job, ending.token)
+            else:
+                job = jobs.get((ending.token, ending.job), nothing)
+                history += self.end_one(ending, job, now)
+        self.replace('run', RUN_COLUMNS, history)
 
-    def end_one(self, ending, job, now, alone):
+    def end_one(self, ending, job, now):
         """End one run in its job; returns its row of the history, or none."""
-        ended = min(now, moment(job.run_deadline_utc) if job else now)  # if it is lost
+        run_no, started = ending.run_no or job.run_no, ending.started or job.last_start
+        ended = min(now, moment(job.run_deadline_utc) or now)  # if it is lost
         if ending.ended is not None and ending.boot == boot_id():
-            ended = now - timedelta(seconds=max(0, boottime() - ending.ended))
-        started = ending.started or (job and job.last_start)
-        local = max(text_of(self.zone.local(ended)), started or '')
-        if job and not self.end_job(ending, job, ended, now, local):
-            job = None
-        if not job and ending.kind == 'done':  # another host took it for lost
-            self.change('''UPDATE job SET last_end = ?, last_status = ? WHERE id = ?
-                AND run_no = ? AND run_token IS NULL''', local, ending.status,
-                        ending.job, ending.run_no)
-        elif not job and (ending.kind == 'overdue' or self.query(
-                'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', ending.job,
-                ending.run_no)):
+            ended = now - max(0, boottime() - ending.ended) * SECOND
+        local, when = max(text_of(self.zone.local(ended)), started or ''), None
+        with suppress(BadSchedule):  # plan will say what is wrong with it
+            when = text_of(next_run(job, ended, now, self.zone))
+        done = run_no if ending.kind == 'done' else None  # may have been taken for lost
+        changed = self.change(  # run_token last: MySQL assigns from left to right
+            '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = CASE
+            WHEN run_token IS NULL OR run_requested = 1 THEN next_run_utc
+            WHEN next_run_utc IS NOT NULL AND {as_read} THEN ? ELSE NULL END,
+            run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+            WHERE id = ? AND (run_token = ? OR (run_token IS NULL AND run_no = ?))''',
+            local, ending.status, *as_read(job), when, ending.job, ending.token, done)
+        if not changed and done is None and (
+                ending.kind == 'overdue' or run_no is None or self.query(
+                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', ending.job,
+                    run_no)):
             return []  # its own worker, or another, was faster
-        run_no = ending.run_no or job.run_no
-        if not job or alone:  # a result replaces 'lost'
-            self.change('DELETE FROM run WHERE job_id = ? AND run_no = ?', ending.job,
-                        run_no)
         self.reported[ending.job] = run_no
-        return [(ending.job, run_no, ending.due or (job and job.next_run_utc), started,
-                 local, ending.duration_ms, ending.worker or (job and job.last_worker)
-                 or '', ending.status, ending.exit_code, ending.output)]
-
-    def end_job(self, ending, job, ended, now, local):
-        """The row of the job after a run; whether it still was this run's."""
-        try:
-            when = next_run(job, ended, now, self.zone)
-        except BadSchedule:
-            when = None  # plan will say what is wrong with it
-        return self.change(
-            '''UPDATE job SET last_end = ?, last_status = ?, run_token = NULL,
-            run_deadline_utc = NULL, stop_requested = NULL, next_run_utc = CASE
-            WHEN run_requested = 1 THEN next_run_utc
-            WHEN next_run_utc IS NOT NULL AND {as_read} THEN ? ELSE NULL END
-            WHERE id = ? AND run_token = ?''', local, ending.status, *as_read(job),
-            text_of(when), job.id, ending.token)
-
-    def give_back(self, job, now):
-        """A run that never started: it is due again at once, with its old due time."""
-        due = moment(job.next_run_utc) if job else None
-        requested = due and not (job.active and in_window(
-            job, self.zone.local(due).time()))  # only a request can have made it due
-        if job:
-            self.change('''UPDATE job SET last_end = {local}, run_token = NULL,
-                run_deadline_utc = NULL, stop_requested = NULL,
-                run_requested = CASE WHEN run_requested = 1 THEN 1 ELSE ? END
-                WHERE id = ? AND run_token = ?''', 1 if requested else 0, job.id,
-                        job.run_token)
+        return [(ending.job, run_no, ending.due or job.next_run_utc, started, local,
+                 ending.duration_ms, ending.worker or job.last_worker or '',
+                 ending.status, ending.exit_code, ending.output)]
 
     def mine(self, tokens, free):
-        """My claims' rows that I must look at: to be stopped, or of claims that no
-        runner holds."""
+        """Rows of my claims that are to be stopped, or that no runner holds (free)."""
+        free = free or ['']
         return self.query('''SELECT id, run_token, run_no, stop_requested FROM job
-            WHERE run_token IN ({list}) AND (stop_requested = run_no OR run_token IN
-            (%s))''' % ', '.join("'%s'" % token for token in free or ['']),
-                          in_list=tokens)
+            WHERE run_token IN (%s) AND (stop_requested = run_no OR run_token IN (%s))
+            ''' % (marks(tokens), marks(free)), *tokens, *free)
 
     def overdue(self):
         """Endings of runs, of whichever host, that are past their deadline."""
-        return [Ending(row.run_token, row.id, 'overdue', row.run_no, (
-            'ERROR: lost: no word of %s by the deadline' % row.last_worker)[:255])
-            for row in self.query('''SELECT id, run_no, run_token, last_worker FROM job
-                WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')]
+        lost = 'ERROR: lost: no word of %s by the deadline'
+        return [Ending(row.run_token, row.id, 'overdue', row.run_no,
+                       lost % row.last_worker[:200]) for row in self.query(
+            '''SELECT id, run_no, run_token, last_worker FROM job
+            WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')]
 
     def hello(self, worker, running, seen):
         """Say that this host is there; throw away history, a small batch at a time."""
+        config, local = self.config, self.zone.local(seen.now)
         skew = seen.wall - (seen.now - EPOCH).total_seconds()
-        values = [text_of(self.zone.local(seen.now)), worker, VERSION,
-                  self.config.max_tasks, running, round(1000 * skew), self.config.name]
-        if not self.change('UPDATE host SET %s WHERE name = ?' % ', '.join(
-                column + ' = ?' for column in HOST_COLUMNS[:-1]), *values):
-            self.change('INSERT INTO host (%s) VALUES (%s)' % (
-                ', '.join(HOST_COLUMNS), ', '.join('?' * len(values))), *values)
-        oldest = self.zone.local(seen.now - self.config.history_days * DAY)
-        old = self.query('''SELECT job_id, run_no FROM run WHERE ended_at < ?
-            ORDER BY ended_at LIMIT 2000''', text_of(oldest))
+        self.replace('host', HOST_COLUMNS, [(
+            text_of(local), worker, VERSION, config.max_tasks, running,
+            round(1000 * skew), config.name)])
+        old = self.query('''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
+            ended_at LIMIT 2000''', text_of(local - config.history_days * DAY))
+        many = [(job, run - config.history_runs) for job, run in self.reported.items()]
         with self.transaction():
-            for row in sorted(old):
-                self.change('DELETE FROM run WHERE job_id = ? AND run_no = ?', *row)
-            for job, run_no in sorted(self.reported.items()):
-                self.change('DELETE FROM run WHERE job_id = ? AND run_no <= ?', job,
-                            run_no - self.config.history_runs)
+            delete = 'DELETE FROM run WHERE job_id = ? AND run_no %s ?'
+            self.execute(delete % '=', sorted(old), many=True)
+            self.execute(delete % '<=', sorted(many), many=True)
         self.reported.clear()
 
     # What the steps stand on.
@@ -938,43 +907,43 @@ class Store:
     def connect(self):
         """Connect, if there is no connection; then the tables are looked at too."""
         if self.connection is None:
-            try:
-                self.connection = self.dialect.connect()
-                self.zone = Zone(self.local_time)
-                for table, columns in (('job', JOB_COLUMNS), ('run', RUN_COLUMNS),
-                                       ('host', HOST_COLUMNS)):
-                    self.query('SELECT %s FROM %s WHERE 1 = 0' % (
-                        ', '.join(columns), table))
-                self.dialect.check(self)
-            except Problem:
-                self.close()
-                raise
+            self.connection = self.dialect.connect()
+            self.zone = Zone(self.local_time)
+            self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
+            for unsafe in self.query(self.dialect.unsafe):
+                raise Problem('table %s is %s and must be InnoDB; run: '
+                              'distributed_cron.py init' % unsafe)
 
     def close(self):
         """Close the connection, if there is one."""
         connection, self.connection = self.connection, None
-        try:
-            if connection is not None:
+        if connection is not None:
+            with suppress(self.dialect.driver.Error):  # it was gone already
                 connection.close()
-        except self.dialect.driver.Error:
-            pass  # it was gone already
 
-    def query(self, text, *args, in_list=()):
+    def query(self, text, *args):
         """The rows of one statement, fetched at once."""
-        cursor = self.execute(text, args, in_list)
+        cursor = self.execute(text, args)
         make = row_type(*[column[0] for column in cursor.description])._make
         return [make(row) for row in cursor.fetchall()]
 
-    def change(self, text, *args, in_list=()):
+    def change(self, text, *args):
         """The number of rows that one statement matched."""
-        return self.execute(text, args, in_list).rowcount
+        return self.execute(text, args).rowcount
 
-    def execute(self, text, args=(), in_list=()):
-        """One statement. {list} in it stands for the values of in_list."""
-        text, before = rendered(text, type(self.dialect), len(in_list))
+    def replace(self, table, columns, rows):
+        """Insert rows, in place of those that have their keys."""
+        self.execute(self.dialect.replace % (table, ', '.join(columns), marks(columns)),
+                     rows, many=True)
+
+    def execute(self, text, args=(), many=False):
+        """One statement; with many: for each of many rows of arguments."""
+        text = text.format(**self.dialect.pieces)
+        if self.dialect.mark != '?':
+            text = text.replace('%', '%%').replace('?', self.dialect.mark)
         try:
             cursor = self.connection.cursor()
-            cursor.execute(text, (*args[:before], *in_list, *args[before:]))
+            (cursor.executemany if many else cursor.execute)(text, args)
             return cursor
         except self.dialect.driver.Error as error:
             problem = self.dialect.problem(error)
@@ -1003,6 +972,11 @@ class Store:
         return moment(self.query('SELECT {to_local}', text_of(when))[0][0])
 
 
+def marks(values):
+    """A mark for each of the values."""
+    return ', '.join('?' * len(values))
+
+
 def as_read(job):
     """The values for {as_read}: an edit since then wins."""
     return [getattr(job, column) for column in PLANNED_FROM]
@@ -1014,24 +988,10 @@ def row_type(*names):
     return namedtuple('Row', names, rename=True)
 
 
-@lru_cache(1000)
-def rendered(text, dialect, count):
-    """A statement in one database's words, with room for a list of so many values, and
-    the number of values that stand before the list."""
-    text = text.format(list='{list}', **dialect.pieces)
-    before = text.partition('{list}')[0].count('?')
-    text = text.replace('{list}', ', '.join('?' * count))
-    if dialect.mark != '?':
-        text = text.replace('%', '%%').replace('?', dialect.mark)
-    return text, before
-
-
 def moment(value):
     """A time as the database says it: text, to a datetime; None for none."""
-    try:
+    with suppress(TypeError, ValueError):
         return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def text_of(when):
@@ -1042,151 +1002,147 @@ def text_of(when):
 # ------------------------------------------------------------------------- dialects
 
 def pieces_of(**words):
-    """The SQL that differs between databases, and the conditions that are built of it."""
+    """The SQL that differs between databases, and the conditions built of it."""
     # The rules on rows, as the triggers have them; a year, so that no time overflows.
     limit = '''{least}(525600, CASE
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
-        ELSE {greatest}((frequency - frequency % 2) / 2, 1) END)'''
+        ELSE {greatest}(frequency >> 1, 1) END)'''
     wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
-    in_window = '''CASE WHEN start_anchor > stop_anchor
-        THEN {time} >= start_anchor OR {time} < stop_anchor
-        ELSE COALESCE({time} >= start_anchor, 1 = 1)
-         AND COALESCE({time} < stop_anchor, 1 = 1) END'''
     # Where last_start is not ours, a worker of the Perl program may be at it.
-    not_perls = '''schedule IS NOT NULL OR last_start IS NULL
-        OR (claimed_start IS NOT NULL AND claimed_start = last_start)
-        OR %s <= {local}''' % (words['later'] % ('last_start', wait))
-    allowed = '((run_requested = 1 OR (active = 1 AND %s)) AND (%s))' % (
-        in_window, not_perls)
-    conditions = {
-        'as_read': ' AND '.join(column + ' {same} ?' for column in PLANNED_FROM),
-        'deadline': words['later'] % ('{utc}', '(%s) * ? + ?' % limit),
-        'allowed': allowed,
-        'due': 'run_token IS NULL AND next_run_utc <= {utc} AND ' + allowed}
-    return dict(words, **{name: text.format(**words)
-                          for name, text in conditions.items()})
+    allowed = '''((run_requested = 1 OR (active = 1
+        AND CASE WHEN start_anchor > stop_anchor
+            THEN {time} >= start_anchor OR {time} < stop_anchor
+            ELSE COALESCE({time} >= start_anchor, 1 = 1)
+             AND COALESCE({time} < stop_anchor, 1 = 1) END))
+        AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
+             OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
+                 words['later'] % ('last_start', wait))
+    for name, text in (
+            ('as_read', ' AND '.join(column + ' {same} ?' for column in PLANNED_FROM)),
+            ('deadline', words['later'] % ('{utc}', '(%s) * ? + ?' % limit)),
+            ('allowed', allowed),
+            ('due', 'run_token IS NULL AND next_run_utc <= {utc} AND ' + allowed)):
+        words[name] = text.format(**words)
+    return words
 
 
-class SQLite:
+class Dialect:
+    """A database: its words, as data, and what it alone does: open, problem, init."""
+
+    replace = 'REPLACE INTO %s (%s) VALUES (%s)'
+
+    def __init__(self, config):
+        try:
+            self.config, self.driver = config, __import__(self.module)
+        except ImportError:
+            raise BadConfig(
+                '%s: db.engine: %s needs %s; install python3-%s, or: pip install %s' % (
+                    config.file, config.db_engine, *[self.module] * 3)) from None
+
+    def connect(self, create=False):
+        """Connect to the first host that will do; create: make the database too."""
+        for host in list(self.config.hosts):
+            try:
+                return self.open(create, *host)
+            except (self.driver.Error, RuntimeError) as error:
+                problem = self.problem(error)
+            if not isinstance(problem, Away):
+                break
+            self.config.hosts.append(self.config.hosts.pop(0))
+        raise problem
+
+    def init(self, store, statement):
+        """Execute one statement of distributed_cron.sql."""
+        try:
+            store.execute(statement)
+        except Problem as problem:
+            if 'TRIGGER' not in statement:
+                raise
+            if 'CREATE TRIGGER job_changes' in statement:
+                print('note: no trigger (%s); the workers keep the rules, but after a '
+                      'change by hand set next_run_utc to NULL' % problem)
+
+
+class SQLite(Dialect):
     """One file, for one host. Its time zone is the process's."""
 
-    mark, begin = '?', 'BEGIN IMMEDIATE'
+    module, mark, begin = 'sqlite3', '?', 'BEGIN IMMEDIATE'
+    unsafe = 'SELECT 1 WHERE 1 = 0'
     pieces = pieces_of(
         utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
-        to_local="datetime(?, 'localtime')",
-        later="datetime(%s, '+' || (%s) || ' seconds')",
-        same='IS', greatest='MAX', least='MIN')
+        to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
+        later="datetime(%s, '+' || (%s) || ' seconds')")
+    other_words = (  # than distributed_cron.sql
+        ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
+         'INTEGER PRIMARY KEY AUTOINCREMENT'),
+        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''), ('<=>', 'IS'), ('GREATEST', 'MAX'),
+        ('BEFORE', 'AFTER'), (r'NEW\.(\w+) = ', r'\1 = '),
+        ('UPDATE ON', 'UPDATE OF max_run_time, %s ON' % ', '.join(PLANNED_FROM)),
+        (r'(?s)FOR EACH ROW SET(.*)', r'BEGIN UPDATE job SET\1 WHERE id = NEW.id; END'))
 
-    def __init__(self, config):
-        import sqlite3
-        self.config, self.driver = config, sqlite3
-
-    def connect(self, create=False):
-        """Open the file; only init makes one."""
+    def open(self, create, *_):
         path = self.config.db_path
         if not create and not os.path.exists(path):
             raise Problem('%s: no such database; run: distributed_cron.py init' % path)
-        try:
-            connection = self.driver.connect(
-                path, timeout=self.config.db_timeout, isolation_level=None)
-            connection.execute('PRAGMA journal_mode = WAL').fetchall()
-            connection.execute('PRAGMA synchronous = FULL')
-            return connection
-        except self.driver.Error as error:
-            raise self.problem(error) from None
-
-    def check(self, store):
-        """Tables that have the right columns are right."""
+        connection = self.driver.connect(
+            path, timeout=self.config.db_timeout, isolation_level=None)
+        connection.execute('PRAGMA journal_mode = WAL').fetchall()
+        connection.execute('PRAGMA synchronous = FULL')
+        return connection
 
     def problem(self, error):
-        """What an error of the driver means."""
         text = '%s: %s' % (self.config.db_path, error)
-        if 'no such table' in text or 'no such column' in text:
+        if str(error).startswith(('no such table', 'no such column')):
             return Problem('%s; run: distributed_cron.py init' % text)
         if isinstance(error, (self.driver.IntegrityError, self.driver.DataError)):
             return BadData(text)
-        return Again(text) if 'locked' in text else Away(text)
+        return Again(text) if 'locked' in str(error) else Away(text)
 
     def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql, said as SQLite says it."""
+        """The same, in SQLite's words."""
         indexes = re.findall(r',\s+INDEX (\w+) (\(.*?\))', statement)
-        for here, there in ((r',\s+INDEX \w+ \(.*?\)', ''), (r'\) ENGINE=.*', ')'),
-                            ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
-                             'INTEGER PRIMARY KEY AUTOINCREMENT'),
-                            (r'NEW\.(\w+) = ', r'\1 = '), ('<=>', 'IS'),
-                            ('GREATEST', 'MAX'), ('FLOOR', ''),
-                            ('BEFORE UPDATE', 'AFTER UPDATE OF max_run_time, '
-                             + ', '.join(PLANNED_FROM)), ('BEFORE INSERT', 'AFTER INSERT'),
-                            (r'(?s)FOR EACH ROW SET(.*)',
-                             r'BEGIN UPDATE job SET\1 WHERE id = NEW.id; END')):
-            statement = re.sub(here, there, statement)
-        store.execute(statement)
+        table = re.findall(r' EXISTS (\w+) \(', statement)
+        for theirs, ours in self.other_words:
+            statement = re.sub(theirs, ours, statement)
+        super().init(store, statement)
         for name, columns in indexes:
-            table = re.search(r'EXISTS (\w+)', statement)[1]
             store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                name, table, columns))
+                name, *table, columns))
 
 
-ENGINES_OF = '''SELECT table_name, engine FROM information_schema.tables
-    WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')'''
-
-
-class MySQL:
+class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
-    mark, begin = '%s', 'BEGIN'
+    module, mark, begin = 'pymysql', '%s', 'BEGIN'
+    unsafe = '''SELECT table_name, engine FROM information_schema.tables
+        WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
+        AND engine <> 'InnoDB' '''
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
-        later='(%s + INTERVAL (%s) SECOND)',
-        same='<=>', greatest='GREATEST', least='LEAST')
+        same='<=>', greatest='GREATEST', least='LEAST',
+        later='(%s + INTERVAL (%s) SECOND)')
     # Error numbers (mariadb.com/kb/en/mariadb-error-codes), by what is to be done.
-    again = {1020, 1205, 1213}
-    data = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1690}
-    setup = {1054: 'old tables; run: distributed_cron.py init',
-             1146: 'no tables yet; run: distributed_cron.py init',
-             1049: 'no such database; run: distributed_cron.py init',
-             1044: 'the account needs rights on the database',
-             1045: 'look at db.username and db.password',
-             1142: 'the account needs rights on the table'}
+    errors = ((Again, (1020, 1205, 1213), ''),
+              (BadData, (1048, 1062, 1264, 1265, 1292, 1366, 1406, 1690), ''),
+              (Problem, (1049, 1054, 1146), '; run: distributed_cron.py init'),
+              (Problem, (1044, 1142, 1419), '; the account needs more rights'),
+              (Problem, (1045,), '; look at db.username and db.password'),
+              (Away, (2003,), '; is it up? look at db.host'))
 
-    def __init__(self, config):
-        try:
-            import pymysql
-        except ImportError:
-            raise BadConfig('%s: db.engine: mysql needs PyMySQL; install python3-pymysql,'
-                            ' or: pip install PyMySQL' % config.file) from None
-        self.config, self.driver = config, pymysql
-        self.turn = 0  # which host of the list is in use
-
-    def connect(self, create=False):
-        """Connect to the first host of the list, from the last one on, that will do."""
-        for _ in self.config.hosts:
-            host = self.config.hosts[self.turn % len(self.config.hosts)]
-            try:
-                return self.connect_to(*host, create)
-            except self.driver.Error as error:
-                problem = self.problem(error)
-                if not isinstance(problem, Away):
-                    break
-                self.turn += 1
-        raise problem
-
-    def connect_to(self, host, port, socket, create):
-        """Connect to one host, and set the session up."""
-        from pymysql.constants import CLIENT, FIELD_TYPE
-        config, times = self.config, (FIELD_TYPE.DATETIME, FIELD_TYPE.TIME)
+    def open(self, create, host, port, socket):
+        config, constants = self.config, self.driver.constants
         timeout = None if create else config.db_timeout
         connection = self.driver.connect(
             host=host, port=port, unix_socket=socket, user=config.db_username,
-            password=config.db_password, database=None if create else config.db_database,
-            charset='utf8mb4', autocommit=True, client_flag=CLIENT.FOUND_ROWS,
+            password=config.db_password, charset='utf8mb4', ssl=config.db_tls,
+            database=None if create else config.db_database, autocommit=True,
             connect_timeout=config.db_timeout, read_timeout=timeout,
-            write_timeout=timeout, ssl=config.db_tls, conv={
-                key: value for key, value in self.driver.converters.conversions.items()
-                if key not in times})  # times stay text
+            write_timeout=timeout, client_flag=constants.CLIENT.FOUND_ROWS,
+            conv={**self.driver.converters.conversions,  # times stay text
+                  constants.FIELD_TYPE.DATETIME: str, constants.FIELD_TYPE.TIME: str})
         cursor = connection.cursor()
         cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
         # A lock is waited for less long than an answer: so a claim is never in doubt.
@@ -1194,61 +1150,37 @@ class MySQL:
                        'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1))
         cursor.execute('SELECT @@global.read_only')
         if cursor.fetchone()[0]:
-            connection.close()
             raise self.driver.OperationalError(1290, 'the server is read-only')
         if create:
             name = '`%s`' % config.db_database.replace('`', '``')
-            try:
-                cursor.execute('USE ' + name)
-            except self.driver.Error:
-                cursor.execute('CREATE DATABASE %s CHARACTER SET utf8mb4' % name)
-                cursor.execute('USE ' + name)
+            cursor.execute(
+                'CREATE DATABASE IF NOT EXISTS %s CHARACTER SET utf8mb4' % name)
+            cursor.execute('USE ' + name)
         return connection
 
-    def check(self, store):
-        """A claim is safe only where a statement is atomic."""
-        for name, engine in store.query(ENGINES_OF):
-            if engine != 'InnoDB':
-                raise Problem('table %s is %s and must be InnoDB; run: '
-                              'distributed_cron.py init' % (name, engine))
-
     def problem(self, error):
-        """What an error of the driver means."""
         number, text = (*error.args, '', '')[:2]
-        where = 'database %s: error %s: %s' % (
-            ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts),
-            number, str(text).split(' (')[0])
-        if number in self.again or number in self.data:
-            return Again(where) if number in self.again else BadData(where)
-        if number in self.setup:
-            return Problem('%s; %s' % (where, self.setup[number]))
-        return Away(where + '; is it up? look at db.host' * (number == 2003))
+        where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
+        kind, advice = next(((kind, advice) for kind, numbers, advice in self.errors
+                             if number in numbers), (Away, ''))
+        return kind('database %s: error %s: %s%s' % (
+            where, number, str(text).split(' (')[0], advice))
 
     def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql; upgrade an old table in place."""
-        try:
-            store.execute(statement)
-        except Problem as problem:
-            if 'TRIGGER' not in statement:
-                raise
-            print('note: no trigger (%s); the workers keep the rules, but after a change '
-                  'by hand set next_run_utc to NULL' % problem)
-        table = re.match(r'(?s)CREATE TABLE IF NOT EXISTS (\w+) \((.*)\)', statement)
-        if not table:
-            return
-        there = [row[0] for row in store.query('SHOW COLUMNS FROM ' + table[1])]
-        keys = [row[2] for row in store.query('SHOW INDEX FROM ' + table[1])]
-        rules = [rule.strip() for rule in table[2].split(',\n')]
-        old = [rule for rule in rules if rule.split()[0] not in (
-            *there, 'PRIMARY', 'INDEX')]
-        engines = dict(store.query(ENGINES_OF))
-        if old or engines[table[1]] != 'InnoDB':
-            old = ['ADD COLUMN ' + rule for rule in old] + [
-                'MODIFY ' + rule for rule in rules if 'VARCHAR' in rule and rule not in old]
-            old += ['ADD ' + rule for rule in rules if rule.startswith('INDEX')
-                    and rule.split()[1] not in keys]
-            store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET utf8mb4'
-                          ', %s' % (table[1], ', '.join(old)))
+        """The same; an old table is upgraded in place."""
+        super().init(store, statement)
+        for name, text in re.findall(r'(?s)EXISTS (\w+) \((.*)\)', statement):
+            there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + name)}.union(
+                row[2] for row in store.query('SHOW INDEX FROM ' + name))
+            rules = [rule.strip() for rule in text.split(',\n')]
+            new = [rule for rule in rules
+                   if rule.removeprefix('INDEX ').split()[0] not in there]
+            if new or name in dict(store.query(self.unsafe)):
+                changes = ['MODIFY ' + rule for rule in rules
+                           if 'VARCHAR' in rule and rule not in new]
+                changes += ['ADD ' + rule for rule in new]
+                store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
+                              'utf8mb4, %s' % (name, ', '.join(changes)))
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL}

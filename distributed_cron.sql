@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS job (
     claimed_start    DATETIME NULL DEFAULT NULL,
     -- 1: run now, whatever active, window and schedule say
     run_requested    TINYINT(1) NOT NULL DEFAULT 0,
-    -- the run_no that is to be stopped
+    -- the run_no that is to be stopped; 0: run-now asked for the run that goes on
     stop_requested   BIGINT NULL DEFAULT NULL,
     INDEX job_due (run_token, next_run_utc),
     INDEX job_deadline (run_deadline_utc)
@@ -85,7 +85,7 @@ CREATE TRIGGER job_changes BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.max_run_time = CASE
         WHEN NEW.schedule IS NOT NULL THEN GREATEST(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= GREATEST(NEW.frequency, 1)
-            THEN GREATEST(FLOOR(NEW.frequency / 2), 1)
+            THEN GREATEST(NEW.frequency >> 1, 1)
         ELSE NEW.max_run_time END,
     NEW.frequency = GREATEST(NEW.frequency, 1);
 DROP TRIGGER IF EXISTS job_checks;
@@ -93,6 +93,6 @@ CREATE TRIGGER job_checks BEFORE INSERT ON job FOR EACH ROW SET
     NEW.max_run_time = CASE
         WHEN NEW.schedule IS NOT NULL THEN GREATEST(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= GREATEST(NEW.frequency, 1)
-            THEN GREATEST(FLOOR(NEW.frequency / 2), 1)
+            THEN GREATEST(NEW.frequency >> 1, 1)
         ELSE NEW.max_run_time END,
     NEW.frequency = GREATEST(NEW.frequency, 1);

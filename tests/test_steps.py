@@ -241,6 +241,34 @@ def test_given_back_run_now_of_a_disabled_job_is_still_wanted(at):
     assert at.job(job).run_requested and claim(at, job)
 
 
+def test_given_back_run_now_of_a_job_with_a_bad_window_is_still_wanted(at):
+    job = at.add(start_anchor='12:00', stop_anchor='12:00')
+    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    assert claim(at, job)
+    end(at, job, kind='back')
+    assert at.job(job).run_requested and claim(at, job)
+
+
+def test_lost_by_an_empty_run_file_after_another_host_recorded_it(at):
+    job = at.add()
+    plan(at)
+    claim(at, job)
+    end(at, job, kind='overdue', status='ERROR: lost: no word')
+    at.store.end([dc.Ending('t' * 32, job, 'lost', status=dc.LOST)])
+    assert [run.status for run in at.runs()] == ['ERROR: lost: no word']
+
+
+def test_many_long_outputs_at_once_fit_the_packets_of_the_database(at):
+    jobs = [at.add(frequency=number + 60) for number in range(300)]
+    plan(at)
+    assert at.store.claim(jobs, 't' * 32, 'w-1') == 300
+    if at.engine == 'mysql':
+        assert at.sql('SELECT @@max_allowed_packet')[0][0] < 300 * 60000
+    at.store.end([dc.Ending('t' * 32, job, 'done', 1, 'Success', 0, 'x' * 60000, 5)
+                  for job in jobs])
+    assert len(at.runs()) == 300
+
+
 def test_disabled_between_claim_and_give_back_does_not_run(at):
     job = at.add()
     plan(at)
@@ -421,6 +449,7 @@ def test_beside_a_perl_worker_no_job_runs_twice_within_its_frequency(at):
     job = at.add(frequency=10, max_run_time=5, **YESTERDAY)
     plan(at)
     assert perl.claim() == 1 and not claim(at)  # it has it, and does not say so by token
+    assert at.store.plan(at.store.now(), due=True) == 1 and due(at, job) > NOW
     at.set_clock('2026-05-20 12:09:59')
     at.store.plan(at.store.now(), due=True)
     assert not claim(at)
