@@ -223,12 +223,10 @@ class Worker:
         lock = claim.create()
         try:
             sent = boottime()
-            count = self.store.claim(jobs, claim.token, self.name)
-            asked = boottime()
-            rows = self.store.collect(claim.token) if count else []
+            rows = self.store.claim(jobs, claim.token, self.name)
             self.claims[claim.token] = {row.id for row in rows}
             if rows:
-                self.start(claim, lock, [Run(row, claim, sent, asked, self.config)
+                self.start(claim, lock, [Run(row, claim, sent, self.config)
                                          for row in rows])
             return len(rows)
         except Again:
@@ -279,7 +277,8 @@ class Worker:
     def end(self, step, endings):
         """Report how runs have ended."""
         if endings:
-            self.store.end(endings)
+            for refusal in self.store.end(endings):
+                self.complain(refusal)
             self.log.write(*('%s: job %d run %s: %s' % (
                 step, ending.job, ending.run_no, ending.status) for ending in endings))
 
@@ -455,18 +454,17 @@ def write_whole(path, text, durable=False):
 class Run:
     """One execution of a job, as its runner sees it."""
 
-    def __init__(self, row, claim, sent, asked, config):
+    def __init__(self, row, claim, sent, config):
         self.job, self.run_no, self.command = row.id, row.run_no, row.command
         self.due, self.started = row.next_run_utc, row.last_start
-        self.mark = '%s.%d' % (claim.token, row.id)  # in the environment of all it starts
+        self.mark = '%s.%d' % (claim.token, row.id)  # in the environment of its tree
         left = (moment(row.run_deadline_utc) - moment(row.now)).total_seconds()
-        left -= config.kill_grace + MARGIN
-        # Counted from before the question was sent: never later than the deadline.
-        self.limit = asked + left
-        self.max_run_time = left + asked - sent  # in seconds, by what is left of it
-        self.process = self.pipe = self.exit = None  # exit: once the command has ended
-        self.cause, self.kill_at = None, 0  # why we end it, and when by SIGKILL
-        self.tail = b''
+        self.max_run_time = left - config.kill_grace - MARGIN  # in seconds
+        # Counted from before the claim was sent: never later than the deadline.
+        self.limit = sent + self.max_run_time
+        self.process = self.exit = None  # exit: once the command has ended
+        self.cause = self.kill_at = None  # why we end it, and when by SIGKILL
+        self.tail = b''  # of its output
 
 
 class Runner:
@@ -475,142 +473,128 @@ class Runner:
 
     def __init__(self, config, worker, claim, runs):
         self.config, self.worker, self.claim = config, worker, claim
-        self.waiting, self.live = deque(runs), {}  # live: process id -> Run
-        self.unwritten = []  # (run, result) that the disk did not take
+        self.waiting, self.live = runs, {}  # live: process id -> Run
+        self.results = {}  # job id -> its result, until the disk has taken it
         self.selector = selectors.DefaultSelector()
         self.wakeup = signal_pipe()
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         self.selector.register(self.wakeup, selectors.EVENT_READ)
         self.next_check = 0
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk."""
-        while self.waiting or self.live or self.unwritten:
+        while self.waiting or self.live or self.results:
             # A few at a time, so that the first are reaped while the last start.
-            for _ in range(min(8, len(self.waiting))):
-                self.start(self.waiting.popleft())
-            self.watch(0 if self.waiting else 0.05 if self.ending() else 1)
+            for run in self.waiting[:8]:
+                self.start(run)
+            del self.waiting[:8]
+            pause = 0 if self.waiting else max(0, self.next_check - boottime())
+            for key, _ in self.selector.select(pause):
+                if key.data:
+                    self.copy(key.data)
+                else:
+                    os.read(self.wakeup, 4096)
             for process, status in dead_children():
                 run = self.live[process]
                 run.exit = os.waitstatus_to_exitcode(status)
                 if not run.cause:
                     self.finish(run, status_of(run.exit))
-            if self.ending() or boottime() >= self.next_check:
-                self.next_check = boottime() + 1
-                self.limit()
-            kept, self.unwritten = self.unwritten, []
-            for run, result in kept:
-                self.write(run, result)
-
-    def ending(self):
-        """Whether a tree is just being ended."""
-        return any(run.cause for run in self.live.values())
+            if boottime() >= self.next_check:
+                self.next_check = boottime() + (0.05 if self.limit() else 1)
+            for job, result in list(self.results.items()):
+                with suppress(OSError):  # a full disk: keep it, and the lock
+                    self.claim.done(job, **result)
+                    del self.results[job]
 
     def start(self, run):
         """Start one command, unless too little of its time is left."""
+        if run.limit - boottime() < run.max_run_time / 2:
+            self.results[run.job] = {'kind': 'back'}
+            return
         try:
-            if run.limit - boottime() < run.max_run_time / 2:
-                return self.claim.done(run.job, 'back')
-            facts = {'run_no': run.run_no, 'due': run.due, 'started': run.started,
-                     'worker': self.worker}
-            write_whole(self.claim.path(run.job, 'run'), json.dumps(facts))
+            write_whole(self.claim.path(run.job, 'run'), json.dumps({
+                'run_no': run.run_no, 'due': run.due, 'started': run.started,
+                'worker': self.worker}))
         except OSError:
             return  # a full disk: without a file it is given back when this ends
-        run.log = Log(self.config.job_log(run.job), self.worker, self.config.log_max_bytes)
+        environment = dict(
+            os.environ, DISTRIBUTED_CRON_JOB_ID=str(run.job),
+            DISTRIBUTED_CRON_RUN_NO=str(run.run_no), DISTRIBUTED_CRON_RUN=run.mark,
+            DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
+            DISTRIBUTED_CRON_WORKER=self.worker)
+        run.log = Log(self.config.job_log(run.job), self.worker,
+                      self.config.log_max_bytes)
         run.begun = time.monotonic()
-        run.pipe, end = os.pipe()
-        try:
-            run.process = spawn(run.command, end, self.environment(run))
-        except (OSError, ValueError) as error:
-            os.close(run.pipe)
-            self.result(run, 'ERROR: could not start: %s' % (
-                getattr(error, 'strerror', None) or error))
-        else:
-            os.set_blocking(run.pipe, False)
-            self.selector.register(run.pipe, selectors.EVENT_READ, run)
+        reader, output = os.pipe()
+        os.set_blocking(reader, False)
+        run.pipe = open(reader, 'rb', buffering=0)
+        self.selector.register(run.pipe, selectors.EVENT_READ, run)
+        try:  # posix_spawn does not copy the runner's memory as a fork would
+            run.process = os.posix_spawn(
+                '/bin/sh', ['/bin/sh', '-c', run.command], environment, setsid=True,
+                file_actions=[(os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2)],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])  # which Python ignores
             self.live[run.process] = run
+        except (OSError, ValueError) as error:
+            self.finish(run, 'ERROR: could not start: %s' % (
+                getattr(error, 'strerror', None) or error))
         finally:
-            os.close(end)
-
-    def environment(self, run):
-        """What the command sees: the worker's environment, and who it is."""
-        facts = {'JOB_ID': run.job, 'RUN_NO': run.run_no, 'WORKER': self.worker,
-                 'DUE': run.due.replace(' ', 'T') + 'Z' if run.due else '',
-                 'RUN': run.mark}
-        return dict(os.environ, **{'DISTRIBUTED_CRON_' + name: str(value)
-                                   for name, value in facts.items()})
-
-    def watch(self, seconds):
-        """Copy output to the logs, until there is none or a command has ended."""
-        for key, _ in self.selector.select(seconds):
-            if key.data:
-                self.copy(key.data)
-            else:
-                os.read(self.wakeup, 4096)
+            os.close(output)
 
     def copy(self, run):
-        """Copy one piece of output; returns its length, 0 when there is none."""
-        try:
-            data = os.read(run.pipe, 65536)
-        except BlockingIOError:
-            return 0
+        """Copy what is in a run's pipe to its log, in one read."""
+        data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
             run.log.feed(data)
             run.tail = (run.tail + data)[-4096:]
-        else:
+        elif data is not None:
             self.selector.unregister(run.pipe)
-            os.close(run.pipe)
-            run.pipe = None
-        return len(data)
+            run.pipe.close()
 
     def limit(self):
         """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
-        SIGKILL after the grace."""
-        now, marked = boottime(), marked_processes() if self.ending() else {}
-        for run in list(self.live.values()):
-            if run.cause:
-                late = now > run.kill_at
-                left = signal_tree(run, marked, signal.SIGKILL if late else 0)
-                if run.exit is not None and not left:
-                    send_signal(os.killpg, run.process, signal.SIGKILL)  # shed the mark
-                    self.finish(run, 'ERROR: ' + run.cause)
-            elif now >= run.limit or os.path.exists(self.claim.path(run.job, 'stop')):
-                minutes = max(1, round(run.max_run_time / self.config.minute))
-                run.cause = 'stopped' if now < run.limit else (
-                    'timed out after %d min' % minutes)
-                run.kill_at = now + self.config.kill_grace
-                signal_tree(run, marked_processes(), signal.SIGTERM)
+        SIGKILL after the grace. Returns the runs that are just being ended."""
+        now = boottime()
+        for run in self.live.values():
+            minutes = max(1, round(run.max_run_time / self.config.minute))
+            if not run.cause and now >= run.limit:
+                run.cause = 'timed out after %d min' % minutes
+            elif not run.cause and os.path.exists(self.claim.path(run.job, 'stop')):
+                run.cause = 'stopped'
+        ending = [run for run in self.live.values() if run.cause]
+        marked = marked_processes() if ending else {}
+        for run in ending:
+            if run.kill_at is None:
+                run.kill_at, number = now + self.config.kill_grace, signal.SIGTERM
+            else:
+                number = signal.SIGKILL if now > run.kill_at else 0  # 0: only look
+            left = send_signal(os.killpg, run.process, number)
+            for process in marked.get(run.mark, ()):
+                send_signal(os.kill, process, number)
+            # A group may be left that only holds zombies: these carry no mark.
+            if run.exit is not None and not (run.mark in marked if HAS_PROC else left):
+                send_signal(os.killpg, run.process, signal.SIGKILL)  # shed the mark
+                self.finish(run, 'ERROR: ' + run.cause)
+        return ending
 
     def finish(self, run, status):
-        """The run has ended: read what is in its pipe, write its result."""
-        room = 1 << 20  # a background process may write for ever
-        while run.pipe is not None and room > 0:
-            room -= self.copy(run) or room
+        """The run has ended: read what is in its pipe, and keep its result."""
+        if not run.pipe.closed:
+            self.copy(run)  # once: a background process may write for ever
         run.log.end_line()
-        del self.live[run.process]
-        self.result(run, status)
-
-    def result(self, run, status):
-        """The result of a run, onto the disk."""
-        self.write(run, {
+        self.live.pop(run.process, None)
+        self.results[run.job] = {
             'status': status[:255], 'exit_code': run.exit,
             'output': run.tail.decode('utf-8', 'replace').replace('\0', '\ufffd'),
-            'duration_ms': round(1000 * (time.monotonic() - run.begun))})
-
-    def write(self, run, result):
-        """Write a result, or keep it, and the lock, until the disk takes it."""
-        try:
-            self.claim.done(run.job, **result)
-        except OSError:
-            self.unwritten.append((run, result))
+            'duration_ms': round(1000 * (time.monotonic() - run.begun))}
 
 
 def become_runner(lock):
     """Make the forked child independent of its worker: no descriptor but the claim's
     lock, a session of its own, and no signal but SIGKILL ends it."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Handlers, since commands would inherit SIG_IGN.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
@@ -619,20 +603,9 @@ def become_runner(lock):
     os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
 
 
-def spawn(command, output, environment):
-    """Start a command as cron does, in a session of its own; returns its process id.
-    posix_spawn, since it does not copy the runner's memory as a fork would."""
-    actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
-    default = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE,
-               signal.SIGXFSZ, signal.SIGCHLD}
-    return os.posix_spawn('/bin/sh', ['/bin/sh', '-c', command], environment,
-                          file_actions=actions, setsid=True, setsigdef=default)
-
-
 def signal_pipe():
     """A pipe that becomes readable when a signal comes."""
     reader, writer = os.pipe()
-    os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     return reader
@@ -640,59 +613,40 @@ def signal_pipe():
 
 def dead_children():
     """Bury the children that have ended: (process id, wait status) of each."""
-    process = True
-    while process:
-        try:
-            process, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if process:
-            yield process, status
-
-
-def marked_processes():
-    """The processes that carry a run's mark, by mark; empty where there is no /proc."""
-    found, mark = {}, b'\0DISTRIBUTED_CRON_RUN='
-    for name in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
-        try:
-            with open('/proc/%s/environ' % name, 'rb') as file:
-                _, there, rest = (b'\0' + file.read()).partition(mark)
-        except OSError:
-            continue  # ended since, or another user's
-        if there:
-            found.setdefault(rest.split(b'\0')[0].decode('ascii', 'replace'),
-                             []).append(int(name))
-    return found
+    with suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            yield child
 
 
 HAS_PROC = os.path.exists('/proc/self/environ')
 
 
-def signal_tree(run, marked, number):
-    """Signal a run's process group and all that carry its mark; whether any is left.
-    A group may be left that only holds zombies: these carry no mark."""
-    left = send_signal(os.killpg, run.process, number)
-    for process in marked.get(run.mark, ()):
-        send_signal(os.kill, process, number)
-    return run.mark in marked if HAS_PROC else left
+def marked_processes():
+    """The processes that carry a run's mark, by mark; empty where there is no /proc."""
+    found = {}
+    for process in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
+        # OSError: it has ended since, or is another user's.
+        with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
+            text = b'\0' + file.read()
+            for mark in re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text):
+                found.setdefault(mark.decode(), []).append(int(process))
+    return found
 
 
 def send_signal(send, target, number):
     """Send a signal; False when there is nobody who could get it."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         send(target, number)
         return True
-    except (ProcessLookupError, PermissionError):
-        return False
+    return False
 
 
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
-    if code < 0:
-        names = {number.value: ' (%s)' % number.name for number in signal.Signals}
-        return 'ERROR: signal %d%s' % (-code, names.get(-code, ''))
-    meaning = {126: ' (not executable)', 127: ' (command not found)'}.get(code, '')
-    return 'ERROR: exit %d%s' % (code, meaning) if code else 'Success'
+    names = {-number: ' (%s)' % number.name for number in signal.Signals}
+    names.update({126: ' (not executable)', 127: ' (command not found)'})
+    text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
+    return text + names.get(code, '') if code else 'Success'
 
 
 class Log:
@@ -701,36 +655,29 @@ class Log:
 
     def __init__(self, path, name, max_bytes):
         self.path, self.name, self.max_bytes = path, name, max_bytes
-        self.file, self.at_start = None, True  # at_start: of a line
+        self.at_start = True  # of a line
 
     def write(self, *lines):
-        """Write lines, at once."""
-        text = ''.join(line.replace('\n', ' ') + '\n' for line in lines)
-        self.feed(text.encode('utf-8', 'replace'))
+        for line in lines:
+            self.feed(line.replace('\n', ' ').encode('utf-8', 'replace') + b'\n')
 
     def feed(self, data):
         """Write a piece of a stream, wherever its lines begin and end."""
         stamp = ('%s: [%s] ' % (self.name, time.ctime())).encode('utf-8', 'replace')
-        try:
-            if self.file and self.file.tell() >= self.max_bytes:
-                self.end_line()
+        # Opened for each piece, so that it does not matter who else rotates it.
+        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+            if file.tell() >= self.max_bytes:
+                file.write(b'\n' * (not self.at_start))
                 os.rename(self.path, self.path + '.1')
-                self.file = None
-            self.file = self.file or open(self.path, 'ab', buffering=0)
-            self.file.write(stamp * self.at_start + data[:-1].replace(
+                self.at_start = True
+                return self.feed(data)
+            file.write(stamp * self.at_start + data[:-1].replace(
                 b'\n', b'\n' + stamp) + data[-1:])
             self.at_start = data.endswith(b'\n')
-        except OSError:
-            self.file = None
 
     def end_line(self):
-        """End a line that its writer did not end."""
         if not self.at_start:
-            try:
-                self.file.write(b'\n')
-            except (OSError, AttributeError):
-                pass
-            self.at_start = True
+            self.feed(b'\n')
 
 
 # ---------------------------------------------------------------------------- store
@@ -744,6 +691,8 @@ RUN_COLUMNS = ('job_id', 'run_no', 'due_utc', 'started_at', 'ended_at', 'duratio
                'worker', 'status', 'exit_code', 'output')
 HOST_COLUMNS = ('last_seen', 'worker', 'version', 'max_tasks', 'running', 'skew_ms',
                 'name')
+CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
+    {utc_exact} AS now'''
 Look = namedtuple('Look', 'now wall due_in unplanned overdue')
 
 
@@ -801,32 +750,37 @@ class Store:
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
-        """Take those of the jobs that are still due; returns how many."""
+        """Take those of the jobs that are still due; returns what it took."""
         # stop_requested 0: the run was requested, and is again if it is given back
-        return self.change(
+        update = (
             '''UPDATE job SET run_token = ?, run_no = run_no + 1, last_start = {local},
             claimed_start = {local}, last_worker = ?, run_deadline_utc = {deadline},
             stop_requested = CASE WHEN run_requested = 1 THEN 0 END, run_requested = 0
             WHERE id IN (%s) AND {due}''' % marks(jobs), token, worker,
             self.config.minute, self.config.kill_grace + MARGIN, *jobs)
+        if self.dialect.returning:
+            return self.query('%s RETURNING %s' % (update[0], CLAIMED), *update[1:])
+        return self.collect(token) if self.change(*update) else []
 
     def collect(self, token):
-        """What a claim took."""
-        return self.query('''SELECT id, run_no, command, next_run_utc, last_start,
-            run_deadline_utc, {utc_exact} AS now FROM job WHERE run_token = ?
-            ORDER BY next_run_utc, id''', token)
+        """What a claim took, and the time, by which one knows what is left of it."""
+        return self.query('SELECT %s FROM job WHERE run_token = ?' % CLAIMED, token)
 
     def end(self, endings):
         """Write how runs ended, in one transaction. A row that the database refuses is
-        tried alone, at worst without output, and never holds up the others."""
+        tried alone, then without output, and never holds up the others; returns what is
+        to be said of those that it does not take at all."""
         try:
             with self.transaction():
                 self.end_all(endings)
-        except BadData:
+            return []
+        except BadData as problem:
             if len(endings) == 1 and endings[0].output is None:
-                raise
-            for ending in endings:
-                self.end([ending if len(endings) > 1 else ending._replace(output=None)])
+                return ['job %d: its end is not recorded: %s' % (
+                    endings[0].job, problem)]
+            return sum((self.end([ending if len(endings) > 1
+                                  else ending._replace(output=None)])
+                        for ending in endings), [])
 
     def end_all(self, endings):
         now, history, tokens = self.now(), [], {ending.token for ending in endings}
@@ -933,8 +887,16 @@ class Store:
 
     def replace(self, table, columns, rows):
         """Insert rows, in place of those that have their keys."""
-        self.execute(self.dialect.replace % (table, ', '.join(columns), marks(columns)),
-                     rows, many=True)
+        self.execute('%s INTO %s (%s) VALUES (%s) %s' % (
+            self.dialect.replace, table, ', '.join(columns), marks(columns),
+            self.dialect.on_conflict(columns)), rows, many=True)
+
+    def insert(self, table, values):
+        """Insert a row of these columns; returns its id."""
+        cursor = self.execute('INSERT INTO %s (%s) VALUES (%s) %s' % (
+            table, ', '.join(values), marks(values),
+            'RETURNING id' if self.dialect.returning else ''), [*values.values()])
+        return cursor.fetchone()[0] if cursor.description else cursor.lastrowid
 
     def execute(self, text, args=(), many=False):
         """One statement; with many: for each of many rows of arguments."""
@@ -1030,7 +992,7 @@ def pieces_of(**words):
 class Dialect:
     """A database: its words, as data, and what it alone does: open, problem, init."""
 
-    replace = 'REPLACE INTO %s (%s) VALUES (%s)'
+    replace, returning = 'REPLACE', False
 
     def __init__(self, config):
         try:
@@ -1052,8 +1014,15 @@ class Dialect:
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
 
+    def on_conflict(self, columns):
+        return ''
+
     def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql."""
+        """Execute one statement of distributed_cron.sql, in the database's words."""
+        indexes = re.findall(r',\s+INDEX (\w+) (\(.*?\))', statement)
+        table = re.findall(r' EXISTS (\w+) \(', statement)
+        for theirs, ours in self.other_words:
+            statement = re.sub(theirs, ours, statement)
         try:
             store.execute(statement)
         except Problem as problem:
@@ -1062,6 +1031,9 @@ class Dialect:
             if 'CREATE TRIGGER job_changes' in statement:
                 print('note: no trigger (%s); the workers keep the rules, but after a '
                       'change by hand set next_run_utc to NULL' % problem)
+        for name, columns in indexes if self.other_words else ():
+            store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
+                name, *table, columns))
 
 
 class SQLite(Dialect):
@@ -1100,22 +1072,11 @@ class SQLite(Dialect):
             return BadData(text)
         return Again(text) if 'locked' in str(error) else Away(text)
 
-    def init(self, store, statement):
-        """The same, in SQLite's words."""
-        indexes = re.findall(r',\s+INDEX (\w+) (\(.*?\))', statement)
-        table = re.findall(r' EXISTS (\w+) \(', statement)
-        for theirs, ours in self.other_words:
-            statement = re.sub(theirs, ours, statement)
-        super().init(store, statement)
-        for name, columns in indexes:
-            store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                name, *table, columns))
-
 
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
-    module, mark, begin = 'pymysql', '%s', 'BEGIN'
+    module, mark, begin, other_words = 'pymysql', '%s', 'BEGIN', ()
     unsafe = '''SELECT table_name, engine FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
         AND engine <> 'InnoDB' '''
@@ -1183,7 +1144,73 @@ class MySQL(Dialect):
                               'utf8mb4, %s' % (name, ', '.join(changes)))
 
 
-DIALECTS = {'sqlite': SQLite, 'mysql': MySQL}
+class PostgreSQL(Dialect):
+    """PostgreSQL, by psycopg 3."""
+
+    module, mark, begin = 'psycopg', '%s', 'BEGIN'
+    replace, returning = 'INSERT', True
+    unsafe = 'SELECT 1 WHERE 1 = 0'
+    pieces = pieces_of(
+        # statement_timestamp, as clock_timestamp would not use the index
+        utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
+        utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
+                  "'YYYY-MM-DD HH24:MI:SS.US')",
+        local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
+        time="CAST(date_trunc('second', statement_timestamp()) AS time)",
+        to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
+        same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
+        later="(%s + (%s) * INTERVAL '1 second')")
+    other_words = (
+        ('INT UNSIGNED NOT NULL AUTO_INCREMENT',
+         'INTEGER GENERATED BY DEFAULT AS IDENTITY'),
+        ('INT UNSIGNED', 'BIGINT'), (r'TINYINT\(1\)', 'SMALLINT'),
+        ('DATETIME', 'TIMESTAMP(0)'), (r'\bTIME NULL', 'TIME(0) NULL'),
+        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''), ('<=>', 'IS NOT DISTINCT FROM'),
+        (r'(DROP TRIGGER .*)', r'\1 ON job'), (r',\n    NEW\.', r';\n    NEW.'),
+        (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
+         r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN '
+         r'\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
+    # https://www.postgresql.org/docs/current/errcodes-appendix.html, by their beginnings
+    errors = ((Again, ('40', '55P03', '57014'), ''), (BadData, ('22', '23'), ''),
+              (Problem, ('42P01', '42703'), '; run: distributed_cron.py init'),
+              (Problem, ('3D000',), '; make it: createdb'),
+              (Problem, ('42501',), '; the account needs more rights'),
+              (Problem, ('28',), '; look at db.username and db.password'))
+
+    def open(self, create, host, port, socket):
+        config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
+        os.environ.pop('PGTZ', None)  # it would be this host's time zone
+        connection = self.driver.connect(
+            host=socket or host, port=port, user=config.db_username, autocommit=True,
+            password=config.db_password, dbname=config.db_database,
+            connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
+            # A lock is waited for less long than an answer.
+            options='-c lock_timeout=%d -c statement_timeout=%d' % (limit // 2, limit),
+            **{'ssl' + {'ca': 'rootcert'}.get(key, key): path
+               for key, path in (config.db_tls or {}).items()})
+        for name in ('timestamp', 'time'):  # times stay text
+            connection.adapters.register_loader(name, self.driver.types.string.TextLoader)
+        if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
+            raise self.driver.OperationalError('the server is a standby, read-only')
+        return connection
+
+    def problem(self, error):
+        state, text = getattr(error, 'sqlstate', '') or '', str(error).strip()
+        if isinstance(error, self.driver.DataError):
+            state = '22'  # also by the driver itself
+        elif 'authentication failed' in text or 'does not exist' in text and not state:
+            state = '28P01' if 'authentication' in text else '3D000'  # while connecting
+        kind, advice = next(((kind, advice) for kind, states, advice in self.errors
+                             if state.startswith(states)), (Away, ''))
+        return kind('database: %s%s' % (text.split('\n')[0], advice))
+
+    def on_conflict(self, columns):
+        keys = columns[:2] if 'job_id' in columns else columns[-1:]
+        return 'ON CONFLICT (%s) DO UPDATE SET %s' % (', '.join(keys), ', '.join(
+            '%s = excluded.%s' % (column, column) for column in columns))
+
+
+DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
 
 
 # ------------------------------------------------------------------------- schedule
@@ -1203,16 +1230,19 @@ def next_run(job, after, now, zone):
         return PARKED
     start, stop = window_of(job)
     if job.schedule is None:
-        when = frequency_due(job, now, zone)
+        when, minutes = now, min(max(job.frequency, 1), 5256000)
+        if job.last_start != job.claimed_start:  # a worker of the Perl program's
+            minutes = max(minutes, min(job.max_run_time, 525600))
+        if moment(job.last_start):
+            when = zone.utc_before(moment(job.last_start), now) + minutes * MINUTE
         if when < now and not in_window(job, zone.local(now).time()):
             when = now
         inside = in_window(job, zone.local(when).time())
         return when if inside else opening(start, when, zone)
     expression = parse(job.schedule)
-    times = [(EPOCH + minute * MINUTE).time() for minute in expression.minutes]
-    if not any(in_window(job, at) for at in times):
-        raise BadSchedule('%r has no time from %s to %s' % (
-            job.schedule, start or 'midnight', stop or 'midnight'))
+    if not any(in_window(job, (EPOCH + minute * MINUTE).time())
+               for minute in expression.minutes):
+        raise BadSchedule('%r has no time from %s to %s' % (job.schedule, start, stop))
     while True:
         when = expression.next_utc(after, zone)
         if when is None or in_window(job, zone.local(when).time()):
@@ -1220,43 +1250,33 @@ def next_run(job, after, now, zone):
         after = max(when, opening(start, when, zone) - SECOND)
 
 
-def frequency_due(job, now, zone):
-    """When a frequency job is due by its last start alone."""
-    if moment(job.last_start) is None:
-        return now
-    minutes = min(max(job.frequency, 1), 5256000)
-    if job.last_start != job.claimed_start:  # a worker of the Perl program's
-        minutes = max(minutes, min(job.max_run_time, 525600))
-    return zone.utc_before(moment(job.last_start), now) + minutes * MINUTE
-
-
 def window_of(job):
-    """The window of a job as two times of day, None where it has no such end."""
-    for name in ('start_anchor', 'stop_anchor'):
-        value = getattr(job, name) or '00:00'
-        if not re.fullmatch(r'([01]\d|2[0-3])(:[0-5]\d){1,2}', value):
+    """The ends of a job's window, as text, from 00:00:00 to 24:00:00."""
+    ends = []
+    for name, default in (('start_anchor', '00:00'), ('stop_anchor', '24:00')):
+        value = getattr(job, name) or default
+        if value != default and not re.fullmatch(
+                '([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}', value):
             raise BadSchedule('%s %r; allowed: 00:00 to 23:59' % (name, value))
-    start, stop = (value and datetime.fromisoformat('2000-01-01 ' + value).time()
-                   for value in (job.start_anchor, job.stop_anchor))
-    if start is not None and start == stop:
+        ends.append((value + ':00')[:8])
+    if ends[0] == ends[1]:
         raise BadSchedule('start_anchor and stop_anchor are equal: an empty window')
-    return start, stop
+    return ends
 
 
 def in_window(job, at):
     """Whether a time of day is in a job's window, [start, stop)."""
     start, stop = window_of(job)
-    if start is not None and stop is not None and start > stop:
-        return at >= start or at < stop
-    return (start is None or at >= start) and (stop is None or at < stop)
+    ends = start <= at.isoformat(), at.isoformat() < stop
+    return any(ends) if start > stop else all(ends)
 
 
 def opening(start, after, zone):
     """When a window opens next, UTC, not before `after`."""
-    date, start = zone.local(after).date() - DAY, start or EPOCH.time()
+    date = zone.local(after)
     while True:
-        when = zone.utc(datetime.combine(date, start))
-        if when >= after and zone.local(when).time() >= start:
+        when = zone.utc(datetime.fromisoformat('%s %s' % (date.date(), start)))
+        if when >= after and zone.local(when).time().isoformat() >= start:
             return when
         date += DAY
 
@@ -1267,11 +1287,12 @@ class Expression:
     MACROS = {'@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *', '@monthly': '0 0 1 * *',
               '@weekly': '0 0 * * 0', '@daily': '0 0 * * *', '@midnight': '0 0 * * *',
               '@hourly': '0 * * * *'}
+    # name, lowest, highest, the names of values, what else is allowed
     FIELDS = (('minute', 0, 59, [], ''), ('hour', 0, 23, [], ''),
               ('day-of-month', 1, 31, [], ', L, LW, 15W'),
-              ('month', 1, 12, 'jan feb mar apr may jun jul aug sep oct nov dec'.split(),
-               ' or jan-dec'),
-              ('day-of-week', 0, 7, 'sun mon tue wed thu fri sat'.split(),
+              ('month', 1, 12, ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug',
+                                'sep', 'oct', 'nov', 'dec'], ' or jan-dec'),
+              ('day-of-week', 0, 7, ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'],
                ' or sun-sat, 5L, 5#2'))
 
     def __init__(self, text):
@@ -1283,7 +1304,8 @@ class Expression:
                 ' '.join(self.MACROS)))
         minutes, hours, self.month_days, self.months, self.week_days = map(
             self.field, range(5), fields)
-        self.minutes = sorted(60 * hour + minute for hour in hours for minute in minutes)
+        self.minutes = [60 * hour + minute
+                        for hour in sorted(hours) for minute in sorted(minutes)]
         # Debian's cron: a field that begins with * counts as unrestricted.
         self.either = not (fields[2].startswith('*') or fields[4].startswith('*'))
         self.elapsed = fields[1].startswith('*')
@@ -1291,67 +1313,56 @@ class Expression:
             raise BadSchedule('%r never matches: the calendar has no such day' % text)
 
     def field(self, index, text):
-        """The values of a field: numbers, or what depends on the month: 'l', 'lw',
-        '15w' of day-of-month; (5, 'l') and (5, '#2') of day-of-week."""
         name, low, high, names, more = self.FIELDS[index]
         number = {form % value: value for value in range(low, high + 1)
                   for form in ('%d', '%02d')}
         number.update((name, low + value) for value, name in enumerate(names))
-        values = set()
+        special = {}  # what depends on the month stays text: l, lw, 15w; 5l, 5#2
+        if name == 'day-of-month':
+            special = {word + 'w': '%dw' % number[word] for word in number}
+            special.update(l='l', lw='lw')
+        elif name == 'day-of-week':
+            special = {word + end: '%d%s' % (number[word] % 7, end) for word in number
+                       for end in ('l', '#1', '#2', '#3', '#4', '#5')}
+        top, values = 6 if high == 7 else high, set()
         for part in text.split(','):
-            last = re.fullmatch(r'(\w+?)(l|#[1-5])', part)
-            if index == 2 and (part in ('l', 'lw')
-                               or part[-1:] == 'w' and part[:-1] in number):
-                values.add(part)
-            elif index == 4 and last and last[1] in number:
-                values.add((number[last[1]] % 7, last[2]))
-            else:
-                span, slash, step = part.partition('/')
-                first, dash, end = span.partition('-')
-                begin, end = number.get(first), number.get(end if dash else first)
-                top = 6 if index == 4 else high
-                if span == '*':
-                    begin, end = low, top
-                elif slash and not dash:
-                    end = top
-                elif dash and index == 4 and end == 0:
-                    end = 7  # FRI-SUN
-                if (begin is None or end is None or begin > end
-                        or slash and not re.fullmatch('0*[1-9][0-9]{0,3}', step)):
-                    raise BadSchedule('%s %r: bad value %r; allowed: %d-%d%s, *, a-b, '
-                                      'steps /n' % (name, text, part, low, high, more))
-                values.update(range(begin, end + 1, int(step or 1)))
-        return {value % 7 if index == 4 and value == 7 else value for value in values}
+            if part in special:
+                values.add(special[part])
+                continue
+            span, slash, step = part.partition('/')
+            first, dash, last = span.replace('*', '%d-%d' % (low, top)).partition('-')
+            begin = number.get(first)
+            end = number.get(last) if dash else top if slash else begin
+            if last in ('0', '00', 'sun') and high == 7:
+                end = 7  # FRI-SUN
+            if begin is None or end is None or begin > end or not re.fullmatch(
+                    '0*[1-9][0-9]{0,3}', step if slash else '1'):
+                raise BadSchedule('%s %r: bad value %r; allowed: %d-%d%s, *, a-b, '
+                                  'steps /n' % (name, text, part, low, high, more))
+            values.update(range(begin, end + 1, int(step or 1)))
+        return {0 if (high, value) == (7, 7) else value for value in values}
 
     def days(self, year, month):
         """The days of a month that match, in order."""
         first = datetime(year, month, 1)
         count = ((first + 31 * DAY).replace(day=1) - first).days
-
-        def week_day(day):
-            return (first.isoweekday() + day - 1) % 7
-
-        def near(day):
-            """The weekday nearest to a day, within the month (Quartz's W)."""
-            if week_day(day) == 6:
-                return day - 1 if day > 1 else 3
-            if week_day(day) == 0:
-                return day + 1 if day < count else day - 2
-            return day
-
-        by_month = {count if value == 'l' else near(count) if value == 'lw' else value
-                    if isinstance(value, int) else near(int(value[:-1]))
-                    if int(value[:-1]) <= count else 0 for value in self.month_days}
-        by_week = {day for day in range(1, count + 1) if self.week_days & {
-            week_day(day), (week_day(day), '#%d' % ((day + 6) // 7)),
-            (week_day(day), 'l' if day + 7 > count else '')}}
-        days = by_month | by_week if self.either else by_month & by_week
-        return sorted(days & set(range(1, count + 1)))
+        week_day = {day: (first + (day - 1) * DAY).isoweekday() % 7
+                    for day in range(1, count + 1)}
+        working = [day for day in week_day if 1 <= week_day[day] <= 5]
+        named = {'l': count, 'lw': working[-1], **{day: day for day in week_day}}
+        for day in week_day:  # W, as in Quartz: the nearest weekday within the month
+            named['%dw' % day] = min((abs(one - day), one) for one in working)[1]
+        by_month = {named[value] for value in self.month_days & set(named)}
+        by_week = {day for day in week_day if self.week_days & {
+            week_day[day], '%d#%d' % (week_day[day], (day + 6) // 7),
+            '%dl' % week_day[day] if day + 7 > count else ''}}
+        return sorted(by_month | by_week if self.either else by_month & by_week)
 
     def next_local(self, after):
         """The first wall-clock time strictly after this one; None if there is none."""
-        month = 12 * after.year + after.month - 1
-        for year, month in map(divmod, range(month, month + 600), [12] * 600):
+        start = 12 * after.year + after.month - 1
+        for number in range(start, start + 600):
+            year, month = divmod(number, 12)
             if month + 1 in self.months and year < 9999:
                 for day in self.days(year, month + 1):
                     midnight = datetime(year, month + 1, day)
@@ -1363,28 +1374,18 @@ class Expression:
     def next_utc(self, after, zone):
         """The first UTC time strictly after this one, through daylight saving as
         Debian's cron: a skipped time runs at the jump, one that comes twice the first
-        time; by elapsed time for a * in the hour."""
-        if self.elapsed:
-            return self.next_elapsed(after, zone)
-        local = self.next_local(zone.local(after))
-        while local and zone.utc(local) <= after:
-            local = self.next_local(local)
-        return local and zone.utc(local)
+        time. For a * in the hour by elapsed time: what the clock shows twice runs
+        twice, what it skips does not run."""
+        def first(local):
+            while local := self.next_local(local):
+                for when in zone.times(local) if self.elapsed else [zone.utc(local)]:
+                    if when > after:
+                        return when
 
-    def next_elapsed(self, after, zone):
-        """The same for a * in the hour: what the clock shows twice, runs twice, what
-        it skips does not run."""
-        local = self.next_local(zone.local(after))
-        change = zone.change(after)
-        when = local and local - zone.offset(after)
-        if when and change and when >= change:
-            local = self.next_local(zone.local(change) - SECOND)
-            when = local and local - zone.offset(change)
-        if when is None or zone.local(when) == local:
-            return when
-        when = zone.utc(local)  # beyond a change that is far away
-        return when if zone.local(when) == local else self.next_elapsed(
-            when - SECOND, zone)
+        starts = {zone.local(after)}
+        if self.elapsed:  # if the clock is put back soon: what it will show again
+            starts.add(after + zone.offset(after + DAY / 8))
+        return min(filter(None, map(first, starts)), default=None)
 
 
 @lru_cache(4096)
@@ -1414,50 +1415,41 @@ class Zone:
         """A UTC time as wall-clock time."""
         return when + self.offset(when)
 
-    def change(self, after):
-        """When the offset changes within two days after a UTC time; None if not."""
-        after -= (after - EPOCH) % self.SLOT
-        low, high = 0, 2 * DAY // self.SLOT
-        if self.offset(after) == self.offset(after + high * self.SLOT):
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            same = self.offset(after) == self.offset(after + middle * self.SLOT)
-            low, high = (middle, high) if same else (low, middle)
-        return after + high * self.SLOT
+    def times(self, local):
+        """The UTC times at which the clock shows this: none, one or two."""
+        found = {local - self.offset(local + days * DAY) for days in (-1, 1)}
+        return sorted(when for when in found if self.local(when) == local)
 
     def utc(self, local):
         """A wall-clock time as UTC: the first, where it comes twice; the moment of the
         jump, where it is skipped."""
-        start = local - 1.5 * DAY  # before it in any zone
-        before, change = self.offset(start), self.change(start)
-        if not change or local < change + before:
-            return local - before
-        return max(change, local - self.offset(change))
+        for when in self.times(local):
+            return when
+        when = local - self.offset(local + DAY)  # before the jump
+        when -= (when - EPOCH) % self.SLOT
+        while self.local(when) < local:
+            when += self.SLOT
+        return when
 
     def utc_before(self, local, now):
         """The last UTC time not after `now` at which the clock showed this."""
-        times = {local - self.offset(local + days * DAY) for days in (-1, 1)}
-        return max([when for when in times if when <= now] or [min(times)])
+        times = self.times(local) or [self.utc(local)]
+        return max([when for when in times if when <= now] or times[:1])
 
 
 # --------------------------------------------------------------------------- config
 
-ENGINES = 'sqlite, mysql'
 KEYS = {  # key: (default, what is allowed)
-    'db.engine': (None, 'one of: ' + ENGINES),
+    **dict.fromkeys(('db.connect_string', 'db.username', 'db.password',
+                     'db.password_file', 'state.location'), (None, 'text')),
+    'db.engine': (None, 'one of: sqlite, mysql, postgresql'),
     'db.path': ('distributed_cron.db', 'text'),
-    'db.connect_string': (None, 'text'),
-    'db.host': (None, 'text, or a list of texts'),
-    'db.database': (None, 'text'),
-    'db.username': (None, 'text'),
-    'db.password': (None, 'text'),
-    'db.password_file': (None, 'text'),
-    'db.timeout': (None, 'a number from 1 to 60'),
+    'db.host': ('localhost', 'text, or a list of texts'),
+    'db.database': ('distributed_cron', 'text'),
+    'db.timeout': (2, 'a number from 1 to 60'),
     'db.tls': (None, 'keys among: ca, cert, key'),
     'log.location': ('/tmp/distributed_cron', 'text'),
     'log.max_bytes': (10000000, 'a whole number from 1000 to 1e15'),
-    'state.location': (None, 'text'),
     'max_tasks': ('cpu_full', 'a whole number from 1 to 1e5, or one of: cpu_full, '
                               'cpu_half, cpu_quarter'),
     'clear_old_on_start': (True, 'yes or no'),
@@ -1466,22 +1458,25 @@ KEYS = {  # key: (default, what is allowed)
     'history.days': (30, 'a whole number from 1 to 36500'),
     'history.runs': (1000, 'a whole number from 1 to 1e15'),
 }
+# The keys of a Perl DBI string, as (key here, the greatest number that is allowed).
+PERL_KEYS = {'database': ('db.database', 0), 'dbname': ('db.database', 0),
+             'db': ('db.database', 0), 'host': ('db.host', 0), 'port': ('port', 65535),
+             'mysql_socket': ('db.host', 0), 'mysql_read_timeout': ('db.timeout', 60)}
 
 
 def fits(value, allowed):
     """Whether a value of the configuration file is what its key allows."""
-    number = re.match(r'(a whole|a) number from (\S+) to ([^\s,]+)', allowed)
+    number = re.match(r'a( whole)? number from (\S+) to ([^\s,]+)', allowed)
     names = allowed.rpartition(': ')[2].split(', ')
     if isinstance(value, bool):
         return allowed == 'yes or no'
-    if number and isinstance(value, int if number[1] == 'a whole' else (int, float)):
+    if number and isinstance(value, int if number[1] else (int, float)):
         return float(number[2]) <= value <= float(number[3])
     if isinstance(value, dict):
         return allowed.startswith('keys') and set(value) <= set(names)
     if isinstance(value, list):
         return 'list' in allowed and value and all(isinstance(one, str) for one in value)
-    return isinstance(value, (str, int, float)) and (
-        value in names if 'one of' in allowed else allowed.startswith('text'))
+    return allowed.startswith('text') or 'one of' in allowed and value in names
 
 
 class Config:
@@ -1493,64 +1488,36 @@ class Config:
     def __init__(self, values, file, name=None):
         """values: the file's keys, nested or dotted. Raises BadConfig."""
         self.file, self.name = file, name or os.uname().nodename
-        given = {key: default for key, (default, _) in KEYS.items()}
-        for key, value in self.flat(values):
-            if key not in KEYS:
-                raise self.bad('unknown key %s; the nearest known is %s' % (
-                    key, nearest(key, KEYS)))
-            if value is not None:
-                if not fits(value, KEYS[key][1]):
-                    raise self.bad('%s: %s is not allowed; allowed: %s' % (
-                        key, 'this' if 'password' in key else repr(value), KEYS[key][1]))
-                given[key] = str(value) if KEYS[key][1] == 'text' else value
-        self.__dict__.update((key.replace('.', '_'), given[key]) for key in given)
         if not re.fullmatch(r'[^/.\s][^/\s]{0,190}', self.name):
             raise BadConfig('--name %r; allowed: 1 to 191 characters without / and '
                             'space' % self.name)
+        flat = dict(self.flat(values or {}))
+        given = self.perls(str(flat.get('db.connect_string', '')))
+        given.update(flat)
+        port = given.pop('port', 5432 if given.get('db.engine') == 'postgresql' else 3306)
+        for key, value in given.items():
+            if key not in KEYS:
+                raise self.bad('unknown key %s; the nearest known is %s' % (
+                    key, nearest(key, KEYS)))
+            allowed = KEYS[key][1]
+            if not fits(value, allowed):
+                raise self.bad('%s: %s is not allowed; allowed: %s' % (
+                    key, 'this' if 'password' in key else repr(value), allowed))
+            given[key] = str(value) if allowed == 'text' else value
+        given.setdefault('db.engine', 'mysql' if {'db.host', 'db.database'} & set(given)
+                         else 'sqlite')
+        for key, (default, _) in KEYS.items():
+            setattr(self, key.replace('.', '_'), given.get(key, default))
+        hosts = self.db_host if isinstance(self.db_host, list) else [self.db_host]
+        self.hosts = [self.host_of(str(host), port, self.db_engine) for host in hosts]
         share = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}.get(self.max_tasks)
         if share:
             self.max_tasks = max(1, (os.cpu_count() or 1) // share)
-        self.find_database()
+        self.db_path = self.path_of(self.db_path)
         self.log_location = self.path_of(self.log_location)
         self.state_location = self.path_of(self.state_location or os.path.join(
             self.log_location, 'state-' + self.name))
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
-
-    def bad(self, text):
-        """An error that names the file."""
-        return BadConfig('%s: %s' % (self.file, text))
-
-    def path_of(self, path):
-        """A path in the file is relative to the file's folder."""
-        return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
-
-    def job_log(self, job):
-        """The path of a job's log."""
-        return os.path.join(self.log_location, '%d.log' % job)
-
-    def flat(self, values):
-        """Nested keys as dotted ones, with their values."""
-        if not isinstance(values or {}, dict):
-            raise self.bad('must be lines of `key: value`')
-        for key, value in (values or {}).items():
-            if isinstance(value, dict):
-                yield from (('%s.%s' % (key, name), item) for name, item in value.items())
-            elif value is not None or key in KEYS:
-                yield str(key), value
-
-    def find_database(self):
-        """Where the database is, by db.connect_string and the keys beside it."""
-        found = self.parsed(self.db_connect_string or '')
-        self.db_engine = self.db_engine or found.get('engine') or (
-            'mysql' if self.db_host or self.db_database else 'sqlite')
-        if self.db_engine == found.get('engine') == 'sqlite':
-            self.db_path = found.get('database', self.db_path)
-        self.db_path = self.path_of(self.db_path)
-        self.db_database = self.db_database or found.get('database', 'distributed_cron')
-        hosts = self.db_host or found.get('host', 'localhost')
-        self.hosts = [self.host_of(str(host), found.get('port', 3306)) for host in
-                      (hosts if isinstance(hosts, list) else [hosts])]
-        self.db_timeout = float(self.db_timeout or found.get('timeout', 2))
         if self.db_password_file:
             try:
                 with open(self.path_of(self.db_password_file)) as stream:
@@ -1558,40 +1525,61 @@ class Config:
             except OSError as error:
                 raise self.bad('db.password_file: %s' % error.strerror) from None
 
-    def parsed(self, text):
-        """A Perl DBI string, such as dbi:mysql:database=…;host=…;mysql_read_timeout=2."""
-        drivers = {'mysql': 'mysql', 'mariadb': 'mysql', 'sqlite': 'sqlite'}
-        names = {'database': 'database', 'dbname': 'database', 'db': 'database',
-                 'host': 'host', 'port': 'port', 'mysql_socket': 'host',
-                 'mysql_read_timeout': 'timeout'}
-        head = re.match('(?i)dbi:(%s):' % '|'.join(drivers), text)
-        found = {'engine': drivers[head[1].lower()]} if head else {}
+    def bad(self, text):
+        return BadConfig('%s: %s' % (self.file, text))
+
+    def path_of(self, path):
+        """A path in the file is relative to the file's folder."""
+        return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
+
+    def job_log(self, job):
+        return os.path.join(self.log_location, '%d.log' % job)
+
+    def flat(self, values):
+        """Nested keys as dotted ones, with their values."""
+        if not isinstance(values, dict):
+            raise self.bad('must be lines of `key: value`')
+        for key, value in values.items():
+            for name, item in value.items() if isinstance(value, dict) else ():
+                if item is not None:
+                    yield '%s.%s' % (key, name), item
+            if not isinstance(value, (dict, type(None))):
+                yield str(key), value
+
+    def perls(self, text):
+        """A Perl DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2, as keys."""
+        head = re.match('(?i)dbi:(mysql|mariadb|pg|sqlite):', text)
         if text and not head:
-            raise self.bad('db.connect_string: allowed: dbi:DRIVER:database=…;host=… with '
-                           'a DRIVER of %s' % ', '.join(drivers))
+            raise self.bad('db.connect_string: allowed: dbi:DRIVER:database=…;host=… '
+                           'with a DRIVER of mysql, mariadb, pg, sqlite')
+        found = {'db.engine': {'mariadb': 'mysql', 'pg': 'postgresql'}.get(
+            head[1].lower(), head[1].lower())} if head else {}
         for pair in filter(None, text[head.end():].split(';') if head else ()):
-            key, _, value = pair.partition('=')
-            if key in names:
-                found[names[key]] = value
-            elif not key.startswith(('mysql_', 'mariadb_', 'sqlite_')):
-                raise self.bad('db.connect_string: unknown %r; the nearest known is %s'
-                               % (key, nearest(key, names)))
-        for key, high in (('port', 65535), ('timeout', 60)):
-            value = found.get(key, '1')
-            if not re.fullmatch('[0-9]{1,5}', value) or not 1 <= int(value) <= high:
+            name, _, value = pair.partition('=')
+            key, most = PERL_KEYS.get(name, ('', 0))
+            if most and not (re.fullmatch('[0-9]{1,5}', value)
+                             and 1 <= int(value) <= most):
                 raise self.bad('db.connect_string: %s %r; allowed: 1 to %d' % (
-                    key, value, high))
+                    name, value, most))
+            if key:
+                found[key] = int(value) if most else value
+            elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
+                raise self.bad('db.connect_string: unknown %r; the nearest known is %s'
+                               % (name, nearest(name, PERL_KEYS)))
+        if found.get('db.engine') == 'sqlite' and 'db.database' in found:
+            found['db.path'] = found.pop('db.database')
         return found
 
-    def host_of(self, text, port):
+    def host_of(self, text, port, engine):
         """`host`, `host:port`, `[address]:port` or `/socket`: (host, port, socket)."""
         # localhost is the socket where there is one, as MySQL's own clients take it
         local = ['/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock']
-        for socket in filter(os.path.exists, local if text == 'localhost' else ()):
+        for socket in filter(os.path.exists, local * (engine == 'mysql')
+                             if text == 'localhost' else ()):
             return 'localhost', 0, socket
-        match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+)(?::([0-9]{1,5}))?', text)
         if text.startswith('/'):
             return 'localhost', 0, text
+        match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+)(?::([0-9]{1,5}))?', text)
         if not match or not 0 < int(match[2] or port) < 65536:
             raise self.bad('db.host: %r; allowed: host, host:port, [address]:port or '
                            '/socket' % text)
@@ -1599,7 +1587,6 @@ class Config:
 
 
 def nearest(word, words):
-    """The known word that is most like this one."""
     import difflib
     return difflib.get_close_matches(word, words, 1, 0)[0]
 
@@ -1617,12 +1604,12 @@ def load_config(file, name=None):
             text = re.sub(r'(?m)^[ \t]+', lambda white: white[0].expandtabs(4),
                           stream.read())
         return Config(yaml.safe_load(text), file, name)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', None) or 'is not UTF-8'
+    except OSError as error:
+        reason = error.strerror
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, 'problem_mark', None)
-        reason = '%sis not YAML: %s' % ('line %d: ' % (mark.line + 1) if mark else '',
-                                        getattr(error, 'problem', None) or 'bad value')
+        reason = 'is not YAML: %s%s' % (getattr(error, 'problem', None) or 'bad value',
+                                        ', line %d' % (mark.line + 1) if mark else '')
     raise BadConfig('%s: %s' % (file, reason))
 
 
@@ -1789,9 +1776,7 @@ def save_job(store, id, values):
     values = dict(values, max_run_time=job.max_run_time,
                   next_run_utc=text_of(when) if id is None else None)
     if id is None:
-        return store.execute('INSERT INTO job (%s) VALUES (%s)' % (
-            ', '.join(values), ', '.join('?' * len(values))),
-            list(values.values())).lastrowid, when
+        return store.insert('job', values), when
     store.change('UPDATE job SET %s WHERE id = ?' % ', '.join(
         '%s = ?' % name for name in values), *values.values(), id)
     return id, when

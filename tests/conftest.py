@@ -1,16 +1,20 @@
 """What all tests stand on: a private MariaDB server, and one `Place` for each test."""
 import contextlib
+import glob
 import importlib.util
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 
+import psycopg
 import pymysql
 import pytest
 import yaml
@@ -46,7 +50,9 @@ class MariaDB:
         self.socket, self.port = os.path.join(folder, 's'), free_port()
         data = os.path.join(folder, 'data')
         # As root it must be told that it may be: the folder is nobody else's.
-        options = ['--no-defaults', '--datadir=' + data, *(
+        scratch = os.path.join(folder, 'tmp')  # several in one /tmp disturb each other
+        os.mkdir(scratch)
+        options = ['--no-defaults', '--datadir=' + data, '--tmpdir=' + scratch, *(
             ['--user=root'] if os.getuid() == 0 else [])]
         subprocess.run(['mariadb-install-db', *options, '--skip-test-db',
                         '--auth-root-authentication-method=normal'],
@@ -85,6 +91,57 @@ class MariaDB:
         self.log.close()
 
 
+class PostgreSQL:
+    """A cluster on a temporary folder, as a user that is not root."""
+
+    def __init__(self):
+        self.folder, self.port = tempfile.mkdtemp(prefix='dc-test-'), free_port()
+        binaries = sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1]
+        user = {'user': 'postgres'} if os.getuid() == 0 else {}
+        if user:
+            shutil.chown(self.folder, 'postgres')
+        data = os.path.join(self.folder, 'data')
+        password = os.path.join(self.folder, 'password')
+        with open(password, 'w') as file:
+            file.write('secret')
+        os.chmod(password, 0o644)
+        subprocess.run([binaries + '/initdb', '-D', data, '-U', 'dc', '-A',
+                        'scram-sha-256', '--pwfile', password, '-E', 'UTF8',
+                        '--no-instructions'], check=True, cwd=self.folder,
+                       stdout=subprocess.DEVNULL, **user)
+        self.log = open(os.path.join(self.folder, 'log'), 'wb')
+        self.process = subprocess.Popen(
+            [binaries + '/postgres', '-D', data, '-p', str(self.port), '-k', self.folder,
+             '-c', 'listen_addresses=127.0.0.1', '-c', 'max_connections=300'],
+            stdout=self.log, stderr=self.log, cwd=self.folder, **user)
+        wait_until(self.is_up, 60, 'PostgreSQL')
+
+    def connect(self, database='postgres'):
+        return psycopg.connect(host='127.0.0.1', port=self.port, user='dc',
+                               password='secret', dbname=database, autocommit=True)
+
+    def is_up(self):
+        assert self.process.poll() is None, open(self.log.name).read()[-2000:]
+        try:
+            self.connect().close()
+            return True
+        except psycopg.OperationalError:
+            return False
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)  # a fast shutdown
+        self.process.wait(60)
+        self.log.close()
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope='session')
+def postgresql():
+    server = PostgreSQL()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope='session')
 def mariadb(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mariadb')
@@ -105,7 +162,7 @@ class Place:
             self.values['db'] = {'engine': 'sqlite', 'path': 'd.db', 'timeout': 5}
         else:
             self.values['db'] = {
-                'engine': 'mysql', 'host': '127.0.0.1:%d' % server.port,
+                'engine': engine, 'host': '127.0.0.1:%d' % server.port,
                 'username': 'dc', 'password': 'secret', 'database': database}
         self.mark = '300.%d' % next(marks)  # an argument of sleep that is nobody else's
         self.write()
@@ -146,10 +203,7 @@ class Place:
 
     def add(self, command='true', **values):
         """A job by a plain INSERT, as people do it; returns its id."""
-        values['command'] = command
-        return self.store.execute('INSERT INTO job (%s) VALUES (%s)' % (
-            ', '.join(values), ', '.join('?' * len(values))),
-            list(values.values())).lastrowid
+        return self.store.insert('job', dict(values, command=command))
 
     def job(self, id):
         return self.sql('SELECT * FROM job WHERE id = ?', id)[0]
@@ -183,6 +237,9 @@ class Place:
             utc = datetime.fromisoformat(utc)
         if self.engine == 'sqlite':
             fake_sqlite_clock(store.connection, utc)
+        elif self.engine == 'postgresql':
+            store.execute(FAKE_CLOCK)
+            store.execute("SET test.now = '%s+00'" % utc)
         else:
             store.execute('SET timestamp = %f' % utc.replace(
                 tzinfo=timezone.utc).timestamp())
@@ -192,7 +249,12 @@ class Place:
             os.environ['TZ'] = zone
             time.tzset()
         else:
-            (store or self.store).execute("SET time_zone = '%s'" % zone)
+            (store or self.store).execute("SET %s = '%s'" % (
+                'time_zone' if self.engine == 'mysql' else 'TimeZone', zone))
+
+    def drop_trigger(self, name):
+        self.store.execute('DROP TRIGGER %s%s' % (
+            name, ' ON job' if self.engine == 'postgresql' else ''))
 
     def ending(self, token, job, **more):
         return dc.Ending(token, job, 'done', 1, 'Success', **more)
@@ -214,6 +276,12 @@ class Place:
                    for state in (os.listdir(log) if os.path.isdir(log) else ()))
 
 
+FAKE_CLOCK = '''CREATE SCHEMA IF NOT EXISTS fake;
+    CREATE OR REPLACE FUNCTION fake.statement_timestamp() RETURNS timestamptz STABLE
+    LANGUAGE sql AS 'SELECT CAST(current_setting(''test.now'') AS timestamptz)';
+    SET search_path = fake, pg_catalog, public'''
+
+
 def fake_sqlite_clock(connection, utc):
     """Have the date functions of a SQLite connection take another time for 'now'."""
     inner = sqlite3.connect(':memory:', check_same_thread=False)
@@ -227,12 +295,19 @@ def fake_sqlite_clock(connection, utc):
 
 
 numbers, marks = itertools.count(), itertools.count(1000 * os.getpid())
-ENGINES = ('sqlite', 'mysql')
+ENGINES = ('sqlite', 'mysql', 'postgresql')
+SERVERS = {'mysql': 'mariadb', 'postgresql': 'postgresql'}
 
 
 @pytest.fixture(params=ENGINES)
 def place(request, tmp_path):
     """A Place with tables, on each database."""
+    yield from make_place(request, tmp_path, request.param)
+
+
+@pytest.fixture(params=ENGINES[1:])
+def server_place(request, tmp_path):
+    """A Place on each server, for what several hosts do."""
     yield from make_place(request, tmp_path, request.param)
 
 
@@ -244,8 +319,12 @@ def mysql_place(request, tmp_path):
 
 def make_place(request, tmp_path, engine):
     zone = os.environ.get('TZ')
-    server = request.getfixturevalue('mariadb') if engine == 'mysql' else None
-    place = Place(tmp_path, engine, server, 'd%d' % next(numbers)).init()
+    server = request.getfixturevalue(SERVERS[engine]) if engine in SERVERS else None
+    place = Place(tmp_path, engine, server, 'd%d' % next(numbers))
+    if engine == 'postgresql':
+        with server.connect() as connection:
+            connection.execute('CREATE DATABASE ' + place.values['db']['database'])
+    place.init()
     yield place
     place.close()
     if zone is None:
