@@ -379,7 +379,8 @@ def test_import_of_a_users_crontab(place):
     for job in jobs:
         place.run('run-now', str(job.id))
     place.run('run')
-    assert [run.output for run in place.runs()] == [
+    outputs = {run.job_id: run.output for run in place.runs()}
+    assert list(outputs.values()) == [
         'good day\n', 'line one\nline 2 % \n\n', '100%\n', 'bash\n']
     assert '0 added, 4 were there, 3 not taken' in place.run('import', path, code=1)
     assert len(place.sql('SELECT * FROM job')) == 4

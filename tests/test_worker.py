@@ -146,6 +146,10 @@ def test_a_background_process_does_not_keep_the_run(place):
 
 
 def test_a_command_that_cant_be_started_is_reported(place):
+    if place.engine == 'postgresql':  # holds no such row
+        with pytest.raises(dc.BadData):
+            place.add('true \0')
+        return
     job = place.add('true \0')
     run_to_end(place)
     assert status_of(place, job) == 'ERROR: could not start: embedded null byte'
