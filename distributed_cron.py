@@ -20,8 +20,8 @@ Exact behaviour
     it as lost. What was claimed and never started is due again at once.
  7. Missed while nobody was up: run once, late, if the window allows. Missed because
     the last run still ran: not made up for.
- 8. Exit status 0 is 'Success', all else 'ERROR: …'. A run ends when the command itself
-    ends; what it left in the background goes on.
+ 8. Exit status 0 is 'Success', all else 'ERROR: …'. A run ends when the command
+    itself ends; what it left in the background goes on.
  9. Daylight saving: a skipped time runs once, at the jump; one that comes twice, the
     first time. Expressions whose hour begins with * go on by elapsed time.
 10. An edit wins over what was computed from the row before; a run keeps its command.
@@ -38,7 +38,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import defaultdict, deque, namedtuple
+from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -526,7 +526,7 @@ class Runner:
         run.begun = time.monotonic()
         reader, output = os.pipe()
         os.set_blocking(reader, False)
-        run.pipe = open(reader, 'rb', buffering=0)
+        run.pipe = os.fdopen(reader, 'rb', buffering=0)
         self.selector.register(run.pipe, selectors.EVENT_READ, run)
         try:  # posix_spawn does not copy the runner's memory as a fork would
             run.process = os.posix_spawn(
@@ -1168,9 +1168,9 @@ class PostgreSQL(Dialect):
         (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''), ('<=>', 'IS NOT DISTINCT FROM'),
         (r'(DROP TRIGGER .*)', r'\1 ON job'), (r',\n    NEW\.', r';\n    NEW.'),
         (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
-         r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN '
-         r'\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
-    # https://www.postgresql.org/docs/current/errcodes-appendix.html, by their beginnings
+         r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
+         r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
+    # By the beginnings of postgresql.org/docs/current/errcodes-appendix.html's codes.
     errors = ((Again, ('40', '55P03', '57014'), ''), (BadData, ('22', '23'), ''),
               (Problem, ('42P01', '42703'), '; run: distributed_cron.py init'),
               (Problem, ('3D000',), '; make it: createdb'),
@@ -1188,8 +1188,9 @@ class PostgreSQL(Dialect):
             options='-c lock_timeout=%d -c statement_timeout=%d' % (limit // 2, limit),
             **{'ssl' + {'ca': 'rootcert'}.get(key, key): path
                for key, path in (config.db_tls or {}).items()})
-        for name in ('timestamp', 'time'):  # times stay text
-            connection.adapters.register_loader(name, self.driver.types.string.TextLoader)
+        loader = self.driver.types.string.TextLoader  # times stay text
+        connection.adapters.register_loader('timestamp', loader)
+        connection.adapters.register_loader('time', loader)
         if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
@@ -1220,12 +1221,9 @@ class BadSchedule(Problem):
 
 
 def next_run(job, after, now, zone):
-    """When a job, a row of `job`, runs next, a UTC datetime; PARKED if never.
-
-    after: an expression's next time is strictly after it; frequency counts from the last
-    start. now: a time before it, and outside the window by now, is past. Raises
-    BadSchedule.
-    """
+    """When a job, a row of `job`, runs next, a UTC datetime; PARKED if never. after: an
+    expression's next time is strictly after it. now: where it is outside the window, a
+    time before it is past. Raises BadSchedule."""
     if not job.active:
         return PARKED
     start, stop = window_of(job)
@@ -1242,7 +1240,8 @@ def next_run(job, after, now, zone):
     expression = parse(job.schedule)
     if not any(in_window(job, (EPOCH + minute * MINUTE).time())
                for minute in expression.minutes):
-        raise BadSchedule('%r has no time from %s to %s' % (job.schedule, start, stop))
+        raise BadSchedule('%r has no time from %s to %s' % (
+            job.schedule, start, stop.replace('24:00:00', 'midnight')))
     while True:
         when = expression.next_utc(after, zone)
         if when is None or in_window(job, zone.local(when).time()):
@@ -1330,10 +1329,11 @@ class Expression:
                 values.add(special[part])
                 continue
             span, slash, step = part.partition('/')
-            first, dash, last = span.replace('*', '%d-%d' % (low, top)).partition('-')
+            span = '%d-%d' % (low, top) if span == '*' else span
+            first, dash, last = span.partition('-')
             begin = number.get(first)
             end = number.get(last) if dash else top if slash else begin
-            if last in ('0', '00', 'sun') and high == 7:
+            if high == 7 and begin and end == 0:
                 end = 7  # FRI-SUN
             if begin is None or end is None or begin > end or not re.fullmatch(
                     '0*[1-9][0-9]{0,3}', step if slash else '1'):
@@ -1401,8 +1401,7 @@ class Zone:
     SLOT = timedelta(minutes=15)  # offsets change on the quarter hour
 
     def __init__(self, ask):
-        """ask: a function from a UTC datetime to a wall-clock one."""
-        self.ask = lru_cache(10000)(ask)
+        self.ask = lru_cache(10000)(ask)  # from a UTC datetime to a wall-clock one
 
     def offset(self, when):
         """The offset of wall-clock time from UTC at a UTC time."""
@@ -1412,7 +1411,6 @@ class Zone:
         return self.ask(slot) - slot
 
     def local(self, when):
-        """A UTC time as wall-clock time."""
         return when + self.offset(when)
 
     def times(self, local):
@@ -1458,10 +1456,10 @@ KEYS = {  # key: (default, what is allowed)
     'history.days': (30, 'a whole number from 1 to 36500'),
     'history.runs': (1000, 'a whole number from 1 to 1e15'),
 }
-# The keys of a Perl DBI string, as (key here, the greatest number that is allowed).
-PERL_KEYS = {'database': ('db.database', 0), 'dbname': ('db.database', 0),
-             'db': ('db.database', 0), 'host': ('db.host', 0), 'port': ('port', 65535),
-             'mysql_socket': ('db.host', 0), 'mysql_read_timeout': ('db.timeout', 60)}
+PERL_KEYS = {  # of a DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2
+    'database': 'db.database', 'dbname': 'db.database', 'db': 'db.database',
+    'host': 'db.host', 'mysql_socket': 'db.host', 'port': 'port',
+    'mysql_read_timeout': 'db.timeout'}
 
 
 def fits(value, allowed):
@@ -1475,8 +1473,8 @@ def fits(value, allowed):
     if isinstance(value, dict):
         return allowed.startswith('keys') and set(value) <= set(names)
     if isinstance(value, list):
-        return 'list' in allowed and value and all(isinstance(one, str) for one in value)
-    return allowed.startswith('text') or 'one of' in allowed and value in names
+        return 'list' in allowed and value and {*map(type, value)} == {str}
+    return allowed.startswith('text') or ('one of' in allowed and value in names)
 
 
 class Config:
@@ -1493,8 +1491,8 @@ class Config:
                             'space' % self.name)
         flat = dict(self.flat(values or {}))
         given = self.perls(str(flat.get('db.connect_string', '')))
+        port = given.pop('port', None)
         given.update(flat)
-        port = given.pop('port', 5432 if given.get('db.engine') == 'postgresql' else 3306)
         for key, value in given.items():
             if key not in KEYS:
                 raise self.bad('unknown key %s; the nearest known is %s' % (
@@ -1509,7 +1507,8 @@ class Config:
         for key, (default, _) in KEYS.items():
             setattr(self, key.replace('.', '_'), given.get(key, default))
         hosts = self.db_host if isinstance(self.db_host, list) else [self.db_host]
-        self.hosts = [self.host_of(str(host), port, self.db_engine) for host in hosts]
+        port = port or {'postgresql': 5432}.get(self.db_engine, 3306)
+        self.hosts = [self.host_of(str(host), port) for host in hosts]
         share = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}.get(self.max_tasks)
         if share:
             self.max_tasks = max(1, (os.cpu_count() or 1) // share)
@@ -1541,49 +1540,47 @@ class Config:
             raise self.bad('must be lines of `key: value`')
         for key, value in values.items():
             for name, item in value.items() if isinstance(value, dict) else ():
-                if item is not None:
+                if item not in (None, ''):
                     yield '%s.%s' % (key, name), item
-            if not isinstance(value, (dict, type(None))):
+            if not isinstance(value, dict) and value not in (None, ''):
                 yield str(key), value
 
     def perls(self, text):
-        """A Perl DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2, as keys."""
-        head = re.match('(?i)dbi:(mysql|mariadb|pg|sqlite):', text)
-        if text and not head:
-            raise self.bad('db.connect_string: allowed: dbi:DRIVER:database=…;host=… '
+        """The keys that a Perl DBI string stands for."""
+        _, driver, rest = re.match(
+            '(?i)(dbi:(mysql|mariadb|pg|sqlite):(.*))?', text).groups(default='')
+        if text and not driver:
+            raise self.bad('db.connect_string; allowed: dbi:DRIVER:database=D;host=H '
                            'with a DRIVER of mysql, mariadb, pg, sqlite')
-        found = {'db.engine': {'mariadb': 'mysql', 'pg': 'postgresql'}.get(
-            head[1].lower(), head[1].lower())} if head else {}
-        for pair in filter(None, text[head.end():].split(';') if head else ()):
+        names = {'mariadb': 'mysql', 'pg': 'postgresql', '': None}
+        found = {'db.engine': names.get(driver.lower(), driver.lower())}
+        for pair in filter(None, rest.split(';')):
             name, _, value = pair.partition('=')
-            key, most = PERL_KEYS.get(name, ('', 0))
-            if most and not (re.fullmatch('[0-9]{1,5}', value)
-                             and 1 <= int(value) <= most):
-                raise self.bad('db.connect_string: %s %r; allowed: 1 to %d' % (
-                    name, value, most))
-            if key:
-                found[key] = int(value) if most else value
+            if name in PERL_KEYS:
+                found[PERL_KEYS[name]] = value
             elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
                 raise self.bad('db.connect_string: unknown %r; the nearest known is %s'
                                % (name, nearest(name, PERL_KEYS)))
-        if found.get('db.engine') == 'sqlite' and 'db.database' in found:
-            found['db.path'] = found.pop('db.database')
-        return found
+        if re.fullmatch('[0-9]+', found.get('db.timeout', '')):
+            found['db.timeout'] = int(found['db.timeout'])
+        if found['db.engine'] == 'sqlite':
+            found['db.path'] = found.pop('db.database', None)
+        return {key: value for key, value in found.items() if value is not None}
 
-    def host_of(self, text, port, engine):
+    def host_of(self, text, port):
         """`host`, `host:port`, `[address]:port` or `/socket`: (host, port, socket)."""
-        # localhost is the socket where there is one, as MySQL's own clients take it
-        local = ['/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock']
-        for socket in filter(os.path.exists, local * (engine == 'mysql')
-                             if text == 'localhost' else ()):
-            return 'localhost', 0, socket
         if text.startswith('/'):
             return 'localhost', 0, text
-        match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+)(?::([0-9]{1,5}))?', text)
-        if not match or not 0 < int(match[2] or port) < 65536:
+        full = text if ':' in text.rpartition(']')[2] else '%s:%s' % (text, port)
+        match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+):([0-9]{1,5})', full)
+        if not match or not 0 < int(match[2]) < 65536:
             raise self.bad('db.host: %r; allowed: host, host:port, [address]:port or '
-                           '/socket' % text)
-        return match[1].strip('[]'), int(match[2] or port), None
+                           '/socket, with a port of 1 to 65535' % full)
+        # localhost is the socket where there is one, as MySQL's own clients take it
+        for socket in '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock':
+            if full == 'localhost:3306' and os.path.exists(socket):
+                return text, 0, socket
+        return match[1].strip('[]'), int(match[2]), None
 
 
 def nearest(word, words):
@@ -1640,21 +1637,22 @@ def whole_number(text):
     return int(re.fullmatch('[0-9]{1,9}', text)[0])
 
 
+NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
 OPTIONS = {
-    'id': {'type': whole_number}, 'ids': {'type': whole_number, 'nargs': '+', 'metavar': 'id'},
-    'id?': {'type': whole_number, 'nargs': '?', 'metavar': 'id'},
-    '--every': {'type': whole_number, 'metavar': 'MINUTES', 'dest': 'frequency'},
+    'id': NUMBER, 'ids': {**NUMBER, 'nargs': '+', 'metavar': 'id'},
+    'id?': {**NUMBER, 'nargs': '?', 'metavar': 'id'},
+    '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
     '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
     '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
     '--stop': {'metavar': 'HH:MM', 'dest': 'stop_anchor', 'help': 'not from then on'},
-    '--max-run-time': {'type': whole_number, 'metavar': 'MINUTES', 'help': 'then it is ended'},
+    '--max-run-time': {**NUMBER, 'metavar': 'MINUTES', 'help': 'then it is ended'},
     '--inactive': {'action': 'store_const', 'const': 0, 'dest': 'active'},
-    '-n': {'type': whole_number, 'default': 20, 'metavar': 'COUNT'},
+    '-n': {**NUMBER, 'default': 20, 'metavar': 'COUNT'}, 'what': {'metavar': 'EXPR|ID'},
     '--from': {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'},
-    '--system': {'action': 'store_true', 'help': 'it has a user column'},
-    'what': {'metavar': 'EXPR|ID'}, '--follow': {'action': 'store_true'},
-    '--json': {'action': 'store_true'}, '--forever': {'action': 'store_true'}}
-JOB_OPTIONS = '--every --schedule --start --stop --max-run-time --description --inactive'
+    '--system': {**FLAG, 'help': 'it has a user column'},
+    '--follow': FLAG, '--json': FLAG, '--forever': FLAG}
+JOB_OPTIONS = ('--every --schedule --start --stop --max-run-time --description '
+               '--inactive ')
 
 
 def parser():
@@ -1667,19 +1665,21 @@ def parser():
 
     top = Parser(prog='distributed_cron.py', description=__doc__.split('\n\n')[0] + (
         ' Without a command it runs what is due and exits: the crontab line.'))
-    top.add_argument('--config', metavar='FILE', help='the configuration file', default=(
-        os.environ.get('DISTRIBUTED_CRON_CONFIG')
-        or os.path.join(HERE, 'distributed_cron.yml')))
+    top.add_argument('--config', metavar='FILE', help='the configuration file',
+                     default=os.environ.get('DISTRIBUTED_CRON_CONFIG')
+                     or HERE + '/distributed_cron.yml')
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
     top.set_defaults(function=run, forever=False)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
     for name, function, flags in (
             ('run', run, '--forever'), ('init', init, ''),
-            ('add', save, JOB_OPTIONS + ' command'),
-            ('edit', save, JOB_OPTIONS + ' --command id'),
-            ('remove', act, 'ids'), ('enable', act, 'ids'), ('disable', act, 'ids'), ('list', list_jobs, '--json'),
+            ('add', save, JOB_OPTIONS + 'command'),
+            ('edit', save, JOB_OPTIONS + '--command id'),
+            ('remove', act, 'ids'), ('enable', act, 'ids'), ('disable', act, 'ids'),
+            ('list', list_jobs, '--json'),
             ('show', show, '--json id'), ('run-now', act, 'ids'), ('stop', act, 'ids'),
-            ('next', next_times, 'what --from -n'), ('history', history, 'id? -n --json'),
+            ('next', next_times, 'what --from -n'),
+            ('history', history, 'id? -n --json'),
             ('log', log, 'id -n --follow'), ('hosts', hosts, '--json'),
             ('import', import_crontab, 'file --system --max-run-time'),
             ('export', export, ''), ('check', check, ''), ('demo', demo, '')):
@@ -1763,13 +1763,14 @@ def save_job(store, id, values):
     for column, limit in LIMITS.items():
         size = len(getattr(job, column) or '')
         if size > limit or not size and column == 'command':
-            raise BadConfig('%s: %d characters; allowed: 1 to %d' % (column, size, limit))
+            raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
+                column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
     if job.schedule is None and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
-        raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes (less than --every)'
-                        % (job.max_run_time, most))
+        raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
+            job.max_run_time, most))
     now = store.now()
     when = next_run(job, now, now, store.zone)
     # A changed job is planned by a worker, that of a new one is known.
@@ -1847,7 +1848,7 @@ def describe(job):
 
 
 def report(rows, as_json, *columns):
-    """Print rows: as JSON for programs, or as a table of (heading, function of a row)."""
+    """Print rows: as JSON, or as a table of columns (heading, function of a row)."""
     if as_json:
         return print(json.dumps([row._asdict() for row in rows], indent=1))
     lines = [[heading for heading, _ in columns]]
@@ -1875,7 +1876,8 @@ def list_jobs(args, config):
     report(store.query('SELECT * FROM job ORDER BY id'), args.json,
            field('id'), ('STATUS', lambda job: state_of(job, now)),
            field('description', 30), field('command', 30), ('SCHEDULE', describe),
-           ('LAST RUN', lambda job: job.last_start or 'never'), field('last_status', 30),
+           ('LAST RUN', lambda job: job.last_start or 'never'),
+           field('last_status', 30),
            ('NEXT RUN', lambda job: 'it runs' if job.run_token else when_text(
                store, moment(job.next_run_utc), now)))
 
@@ -1916,8 +1918,8 @@ def log(args, config):
         store = opened(config)
         rows = store.query('''SELECT worker, output FROM run WHERE job_id = ?
                            ORDER BY run_no DESC LIMIT 1''', job_of(store, args.id).id)
-        return print('no log on this host; ' + ('the last run, by %s, wrote:\n%s' % rows[0]
-                                                if rows else 'it never ran'))
+        return print('no log on this host; ' + (
+            'the last run, by %s, wrote:\n%s' % rows[0] if rows else 'it never ran'))
     os.execvp('tail', ['tail', *['-F'] * args.follow, '-n', str(args.n), path])
 
 
@@ -1980,7 +1982,8 @@ def import_crontab(args, config):
                 raise entry
             known = key(entry) in there
             if not known:
-                save_job(store, None, {'max_run_time': args.max_run_time or 1440, **entry})
+                entry = {'max_run_time': args.max_run_time or 1440, **entry}
+                save_job(store, None, entry)
                 there.add(key(entry))
             counts[known] += 1
         except (BadConfig, BadSchedule, BadData) as problem:
@@ -2024,8 +2027,8 @@ def entry_of(line, variables, system):
     count = (1 if line.startswith('@') else 5) + system
     words = line.split(None, count)
     if len(words) <= count or 'CRON_TZ' in variables:
-        raise BadSchedule('%r; allowed: five fields or a macro%s, and a command, not under '
-                          'CRON_TZ' % (line, ', a user' * system))
+        raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
+                          'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
     parse(schedule)
     # crontab(5): the first bare % ends the command, its standard input follows.
@@ -2063,10 +2066,11 @@ def export(args, config):
 
 # The demonstration.
 
-DEMO = [('left behind by a killed worker', 'sleep 3; echo still here', {'max_run_time': 9}),
+DEMO = [('left behind by a killed worker', 'sleep 3; echo here', {'max_run_time': 9}),
         *((command, command, {}) for command in (
-            'echo hello', 'date', 'uname -a', 'ls / | wc -l', 'sleep 1', 'id', 'echo >&2',
-            'seq 9 | tail -1', 'printf "no newline"', 'echo this one fails; exit 3')),
+            'echo hello', 'date', 'uname -a', 'ls / | wc -l', 'sleep 1', 'id',
+            'echo oh >&2', 'seq 9 | tail -1', 'printf "no newline"',
+            'echo this one fails; exit 3')),
         ('runs out of time', 'sleep 60', {'frequency': 2})]
 NEXT = '''
 Each of the 12 jobs ran once. Next: write your database into distributed_cron.yml, then
@@ -2080,7 +2084,8 @@ def demo(args, _):
     import tempfile
     folder, workers = tempfile.mkdtemp(prefix='distributed_cron_demo.'), []
     print('An embedded database and the logs of three workers: %s' % folder)
-    keys = {'db.path': 'demo.db', 'log.location': 'log', 'max_tasks': 4, 'kill_grace': 1}
+    keys = {'db.path': 'demo.db', 'log.location': 'log', 'max_tasks': 4,
+            'kill_grace': 1}
     configs = [Config(keys, os.path.join(folder, 'demo'), name)
                for name in ('gamma', 'alpha', 'beta')]
     init(args, configs[0])

@@ -159,6 +159,21 @@ def test_wall_clock_to_utc_and_back(name, when):
     assert zone.utc(local) == expected  # fold 0: the first
 
 
+@pytest.mark.parametrize('local, now, expected', [
+    ('2026-10-24 22:00', '2026-10-25 06:00', '2026-10-24 20:00'),
+    ('2026-03-29 10:00', '2026-03-29 20:00', '2026-03-29 08:00'),
+    ('2026-10-25 02:10', '2026-10-25 00:30', '2026-10-25 00:10'),
+    ('2026-10-25 02:10', '2026-10-25 01:30', '2026-10-25 01:10')])
+def test_a_last_start_within_a_day_of_a_change(local, now, expected):
+    times = map(datetime.fromisoformat, (local, now))
+    assert str(zone_of('Europe/Berlin').utc_before(*times))[:16] == expected
+
+
+@pytest.mark.parametrize('text, days', [('0-0', {0}), ('sun-sun', {0}), ('6-0', {6, 0})])
+def test_sunday_as_a_range(text, days):
+    assert dc.Expression('0 0 * * ' + text).week_days == days
+
+
 def test_years_after_the_databases_end_repeat():
     zone = zone_of('Europe/Berlin')
     assert zone.offset(datetime(2040, 7, 1)) == timedelta(hours=2)

@@ -195,7 +195,7 @@ def test_overdue_runs_are_ended_by_anybody_once(at):
     assert not at.store.look().overdue
     at.set_clock('2026-05-20 12:10:21')
     assert at.store.look().overdue
-    (row,) = at.store.overdue()
+    assert len(at.store.overdue()) == 1
     for _ in range(2):  # two workers saw it
         end(at, job, kind='overdue', status='ERROR: lost: no word')
     assert at.job(job).last_status == 'ERROR: lost: no word'
@@ -364,7 +364,7 @@ def test_bad_windows_are_parked(at):
     at.add(schedule='0 5 * * *', start_anchor='12:00')
     plan(at)
     assert 'equal' in at.job(1).last_status
-    assert 'no time from 12:00:00 to 24:00' in at.job(2).last_status
+    assert 'no time from 12:00:00 to midnight' in at.job(2).last_status
 
 
 def test_a_row_that_the_database_refuses_holds_up_no_other(at):

@@ -124,6 +124,17 @@ def test_a_hundred_megabytes_are_rotated_and_reported(place):
         assert os.path.getsize(path) < 2500000
 
 
+def test_logs_of_short_runs_are_rotated(place):
+    place.write(log={'location': 'log', 'max_bytes': 1000})
+    job = place.add('echo new')
+    os.makedirs(os.path.join(place.folder, 'log'), exist_ok=True)
+    with open(os.path.join(place.folder, 'log', '%d.log' % job), 'w') as file:
+        file.write('old\n' * 250)
+    run_to_end(place)
+    assert place.read('log/%d.log' % job).endswith('] new\n')
+    assert place.read('log/%d.log.1' % job) == 'old\n' * 250
+
+
 def test_long_command_lines(place):
     place.add('echo %s' % ('x' * 10000))
     run_to_end(place)
@@ -434,7 +445,7 @@ def test_late_landing_claims_are_given_back(place):
     worker.listen()
     worker.turn()
     wait_until(lambda: (worker.turn(), place.runs())[1])  # it runs once, by another claim
-    assert os.path.exists(worker.state.claim(token).folder)  # and the open one is still looked after
+    assert os.path.exists(worker.state.claim(token).folder)  # the open one is kept
     place.store.execute('UPDATE job SET next_run_utc = {utc}, schedule = ?, '
                         'run_token = ?, run_no = run_no + 1 WHERE id = ?',
                         ['0 0 1 1 *', token, job])
