@@ -711,7 +711,7 @@ class Store:
         now, due, unplanned, overdue = self.query('''
             SELECT {utc_exact}, (SELECT next_run_utc FROM job
                 WHERE run_token IS NULL AND next_run_utc IS NOT NULL
-                ORDER BY next_run_utc LIMIT 1),
+                ORDER BY {by_due} LIMIT 1),
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
         due_in = (moment(due) or PARKED) - moment(now)
@@ -745,8 +745,8 @@ class Store:
     def find(self, slots):
         """Ids of due jobs, for so many slots: at random among the first of them."""
         count = min(slots, CLAIM_SIZE)
-        found = self.query('''SELECT id FROM job WHERE {due} ORDER BY next_run_utc
-            LIMIT ?''', count + max(16, count))
+        found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
+                           count + max(16, count))
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
@@ -992,7 +992,8 @@ def pieces_of(**words):
 class Dialect:
     """A database: its words, as data, and what it alone does: open, problem, init."""
 
-    replace, returning = 'REPLACE', False
+    mark, begin, replace, returning, other_words = '%s', 'BEGIN', 'REPLACE', False, ()
+    unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
     def __init__(self, config):
         try:
@@ -1013,6 +1014,13 @@ class Dialect:
                 break
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
+
+    def by_code(self, code, text):
+        """An error by how its code begins; the databases' manuals list them."""
+        for codes, kind, advice in self.errors:
+            if code.startswith(codes):
+                return kind(text + advice)
+        return Away(text)
 
     def on_conflict(self, columns):
         return ''
@@ -1040,12 +1048,11 @@ class SQLite(Dialect):
     """One file, for one host. Its time zone is the process's."""
 
     module, mark, begin = 'sqlite3', '?', 'BEGIN IMMEDIATE'
-    unsafe = 'SELECT 1 WHERE 1 = 0'
     pieces = pieces_of(
         utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
         to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
-        later="datetime(%s, '+' || (%s) || ' seconds')")
+        by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
          'INTEGER PRIMARY KEY AUTOINCREMENT'),
@@ -1076,7 +1083,7 @@ class SQLite(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
-    module, mark, begin, other_words = 'pymysql', '%s', 'BEGIN', ()
+    module = 'pymysql'
     unsafe = '''SELECT table_name, engine FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
         AND engine <> 'InnoDB' '''
@@ -1084,14 +1091,13 @@ class MySQL(Dialect):
         utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
         same='<=>', greatest='GREATEST', least='LEAST',
-        later='(%s + INTERVAL (%s) SECOND)')
-    # Error numbers (mariadb.com/kb/en/mariadb-error-codes), by what is to be done.
-    errors = ((Again, (1020, 1205, 1213), ''),
-              (BadData, (1048, 1062, 1264, 1265, 1292, 1366, 1406, 1690), ''),
-              (Problem, (1049, 1054, 1146), '; run: distributed_cron.py init'),
-              (Problem, (1044, 1142, 1419), '; the account needs more rights'),
-              (Problem, (1045,), '; look at db.username and db.password'),
-              (Away, (2003,), '; is it up? look at db.host'))
+        by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
+    errors = ((('1020', '1205', '1213'), Again, ''),
+              (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
+              (('1049', '1054', '1146'), Problem, '; run: distributed_cron.py init'),
+              (('1044', '1142', '1419'), Problem, '; the account needs more rights'),
+              (('1045',), Problem, '; look at db.username and db.password'),
+              (('2003',), Away, '; is it up? look at db.host'))
 
     def open(self, create, host, port, socket):
         config, constants = self.config, self.driver.constants
@@ -1122,36 +1128,34 @@ class MySQL(Dialect):
     def problem(self, error):
         number, text = (*error.args, '', '')[:2]
         where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
-        kind, advice = next(((kind, advice) for kind, numbers, advice in self.errors
-                             if number in numbers), (Away, ''))
-        return kind('database %s: error %s: %s%s' % (
-            where, number, str(text).split(' (')[0], advice))
+        return self.by_code(str(number), 'database %s: error %s: %s' % (
+            where, number, str(text).split(' (')[0]))
 
     def init(self, store, statement):
-        """The same; an old table is upgraded in place."""
         super().init(store, statement)
-        for name, text in re.findall(r'(?s)EXISTS (\w+) \((.*)\)', statement):
-            there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + name)}.union(
-                row[2] for row in store.query('SHOW INDEX FROM ' + name))
-            rules = [rule.strip() for rule in text.split(',\n')]
-            new = [rule for rule in rules
-                   if rule.removeprefix('INDEX ').split()[0] not in there]
-            if new or name in dict(store.query(self.unsafe)):
-                changes = ['MODIFY ' + rule for rule in rules
-                           if 'VARCHAR' in rule and rule not in new]
-                changes += ['ADD ' + rule for rule in new]
-                store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
-                              'utf8mb4, %s' % (name, ', '.join(changes)))
+        for name, rules in re.findall(r'(?s)EXISTS (\w+) \((.*)\)', statement):
+            upgrade(store, name, [rule.strip() for rule in rules.split(',\n')])
+
+
+def upgrade(store, table, rules):
+    """Bring an old table of MySQL, such as the Perl program's, to these rules."""
+    there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
+        row[2] for row in store.query('SHOW INDEX FROM ' + table))
+    new = [rule for rule in rules
+           if rule.removeprefix('INDEX ').split()[0] not in there]
+    if new or table in dict(store.query(store.dialect.unsafe)):
+        changes = ['MODIFY ' + rule for rule in rules
+                   if 'VARCHAR' in rule and rule not in new]
+        changes += ['ADD ' + rule for rule in new]
+        store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
+                      'utf8mb4, %s' % (table, ', '.join(changes)))
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL, by psycopg 3."""
+    """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, mark, begin = 'psycopg', '%s', 'BEGIN'
-    replace, returning = 'INSERT', True
-    unsafe = 'SELECT 1 WHERE 1 = 0'
+    module, replace, returning = 'psycopg', 'INSERT', True
     pieces = pieces_of(
-        # statement_timestamp, as clock_timestamp would not use the index
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
                   "'YYYY-MM-DD HH24:MI:SS.US')",
@@ -1159,51 +1163,48 @@ class PostgreSQL(Dialect):
         time="CAST(date_trunc('second', statement_timestamp()) AS time)",
         to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
         same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
-        later="(%s + (%s) * INTERVAL '1 second')")
+        later="(%s + (%s) * INTERVAL '1 second')",
+        by_due='run_token, next_run_utc')  # all of the index, or it sorts all rows
     other_words = (
-        ('INT UNSIGNED NOT NULL AUTO_INCREMENT',
-         'INTEGER GENERATED BY DEFAULT AS IDENTITY'),
+        ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
         ('INT UNSIGNED', 'BIGINT'), (r'TINYINT\(1\)', 'SMALLINT'),
-        ('DATETIME', 'TIMESTAMP(0)'), (r'\bTIME NULL', 'TIME(0) NULL'),
-        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''), ('<=>', 'IS NOT DISTINCT FROM'),
+        ('DATETIME', 'TIMESTAMP(0)'), (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
+        (r'\bTIME NULL', 'TIME(0) NULL'), ('<=>', 'IS NOT DISTINCT FROM'),
         (r'(DROP TRIGGER .*)', r'\1 ON job'), (r',\n    NEW\.', r';\n    NEW.'),
         (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
          r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
          r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
-    # By the beginnings of postgresql.org/docs/current/errcodes-appendix.html's codes.
-    errors = ((Again, ('40', '55P03', '57014'), ''), (BadData, ('22', '23'), ''),
-              (Problem, ('42P01', '42703'), '; run: distributed_cron.py init'),
-              (Problem, ('3D000',), '; make it: createdb'),
-              (Problem, ('42501',), '; the account needs more rights'),
-              (Problem, ('28',), '; look at db.username and db.password'))
+    errors = ((('40', '55P03', '57014'), Again, ''), (('22', '23'), BadData, ''),
+              (('42P01', '42703'), Problem, '; run: distributed_cron.py init'),
+              (('3D000',), Problem, '; make it: createdb'),
+              (('42501',), Problem, '; the account needs more rights'),
+              (('28',), Problem, '; look at db.username and db.password'))
+    stateless = (('authentication', '28'), ('does not exist', '3D000'), ('NUL', '22'))
 
     def open(self, create, host, port, socket):
         config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
         os.environ.pop('PGTZ', None)  # it would be this host's time zone
+        tls = {'ssl' + {'ca': 'rootcert'}.get(key, key): path
+               for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
         connection = self.driver.connect(
             host=socket or host, port=port, user=config.db_username, autocommit=True,
             password=config.db_password, dbname=config.db_database,
             connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
             # A lock is waited for less long than an answer.
             options='-c lock_timeout=%d -c statement_timeout=%d' % (limit // 2, limit),
-            **{'ssl' + {'ca': 'rootcert'}.get(key, key): path
-               for key, path in (config.db_tls or {}).items()})
-        loader = self.driver.types.string.TextLoader  # times stay text
-        connection.adapters.register_loader('timestamp', loader)
-        connection.adapters.register_loader('time', loader)
+            **{'sslmode': 'verify-full', **tls})
+        for name in ('timestamp', 'time'):  # times stay text
+            connection.adapters.register_loader(
+                name, self.driver.types.string.TextLoader)
         if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
     def problem(self, error):
-        state, text = getattr(error, 'sqlstate', '') or '', str(error).strip()
-        if isinstance(error, self.driver.DataError):
-            state = '22'  # also by the driver itself
-        elif 'authentication failed' in text or 'does not exist' in text and not state:
-            state = '28P01' if 'authentication' in text else '3D000'  # while connecting
-        kind, advice = next(((kind, advice) for kind, states, advice in self.errors
-                             if state.startswith(states)), (Away, ''))
-        return kind('database: %s%s' % (text.split('\n')[0], advice))
+        text, states = str(error).strip(), [getattr(error, 'sqlstate', None)]
+        states += [state for words, state in self.stateless if words in text]
+        return self.by_code(next(filter(None, states), ''),
+                            'database: ' + text.split('\n')[0])
 
     def on_conflict(self, columns):
         keys = columns[:2] if 'job_id' in columns else columns[-1:]
@@ -1513,16 +1514,21 @@ class Config:
         if share:
             self.max_tasks = max(1, (os.cpu_count() or 1) // share)
         self.db_path = self.path_of(self.db_path)
+        self.db_tls = self.db_tls and {
+            key: self.path_of(path) for key, path in self.db_tls.items()}
         self.log_location = self.path_of(self.log_location)
         self.state_location = self.path_of(self.state_location or os.path.join(
             self.log_location, 'state-' + self.name))
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
         if self.db_password_file:
-            try:
-                with open(self.path_of(self.db_password_file)) as stream:
-                    self.db_password = stream.readline().rstrip('\r\n')
-            except OSError as error:
-                raise self.bad('db.password_file: %s' % error.strerror) from None
+            self.db_password = self.first_line(self.path_of(self.db_password_file))
+
+    def first_line(self, path):
+        try:
+            with open(path) as stream:
+                return stream.readline().rstrip('\r\n')
+        except OSError as error:
+            raise self.bad('db.password_file: %s' % error.strerror) from None
 
     def bad(self, text):
         return BadConfig('%s: %s' % (self.file, text))

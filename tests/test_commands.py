@@ -342,6 +342,17 @@ def test_the_plain_client_leaves_an_old_table_and_its_trigger_as_they_are(mysql_
     assert 'job_checks' in place.server.client('SHOW TRIGGERS', database=database)
 
 
+@pytest.mark.parametrize('engine, module', [
+    ('mysql', 'pymysql'), ('postgresql', 'psycopg'), ('sqlite', None)])
+def test_a_driver_is_needed_only_where_it_is_asked_for(tmp_path, engine, module):
+    for name in ('pymysql', 'psycopg'):
+        (tmp_path / (name + '.py')).write_text('raise ImportError("not here")')
+    place = Place(tmp_path, 'sqlite')
+    place.write(db={'engine': engine, 'path': 'd.db'})
+    out = place.run('init', code=2 if module else 0, env={'PYTHONPATH': str(tmp_path)})
+    assert not module or 'needs %s; install python3-%s' % (module, module) in out
+
+
 # Crontabs.
 
 CRONTAB = r'''

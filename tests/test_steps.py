@@ -1,5 +1,6 @@
 """The steps in the life of a run, one by one, on each database, by a set clock."""
 import os
+import re
 from datetime import timedelta
 
 import pytest
@@ -496,6 +497,25 @@ def test_look_is_one_statement_that_reads_few_rows(mysql_place):
     at.store.look()
     assert statements() - asked == 2  # with the second SHOW
     assert rows_read() - before < 50
+
+
+def test_a_poll_scans_no_table(at):
+    at.store.execute('''INSERT INTO job (command, next_run_utc)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+        SELECT 'true', '2030-01-01' FROM n''')
+    if at.engine != 'mysql':
+        at.store.execute('ANALYZE')
+    asked, query = [], at.store.query
+    at.store.query = lambda *args: asked.append(args) or query(*args)
+    at.store.look()
+    at.store.find(5)
+    at.store.overdue()
+    explain = 'EXPLAIN QUERY PLAN ' if at.engine == 'sqlite' else 'EXPLAIN '
+    assert len(asked) == 3
+    for text, *args in asked:
+        plan = '\n'.join(' '.join(map(str, row)) for row in query(explain + text, *args))
+        assert 'job_due' in plan or 'job_deadline' in plan
+        assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| ALL ', plan), plan
 
 
 def test_importing_does_nothing(tmp_path):
