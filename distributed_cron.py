@@ -805,8 +805,10 @@ class Store:
         if ending.ended is not None and ending.boot == boot_id():
             ended = now - max(0, boottime() - ending.ended) * SECOND
         local, when = max(text_of(self.zone.local(ended)), started or ''), None
+        # Not before it was due, should the database's clock have been set back.
+        after = max(ended, min(now, moment(job.next_run_utc) or ended))
         with suppress(BadSchedule):  # plan will say what is wrong with it
-            when = text_of(next_run(job, ended, now, self.zone))
+            when = text_of(next_run(job, after, now, self.zone))
         done = run_no if ending.kind == 'done' else None  # may have been taken for lost
         changed = self.change(  # run_token last: MySQL assigns from left to right
             '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = CASE

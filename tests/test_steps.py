@@ -178,6 +178,16 @@ def test_an_outage_of_the_database_eats_no_tick(at):
     assert at.job(job).last_end == '2026-05-20 12:05:05'
 
 
+def test_a_clock_that_is_set_back_repeats_no_tick(at):
+    job = at.add(schedule='*/5 * * * *')
+    plan(at)
+    at.set_clock('2026-05-20 12:05:00')
+    claim(at, job)
+    at.set_clock('2026-05-20 12:05:01')
+    end(at, job, ended=dc.boottime() - 40, boot=dc.boot_id())
+    assert due(at, job) == '2026-05-20 12:10:00'
+
+
 def test_a_lost_run_of_an_outage_eats_no_tick(at):
     job = at.add(schedule='*/5 * * * *', max_run_time=3)
     plan(at)

@@ -501,7 +501,8 @@ class Proxy(threading.Thread):
 
     def serve(self, client):
         server = socket.create_connection(('127.0.0.1', self.target))
-        with selectors.DefaultSelector() as selector, client, server:
+        with contextlib.suppress(ConnectionError), client, server, (
+                selectors.DefaultSelector()) as selector:
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
             cutting = False
