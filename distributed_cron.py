@@ -1041,9 +1041,17 @@ class Dialect:
             if 'CREATE TRIGGER job_changes' in statement:
                 print('note: no trigger (%s); the workers keep the rules, but after a '
                       'change by hand set next_run_utc to NULL' % problem)
-        for name, columns in indexes if self.other_words else ():
+        if table and self.other_words:
+            self.add_missing(store, statement, *table, indexes)
+
+    def add_missing(self, store, statement, table, indexes):
+        there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
+        for rule in re.search(r'(?s)\((.*)\)', statement)[1].split(',\n'):
+            if rule.split()[0] not in ('PRIMARY', *(column[0] for column in there)):
+                store.execute('ALTER TABLE %s ADD COLUMN %s' % (table, rule))
+        for index in indexes:
             store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                name, *table, columns))
+                index[0], table, index[1]))
 
 
 class SQLite(Dialect):
@@ -1146,8 +1154,8 @@ def upgrade(store, table, rules):
     new = [rule for rule in rules
            if rule.removeprefix('INDEX ').split()[0] not in there]
     if new or table in dict(store.query(store.dialect.unsafe)):
-        changes = ['MODIFY ' + rule for rule in rules
-                   if 'VARCHAR' in rule and rule not in new]
+        changes = ['MODIFY ' + rule for rule in rules  # texts, as wide as they are now
+                   if 'VARCHAR' in rule and 'KEY' not in rule and rule not in new]
         changes += ['ADD ' + rule for rule in new]
         store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
                       'utf8mb4, %s' % (table, ', '.join(changes)))

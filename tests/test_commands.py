@@ -267,6 +267,21 @@ def test_an_account_that_may_not_create_triggers(mysql_place):
     assert place.runs()[0].status == 'Success'
 
 
+def test_init_adds_what_is_missing_and_keeps_the_rest(place):
+    place.add('true', description='kept')
+    before = place.store.execute('SELECT * FROM host WHERE 1 = 0').description
+    place.store.execute('ALTER TABLE host DROP COLUMN skew_ms')
+    place.store.execute('DROP INDEX job_deadline' + (
+        ' ON job' if place.engine == 'mysql' else ''))
+    for _ in range(2):
+        place.run('init')
+    after = place.store.execute('SELECT * FROM host WHERE 1 = 0').description
+    assert [column[0] for column in after] == [column[0] for column in before]
+    assert place.job(1).description == 'kept'
+    place.run('run')
+    assert len(place.sql('SELECT * FROM host')) == 1
+
+
 PERL_TABLE = '''
 CREATE TABLE job (
     id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
