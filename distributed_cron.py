@@ -1081,6 +1081,7 @@ class SQLite(Dialect):
             path, timeout=self.config.db_timeout, isolation_level=None)
         connection.execute('PRAGMA journal_mode = WAL').fetchall()
         connection.execute('PRAGMA synchronous = FULL')
+        connection.text_factory = lambda text: text.decode('utf-8', 'replace')
         return connection
 
     def problem(self, error):
