@@ -323,7 +323,7 @@ class State:
         key, self.folder = 'log.location', config.state_location
         self.wake = os.path.join(self.folder, 'wake')
         machine = os.path.join(self.folder, 'machine')
-        mine = read_text('/etc/machine-id').strip() or os.uname().nodename
+        self.mine = mine = read_text('/etc/machine-id').strip() or os.uname().nodename
         try:
             os.makedirs(config.log_location, exist_ok=True)
             open(config.worker_log, 'ab').close()
@@ -332,9 +332,6 @@ class State:
             if (read_text(machine) or mine) != mine:  # its runs can't be seen here
                 raise config.bad('state.location: %s is the folder of another machine; '
                                  'each needs its own' % self.folder)
-            if not os.path.exists(self.wake):
-                write_whole(machine, mine, durable=True)
-                os.mkfifo(self.wake, 0o600)
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
             raise config.bad('%s: %s: %s' % (
@@ -346,6 +343,9 @@ class State:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        if not os.path.exists(self.wake):  # here, as two may start first at once
+            write_whole(os.path.join(self.folder, 'machine'), self.mine, durable=True)
+            os.mkfifo(self.wake, 0o600)
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
 
