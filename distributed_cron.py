@@ -1533,6 +1533,8 @@ class Config:
         self.state_location = self.path_of(self.state_location or os.path.join(
             self.log_location, 'state-' + self.name))
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
+        self.db_tls = self.db_tls and {
+            key: self.path_of(str(path)) for key, path in self.db_tls.items()}
         if self.db_password_file:
             self.db_password = self.first_line(self.path_of(self.db_password_file))
 
