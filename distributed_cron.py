@@ -819,8 +819,8 @@ class Store:
             run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
             WHERE id = ? AND (run_token = ? OR (run_token IS NULL AND run_no = ?))''',
             local, ending.status, *as_read(job), when, ending.job, ending.token, done)
-        if not changed and done is None and (
-                ending.kind == 'overdue' or run_no is None or self.query(
+        if run_no is None or not changed and done is None and (
+                ending.kind == 'overdue' or self.query(
                     'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', ending.job,
                     run_no)):
             return []  # its own worker, or another, was faster
