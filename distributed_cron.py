@@ -1636,6 +1636,8 @@ def load_config(file, name=None):
 
 def main(arguments=None):
     """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
+    if sys.stdout:  # a terminal that is not UTF-8
+        sys.stdout.reconfigure(errors='replace')
     try:
         args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
@@ -1648,6 +1650,9 @@ def main(arguments=None):
     except OSError as error:
         print('distributed_cron: %s: %s' % (error.filename, error.strerror),
               file=sys.stderr)
+        return 2
+    except UnicodeError as error:
+        print('distributed_cron: %s' % error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
