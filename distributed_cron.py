@@ -2028,6 +2028,7 @@ def entries(lines, system):
         try:
             if line.startswith('#:'):  # what a crontab can't say, by export
                 facts = json.loads(line[2:])
+                row_type(*JOB_COLUMNS)(*JOB_COLUMNS)._replace(**facts)
                 continue
             line = line.lstrip('#') if facts else line  # an inactive one
             if line.startswith('#'):
@@ -2041,7 +2042,7 @@ def entries(lines, system):
                 yield number, {**entry_of(line, variables, system), **about, **facts}
         except BadSchedule as problem:
             yield number, problem
-        except ValueError:
+        except (ValueError, TypeError):
             yield number, BadSchedule('%r is not what export writes' % line)
         comment, facts = '', {}
 
