@@ -739,7 +739,7 @@ class Store:
         """When a job is due next, and its last_status: bad schedules are parked."""
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
-        except BadSchedule as error:
+        except UNPLANNABLE as error:
             return PARKED, 'ERROR: schedule: %s' % error
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
@@ -809,7 +809,7 @@ class Store:
         local, when = max(text_of(self.zone.local(ended)), started or ''), None
         # Not before it was due, should the database's clock have been set back.
         after = max(ended, min(now, moment(job.next_run_utc) or ended))
-        with suppress(BadSchedule):  # plan will say what is wrong with it
+        with suppress(*UNPLANNABLE):  # plan will say what is wrong with it
             when = text_of(next_run(job, after, now, self.zone))
         done = run_no if ending.kind == 'done' else None  # may have been taken for lost
         changed = self.change(  # run_token last: MySQL assigns from left to right
@@ -1197,18 +1197,18 @@ class PostgreSQL(Dialect):
     def open(self, create, host, port, socket):
         config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
         os.environ.pop('PGTZ', None)  # it would be this host's time zone
-        tls = {'ssl' + {'ca': 'rootcert'}.get(key, key): path
+        tls = {'sslrootcert' if key == 'ca' else 'ssl' + key: path
                for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
         connection = self.driver.connect(
             host=socket or host, port=port, user=config.db_username, autocommit=True,
-            password=config.db_password, dbname=config.db_database,
+            password=config.db_password, dbname=config.db_database, client_encoding='utf8',
             connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
-            # A lock is waited for less long than an answer.
-            options='-c lock_timeout=%d -c statement_timeout=%d' % (limit // 2, limit),
+            options='-c datestyle=ISO -c lock_timeout=%d -c statement_timeout=%d'
+            % (limit // 2, limit),
             **{'sslmode': 'verify-full', **tls})
-        for name in ('timestamp', 'time'):  # times stay text
+        for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
-                name, self.driver.types.string.TextLoader)
+                kind, self.driver.types.string.TextLoader)
         if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
@@ -1232,6 +1232,10 @@ DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
 
 class BadSchedule(Problem):
     """A cron expression or a window that is wrong, or that can never match."""
+
+
+# SQLite takes any text as a number; and last_start may be the calendar's first day.
+UNPLANNABLE = BadSchedule, ArithmeticError, TypeError, ValueError
 
 
 def next_run(job, after, now, zone):
@@ -1527,8 +1531,6 @@ class Config:
         if share:
             self.max_tasks = max(1, (os.cpu_count() or 1) // share)
         self.db_path = self.path_of(self.db_path)
-        self.db_tls = self.db_tls and {
-            key: self.path_of(path) for key, path in self.db_tls.items()}
         self.log_location = self.path_of(self.log_location)
         self.state_location = self.path_of(self.state_location or os.path.join(
             self.log_location, 'state-' + self.name))
