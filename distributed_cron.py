@@ -883,7 +883,8 @@ class Store:
         """The rows of one statement, fetched at once."""
         cursor = self.execute(text, args)
         make = row_type(*[column[0] for column in cursor.description])._make
-        return [make(row) for row in cursor.fetchall()]
+        with self.translated_errors():
+            return [make(row) for row in cursor.fetchall()]
 
     def change(self, text, *args):
         """The number of rows that one statement matched."""
@@ -907,10 +908,16 @@ class Store:
         text = text.format(**self.dialect.pieces)
         if self.dialect.mark != '?':
             text = text.replace('%', '%%').replace('?', self.dialect.mark)
-        try:
+        with self.translated_errors():
             cursor = self.connection.cursor()
             (cursor.executemany if many else cursor.execute)(text, args)
             return cursor
+
+    @contextmanager
+    def translated_errors(self):
+        """A driver's errors as ours; a connection that is gone is closed."""
+        try:
+            yield
         except self.dialect.driver.Error as error:
             problem = self.dialect.problem(error)
             if isinstance(problem, Away):
@@ -1192,7 +1199,7 @@ class PostgreSQL(Dialect):
               (('3D000',), Problem, '; make it: createdb'),
               (('42501',), Problem, '; the account needs more rights'),
               (('28',), Problem, '; look at db.username and db.password'))
-    stateless = (('authentication', '28'), ('does not exist', '3D000'), ('NUL', '22'))
+    stateless = (('authentication', '28'), ('database "', '3D000'), ('NUL', '22'))
 
     def open(self, create, host, port, socket):
         config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
@@ -1201,10 +1208,10 @@ class PostgreSQL(Dialect):
                for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
         connection = self.driver.connect(
             host=socket or host, port=port, user=config.db_username, autocommit=True,
-            password=config.db_password, dbname=config.db_database, client_encoding='utf8',
+            password=config.db_password, dbname=config.db_database,
             connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
-            options='-c datestyle=ISO -c lock_timeout=%d -c statement_timeout=%d'
-            % (limit // 2, limit),
+            options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
+            '-c statement_timeout=%d' % (limit // 2, limit),
             **{'sslmode': 'verify-full', **tls})
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
@@ -1596,7 +1603,7 @@ class Config:
             return 'localhost', 0, text
         full = text if ':' in text.rpartition(']')[2] else '%s:%s' % (text, port)
         match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+):([0-9]{1,5})', full)
-        if not match or not 0 < int(match[2]) < 65536:
+        if not match or '..' in text or not 0 < int(match[2]) < 65536:
             raise self.bad('db.host: %r; allowed: host, host:port, [address]:port or '
                            '/socket, with a port of 1 to 65535' % full)
         # localhost is the socket where there is one, as MySQL's own clients take it
@@ -1855,7 +1862,9 @@ def state_of(job, now):
 def describe(job):
     """A job's schedule in words, with its window."""
     words, fields = job.schedule, (job.schedule or '').split()
-    if words is None:
+    if words is None and not isinstance(job.frequency, int):
+        words = str(job.frequency)  # SQLite takes any text as a number
+    elif words is None:
         count, unit = next((job.frequency // size, unit) for size, unit in (
             (1440, 'day'), (60, 'hour'), (1, 'minute')) if job.frequency % size == 0)
         words = 'every ' + (unit if count == 1 else '%d %ss' % (count, unit))
@@ -1954,9 +1963,11 @@ def log(args, config):
 def next_times(args, config):
     """when an expression or a job runs next"""
     store = opened(config)
-    job = job_of(store, int(args.what)) if args.what.isdecimal() else row_type(
+    is_id = re.fullmatch('[0-9]{1,9}', args.what)
+    job = job_of(store, int(args.what)) if is_id else row_type(
         *JOB_COLUMNS)(*[None] * 3, 1, *[None] * 8, args.what, *[None] * 7)
-    if args.after and not moment(args.after):
+    if args.after and not (moment(args.after) and re.fullmatch(
+            r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)):
         raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % args.after)
     after = store.zone.utc(moment(args.after)) if args.after else store.now()
     for _ in range(args.n):
@@ -2014,7 +2025,7 @@ def import_crontab(args, config):
                 save_job(store, None, entry)
                 there.add(key(entry))
             counts[known] += 1
-        except (BadConfig, BadSchedule, BadData) as problem:
+        except (BadConfig, BadSchedule, BadData, TypeError) as problem:
             counts[2] += 1
             print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
     print('%d added, %d were there, %d not taken' % tuple(counts))

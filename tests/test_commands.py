@@ -59,6 +59,8 @@ def test_add_list_show_edit_remove(place):
     (['add', ''], ['command', '1 to 12000']), (['add'], ['command', '--help']),
     (['add', 'x' * 12001], ['command', '12001', '12000']),
     (['add', '--description', 'x' * 256, 'x'], ['description', '256', '255']),
+    (['next', '9' * 20], ['1 fields']),
+    (['next', '* * * * *', '--from', '0001-01-01 00:00:00'], ['--from', '0001']),
     (['next', '* * *'], ['3 fields']), (['next', '* * * * *', '--from', 'x'], ['--from']),
     (['frobnicate'], ['frobnicate', '--help']), (['show'], ['id']),
     (['show', 'one'], ["'one'", 'whole_number']), (['import', 'nowhere'], ['nowhere']),

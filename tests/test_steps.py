@@ -370,6 +370,14 @@ def test_a_bad_expression_by_raw_sql_parks_its_job_alone(at, schedule, part):
     assert at.job(bad).last_status == 'Planned.'
 
 
+def test_a_row_that_no_plan_can_be_made_of_is_parked_alone(at):
+    odd = at.add(last_start='9999-12-31 00:00:00', claimed_start='9999-12-31 00:00:00')
+    good = at.add()
+    plan(at)
+    assert at.job(odd).last_status.startswith('ERROR: schedule: ')
+    assert [row.id for row in claim(at)] == [good]
+
+
 def test_bad_windows_are_parked(at):
     at.add(start_anchor='12:00', stop_anchor='12:00')
     at.add(schedule='0 5 * * *', start_anchor='12:00')
