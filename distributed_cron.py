@@ -57,6 +57,13 @@ class Problem(Exception):
     """What a person can cause or mend: one line that says what to do."""
 
 
+def line_of(problem):
+    """What a Problem, or an error of the system, says, in one line."""
+    if isinstance(problem, OSError):
+        return '%s: %s' % (problem.filename or 'output', problem.strerror)
+    return ' '.join(str(problem).split())
+
+
 class BadConfig(Problem):
     """The command line or the configuration is wrong (exit status 2)."""
 
@@ -158,8 +165,7 @@ class Worker:
             return random.uniform(0.005, 0.1)
         self.store.close()
         if self.failures & (self.failures - 1) == 0:
-            self.complain('%s: %s' % (problem.filename, problem.strerror)
-                          if isinstance(problem, OSError) else str(problem))
+            self.complain(line_of(problem))
         self.failures += 1
         return min(5, 0.25 * 2 ** min(self.failures, 5)) * random.uniform(0.5, 1)
 
@@ -374,11 +380,11 @@ class Claim:
 
     def free(self):
         """Whether no runner holds the claim."""
-        try:
-            with open(self.lock_path, 'rb') as probe:
+        with suppress(FileNotFoundError), open(self.lock_path, 'rb') as probe:
+            try:
                 fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, FileNotFoundError) as error:
-            return isinstance(error, FileNotFoundError)
+            except BlockingIOError:
+                return False
         return True
 
     def age(self):
@@ -1651,18 +1657,11 @@ def main(arguments=None):
         args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
-    except Problem as problem:
-        print('distributed_cron: %s' % ' '.join(str(problem).split()), file=sys.stderr)
-        return 2 if isinstance(problem, (BadConfig, BadSchedule)) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
-    except OSError as error:
-        print('distributed_cron: %s: %s' % (error.filename, error.strerror),
-              file=sys.stderr)
-        return 2
-    except UnicodeError as error:
-        print('distributed_cron: %s' % error, file=sys.stderr)
-        return 2
+    except (Problem, OSError, UnicodeError) as problem:
+        print('distributed_cron: %s' % line_of(problem), file=sys.stderr)
+        return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
     except KeyboardInterrupt:
         return 130
 
@@ -1808,9 +1807,9 @@ def save_job(store, id, values):
             job.max_run_time, most))
     now = store.now()
     when = next_run(job, now, now, store.zone)
-    # A changed job is planned by a worker, that of a new one is known.
-    values = dict(values, max_run_time=job.max_run_time,
-                  next_run_utc=text_of(when) if id is None else None)
+    values = dict(values, max_run_time=job.max_run_time)
+    if id is None or set(PLANNED_FROM) & set(values):  # else its plan stays
+        values['next_run_utc'] = text_of(when) if id is None else None
     if id is None:
         return store.insert('job', values), when
     store.change('UPDATE job SET %s WHERE id = ?' % ', '.join(

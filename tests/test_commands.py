@@ -44,6 +44,14 @@ def test_add_list_show_edit_remove(place):
     assert not place.sql('SELECT * FROM job')
 
 
+def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
+    place.add('true', schedule='0 5 * * *', next_run_utc='2020-01-01 05:00:00')
+    place.run('edit', '1', '--description', 'new', '--command', 'date')
+    assert place.job(1).next_run_utc == '2020-01-01 05:00:00'  # due, and still due
+    place.run('edit', '1', '--schedule', '0 6 * * *')
+    assert place.job(1).next_run_utc is None
+
+
 @pytest.mark.parametrize('args, parts', [
     (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
     (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole_number']),
