@@ -1486,6 +1486,8 @@ KEYS = {  # key: (default, what is allowed)
     'kill_grace': (10, 'a number from 0 to 30'),
     'history.days': (30, 'a whole number from 1 to 36500'),
     'history.runs': (1000, 'a whole number from 1 to 1e15'),
+    'web.readonly': (False, 'yes or no'),
+    'web.editors': ((), 'a list of texts'),
 }
 PERL_KEYS = {  # of a DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2
     'database': 'db.database', 'dbname': 'db.database', 'db': 'db.database',
