@@ -142,7 +142,7 @@ class Worker:
         self.due_in = seen.due_in
         if boottime() >= self.next_hello:
             self.next_hello = boottime() + 60
-            self.store.hello(self.name, self.running(), seen)
+            self.store.hello(self.name, self.running(), seen.now)
         if seen.overdue:
             self.end('recover', self.store.overdue())
         moved = self.store.plan(seen.now) if seen.unplanned else 0
@@ -701,7 +701,9 @@ HOST_COLUMNS = ('last_seen', 'worker', 'version', 'max_tasks', 'running', 'skew_
                 'name')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
-Look = namedtuple('Look', 'now wall due_in unplanned overdue')
+Look = namedtuple('Look', 'now due_in unplanned overdue')
+# A row of `job`; as it stands, one that is not there.
+Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
 
 
 class Store:
@@ -715,7 +717,6 @@ class Store:
 
     def look(self):
         """What a poll needs to know, in one statement; now is a datetime, UTC."""
-        wall = time.time()
         now, due, unplanned, overdue = self.query('''
             SELECT {utc_exact}, (SELECT next_run_utc FROM job
                 WHERE run_token IS NULL AND next_run_utc IS NOT NULL
@@ -723,7 +724,7 @@ class Store:
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
         due_in = (moment(due) or PARKED) - moment(now)
-        return Look(moment(now), wall, due_in.total_seconds(), unplanned, overdue)
+        return Look(moment(now), due_in.total_seconds(), unplanned, overdue)
 
     def plan(self, now, due=False):
         """Give jobs that have none their next_run_utc, or park them; with due: those
@@ -794,7 +795,6 @@ class Store:
         now, history, tokens = self.now(), [], {ending.token for ending in endings}
         jobs = {(row.run_token, row.id): row for row in self.query(
             'SELECT * FROM job WHERE run_token IN (%s)' % marks(tokens), *tokens)}
-        nothing = row_type(*JOB_COLUMNS)(*[None] * len(JOB_COLUMNS))
         for ending in sorted(endings, key=lambda ending: ending.job):
             if ending.kind == 'back':  # due again at once, with its old due time
                 self.change('''UPDATE job SET last_end = {local}, run_requested = CASE
@@ -802,7 +802,7 @@ class Store:
                     run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
                     WHERE id = ? AND run_token = ?''', ending.job, ending.token)
             else:
-                job = jobs.get((ending.token, ending.job), nothing)
+                job = jobs.get((ending.token, ending.job), Job())
                 history += self.end_one(ending, job, now)
         self.replace('run', RUN_COLUMNS, history)
 
@@ -850,10 +850,10 @@ class Store:
             '''SELECT id, run_no, run_token, last_worker FROM job
             WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')]
 
-    def hello(self, worker, running, seen):
+    def hello(self, worker, running, now):
         """Say that this host is there; throw away history, a small batch at a time."""
-        config, local = self.config, self.zone.local(seen.now)
-        skew = seen.wall - (seen.now - EPOCH).total_seconds()
+        config, local = self.config, self.zone.local(now)
+        skew = time.time() - (now - EPOCH).total_seconds()
         self.replace('host', HOST_COLUMNS, [(
             text_of(local), worker, VERSION, config.max_tasks, running,
             round(1000 * skew), config.name)])
@@ -1790,9 +1790,8 @@ def save_job(store, id, values):
     """Insert a job (id None) or change columns of one; returns its id and its next run,
     UTC. Raises BadConfig."""
     every = values.get('frequency') or 60
-    old = job_of(store, id) if id is not None else row_type(*JOB_COLUMNS)(
-        0, '', '', 1, None, None, every, 60 if values.get('schedule') else every,
-        *[None] * 7, *[0] * 5)
+    old = job_of(store, id) if id is not None else Job(
+        active=1, frequency=every, max_run_time=60 if values.get('schedule') else every)
     if not values.get('schedule') and (id is None or 'frequency' in values):
         values = {'max_run_time': max(1, min(old.max_run_time, every // 2)), **values}
     job = old._replace(**values)
@@ -1965,8 +1964,7 @@ def next_times(args, config):
     """when an expression or a job runs next"""
     store = opened(config)
     is_id = re.fullmatch('[0-9]{1,9}', args.what)
-    job = job_of(store, int(args.what)) if is_id else row_type(
-        *JOB_COLUMNS)(*[None] * 3, 1, *[None] * 8, args.what, *[None] * 7)
+    job = job_of(store, int(args.what)) if is_id else Job(active=1, schedule=args.what)
     if args.after and not (moment(args.after) and re.fullmatch(
             r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)):
         raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % args.after)
@@ -2042,7 +2040,7 @@ def entries(lines, system):
         try:
             if line.startswith('#:'):  # what a crontab can't say, by export
                 facts = json.loads(line[2:])
-                row_type(*JOB_COLUMNS)(*JOB_COLUMNS)._replace(**facts)
+                Job(**facts)
                 continue
             line = line.lstrip('#') if facts else line  # an inactive one
             if line.startswith('#'):
