@@ -929,6 +929,8 @@ class Store:
             if isinstance(problem, Away):
                 self.close()
             raise problem from None
+        except (UnicodeError, OverflowError) as error:  # of an argument
+            raise BadData(str(error)) from None
 
     @contextmanager
     def transaction(self):
@@ -1801,7 +1803,8 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    if job.schedule is None and not 1 <= job.frequency <= 5256000:
+    checked = job.schedule is None or 'frequency' in values
+    if checked and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -2001,6 +2004,12 @@ def check(args, config):
 
 # Moving to and from crontab(5).
 
+EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
+    **dict.fromkeys(('description', 'command'), (str,)),
+    **dict.fromkeys(('active', 'max_run_time', 'frequency'), (int,)),
+    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None)))}
+
+
 def import_crontab(args, config):
     """take the entries of a crontab"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
@@ -2038,9 +2047,10 @@ def entries(lines, system):
         line = line.strip(' \t')
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
-            if line.startswith('#:'):  # what a crontab can't say, by export
+            if line.startswith('#:'):
                 facts = json.loads(line[2:])
-                Job(**facts)
+                if any(type(facts[name]) not in EXPORTED[name] for name in facts):
+                    raise ValueError
                 continue
             line = line.lstrip('#') if facts else line  # an inactive one
             if line.startswith('#'):
@@ -2054,7 +2064,7 @@ def entries(lines, system):
                 yield number, {**entry_of(line, variables, system), **about, **facts}
         except BadSchedule as problem:
             yield number, problem
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, LookupError):
             yield number, BadSchedule('%r is not what export writes' % line)
         comment, facts = '', {}
 
