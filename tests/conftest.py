@@ -277,7 +277,7 @@ class Place:
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')
-        return any(os.path.isdir(os.path.join(log, state, token))
+        return any(os.path.exists(os.path.join(log, state, token))
                    for state in (os.listdir(log) if os.path.isdir(log) else ()))
 
 
