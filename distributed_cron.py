@@ -39,7 +39,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -799,49 +799,52 @@ class Store:
                         for ending in endings), [])
 
     def end_all(self, endings):
-        now, history, tokens = self.now(), [], {ending.token for ending in endings}
-        jobs = {(row.run_token, row.id): row for row in self.query(
-            'SELECT * FROM job WHERE run_token IN (%s)' % marks(tokens), *tokens)}
-        nothing = row_type(*JOB_COLUMNS)(*[None] * len(JOB_COLUMNS))
+        # The rows are locked, in order: no edit comes between, and none can deadlock.
+        ids, history, alike = {ending.job for ending in endings}, [], defaultdict(list)
+        jobs = {row.id: row for row in self.query(
+            'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids), *ids)}
+        nothing, now = row_type(*JOB_COLUMNS)(*[None] * len(JOB_COLUMNS)), self.now()
         for ending in sorted(endings, key=lambda ending: ending.job):
-            if ending.kind == 'back':  # due again at once, with its old due time
-                self.change('''UPDATE job SET last_end = {local}, run_requested = CASE
-                    WHEN stop_requested = 0 THEN 1 ELSE run_requested END,
-                    run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-                    WHERE id = ? AND run_token = ?''', ending.job, ending.token)
-            else:
-                job = jobs.get((ending.token, ending.job), nothing)
-                history += self.end_one(ending, job, now)
+            job = jobs.get(ending.job, nothing)
+            held, done = job.run_token == ending.token, ending.kind == 'done'
+            late = done and not job.run_token and job.run_no == ending.run_no
+            run, values = self.end_one(ending, job, now, held)
+            if held or late:  # late: it was taken for lost, and no run came after
+                alike[values].append(job.id)
+            elif not done and (ending.kind != 'lost' or self.query(
+                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', *run[:2])):
+                continue  # its own worker, or another, was faster
+            if ending.kind != 'back' and run[1] is not None:
+                self.reported[ending.job] = run[1]
+                history.append(run)
+        for values, ids in alike.items():
+            self.change(
+                '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = ?,
+                run_requested = ?, run_token = NULL, run_deadline_utc = NULL,
+                stop_requested = NULL WHERE id IN (%s)''' % marks(ids), *values, *ids)
         self.replace('run', RUN_COLUMNS, history)
 
-    def end_one(self, ending, job, now):
-        """End one run in its job; returns its row of the history, or none."""
+    def end_one(self, ending, job, now, held):
+        """What to write of the end of one run: its row of the history, and what its job
+        gets of last_end, last_status, next_run_utc and run_requested."""
         run_no, started = ending.run_no or job.run_no, ending.started or job.last_start
         ended = min(now, moment(job.run_deadline_utc) or now)  # if it is lost
         if ending.ended is not None and ending.boot == boot_id():
             ended = now - max(0, boottime() - ending.ended) * SECOND
         local, when = max(text_of(self.zone.local(ended)), started or ''), None
+        run = (ending.job, run_no, ending.due or job.next_run_utc, started, local,
+               ending.duration_ms, ending.worker or job.last_worker or '',
+               ending.status, ending.exit_code, ending.output)
+        if ending.kind == 'back':  # due again at once, with its old due time
+            return run, (local, job.last_status, job.next_run_utc,
+                         int(job.run_requested == 1 or job.stop_requested == 0))
+        if job.run_requested or job.next_run_utc is None or not held:
+            return run, (local, ending.status, job.next_run_utc, job.run_requested)
         # Not before it was due, should the database's clock have been set back.
         after = max(ended, min(now, moment(job.next_run_utc) or ended))
         with suppress(*UNPLANNABLE):  # plan will say what is wrong with it
             when = text_of(next_run(job, after, now, self.zone))
-        done = run_no if ending.kind == 'done' else None  # may have been taken for lost
-        changed = self.change(  # run_token last: MySQL assigns from left to right
-            '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = CASE
-            WHEN run_token IS NULL OR run_requested = 1 THEN next_run_utc
-            WHEN next_run_utc IS NOT NULL AND {as_read} THEN ? ELSE NULL END,
-            run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-            WHERE id = ? AND (run_token = ? OR (run_token IS NULL AND run_no = ?))''',
-            local, ending.status, *as_read(job), when, ending.job, ending.token, done)
-        if run_no is None or not changed and done is None and (
-                ending.kind == 'overdue' or self.query(
-                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', ending.job,
-                    run_no)):
-            return []  # its own worker, or another, was faster
-        self.reported[ending.job] = run_no
-        return [(ending.job, run_no, ending.due or job.next_run_utc, started, local,
-                 ending.duration_ms, ending.worker or job.last_worker or '',
-                 ending.status, ending.exit_code, ending.output)]
+        return run, (local, ending.status, when, 0)
 
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
@@ -1084,7 +1087,7 @@ class SQLite(Dialect):
     pieces = pieces_of(
         utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
-        to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
+        to_local="datetime(?, 'localtime')", same='IS', lock='', greatest='MAX', least='MIN',
         by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
@@ -1124,7 +1127,7 @@ class MySQL(Dialect):
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
-        same='<=>', greatest='GREATEST', least='LEAST',
+        same='<=>', lock='FOR UPDATE', greatest='GREATEST', least='LEAST',
         by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
     errors = ((('1020', '1205', '1213'), Again, ''),
               (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
@@ -1196,7 +1199,8 @@ class PostgreSQL(Dialect):
         local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
         time="CAST(date_trunc('second', statement_timestamp()) AS time)",
         to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
-        same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
+        same='IS NOT DISTINCT FROM', lock='FOR UPDATE', greatest='GREATEST',
+        least='LEAST',
         later="(%s + (%s) * INTERVAL '1 second')",
         by_due='run_token, next_run_utc')  # all of the index, or it sorts all rows
     other_words = (
