@@ -1230,11 +1230,11 @@ class PostgreSQL(Dialect):
                for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
         connection = self.driver.connect(
             host=socket or host, port=port, user=config.db_username, autocommit=True,
-            password=config.db_password, dbname=config.db_database,
+            password=config.db_password, dbname=config.db_database, keepalives_idle=1,
             connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
             options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
             '-c statement_timeout=%d' % (limit // 2, limit),
-            **{'sslmode': 'verify-full', **tls})
+            **{'sslmode': 'verify-full', **tls}, keepalives_interval=1)
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
                 kind, self.driver.types.string.TextLoader)
