@@ -287,6 +287,7 @@ class Worker:
 
     def end(self, step, endings):
         """Report how runs have ended."""
+        self.LEAK += ['%300d' % id(e) for e in endings]
         if endings:
             for refusal in self.store.end(endings):
                 self.complain(refusal)
@@ -1823,8 +1824,9 @@ def save_job(store, id, values):
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
             job.max_run_time, most))
-    now = store.now()
-    when = next_run(job, now, now, store.zone)
+    now = store.now()  # what is wrong is refused, also of an inactive job
+    when = next_run(job._replace(active=1), now, now, store.zone)
+    when = when if job.active else PARKED
     values = dict(values, max_run_time=job.max_run_time)
     if id is None or set(PLANNED_FROM) & set(values):  # else its plan stays
         values['next_run_utc'] = text_of(when) if id is None else None
