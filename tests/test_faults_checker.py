@@ -119,7 +119,8 @@ def test_a_record_without_a_run():
 def test_a_record_that_is_not_the_truth():
     job, runs, records = once()
     assert judged((job, [runs[0]._replace(end=None)], records))[0] == ['misrecorded']
-    assert judged((job, [runs[0]._replace(code=3)], records))[0] == ['misrecorded']
+    assert judged((job, [runs[0]._replace(code=3)], records))[0] == [
+        'misled', 'misrecorded']
     lost = [records[0]._replace(status=DEAD)]
     assert judged((job, runs, lost))[0] == ['died']
     assert judged((job, runs, lost), Fault('slow', [], 100, 110))[0] == ['died']

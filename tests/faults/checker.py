@@ -129,6 +129,9 @@ class Judge:
         else:
             self.find('misrecorded', run, '%r, but its command %s' % (
                 status, 'never ended' if run.end is None else 'exited %d' % run.code))
+        if run.code not in (None, job.code):
+            self.find('misled', run, 'exited %d, not %d: another command' % (
+                run.code, job.code))
         if run.end and run.end - run.start > job.limit and not hits:
             self.find('overdue', run, 'took %.2f s' % (run.end - run.start))
 
