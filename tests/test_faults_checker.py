@@ -7,7 +7,12 @@ from faults.checker import NOT_PROMISED, Fault, Job, Record, Run, check
 
 HOSTS = ('one', 'two', 'three')
 END = 1000
+DIED = 'ERROR: lost: its runner was killed or its host restarted'
 DEAD = 'ERROR: lost: no word of one-7 by the deadline'
+
+
+def fault(kind, hosts, begin, until, kills=False, end=None):
+    return Fault(kind, hosts, begin, end or until, until, kills)
 
 
 def once(**changes):
@@ -79,12 +84,12 @@ def test_two_runs_at_once():
     assert judged((job._replace(limit=100), long, records), end=240)[0] == ['overlap']
     dead = [runs[0]._replace(end=None, code=None), runs[1]._replace(busy=True)]
     records = [records[0]._replace(status=DEAD), records[1]]
-    fault = Fault('kill-host', ['one'], 101, 120, True)
-    assert judged((job, dead, records), fault, end=240)[0] == ['overlap']
+    blow = fault('kill-host', ['one'], 101, 120, True)
+    assert judged((job, dead, records), blow, end=240)[0] == ['overlap']
     for kind in NOT_PROMISED:
-        fault = Fault(kind, ['one'], 101, 120, True)
-        assert judged((job, dead, records), fault, end=240) == ([], ['died', 'overlap'])
-        other = Fault(kind, ['two'], 101, 120, True)
+        blow = fault(kind, ['one'], 101, 120, True)
+        assert judged((job, dead, records), blow, end=240) == ([], ['died', 'overlap'])
+        other = fault(kind, ['two'], 101, 120, True)
         assert 'overlap' in judged((job, dead, records), other, end=240)[0]
 
 
@@ -100,7 +105,7 @@ def test_what_is_not_promised_stands_in_the_readme():
 def test_a_run_without_a_record():
     job, runs, _ = once()
     assert judged((job, runs, [])) == (['unrecorded'], [])
-    assert judged((job, runs, []), Fault('kill-host', ['one'], 100, 120, True))[0] == [
+    assert judged((job, runs, []), fault('kill-host', ['one'], 100, 120, True))[0] == [
         'unrecorded']  # no fault excuses it
 
 
@@ -109,10 +114,15 @@ def test_a_record_without_a_run():
     assert judged((job, [], records))[0] == ['lost', 'phantom']
     dead = [records[0]._replace(status=DEAD)]
     assert judged((job, [], dead))[0] == ['lost', 'phantom']
-    fault = Fault('kill-host', ['one'], 100, 120, True)
-    assert judged((job, [], dead), fault) == ([], ['lost', 'phantom'])
-    assert judged((job, [], records), fault)[0] == ['lost', 'phantom']  # a success that wasn't
-    elsewhere = Fault('kill-host', ['two'], 100, 120, True)
+    blow = fault('kill-host', ['one'], 100, 120, True)
+    assert judged((job, [], dead), blow) == ([], ['lost', 'phantom'])
+    assert judged((job, [], records), blow)[0] == ['lost', 'phantom']  # a success that wasn't
+    assert judged((job, [], dead), blow._replace(end=103))[0] == ['lost', 'phantom']
+    assert judged((job, [], dead), blow._replace(end=103, forgets=True))[0] == []
+    died = [records[0]._replace(status=DIED)]
+    assert judged((job, [], died), blow._replace(end=103)) == ([], ['lost', 'phantom'])
+    assert judged((job, [], died), blow._replace(kills=False))[0] == ['lost', 'phantom']
+    elsewhere = fault('kill-host', ['two'], 100, 120, True)
     assert judged((job, [], dead), elsewhere)[0] == ['lost', 'phantom']
 
 
@@ -123,10 +133,12 @@ def test_a_record_that_is_not_the_truth():
         'misled', 'misrecorded']
     lost = [records[0]._replace(status=DEAD)]
     assert judged((job, runs, lost))[0] == ['died']
-    assert judged((job, runs, lost), Fault('slow', [], 100, 110))[0] == ['died']
-    killed = Fault('kill-runner', ['one'], 101, 110, True)
+    assert judged((job, runs, lost), fault('slow', [], 100, 110))[0] == ['died']
+    killed = fault('kill-runner', ['one'], 101, 110, True)
     assert judged((job, runs, lost), killed) == ([], ['died'])
-    assert judged((job, runs, lost), killed._replace(begin=300, until=310))[0] == ['died']
+    assert judged((job, runs, lost), killed._replace(begin=300, end=310))[0] == ['died']
+    # what was left of it was not ended
+    assert judged((job, runs, lost), killed._replace(begin=99, end=99.5))[0] == ['died']
 
 
 def test_a_run_that_died_without_a_cause():
@@ -141,21 +153,22 @@ def test_a_run_that_died_without_a_cause():
 def test_a_late_start():
     job, runs, records = once()
     late = [runs[0]._replace(start=112, end=113)]
+    records = [records[0]._replace(started=111)]
     assert judged((job, late, records)) == (['late'], [])
-    assert judged((job, late, records), Fault('down', [], 99, 108)) == ([], ['delayed'])
-    assert judged((job, late, records), Fault('down', [], 99, 106))[0] == ['late']
+    assert judged((job, late, records), fault('down', [], 99, 108)) == ([], ['delayed'])
+    assert judged((job, late, records), fault('down', [], 99, 106))[0] == ['late']
     # of a host that had nothing to do with it
-    assert judged((job, late, records), Fault('kill-host', ['two'], 99, 108, True))[0] == [
+    assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True))[0] == [
         'late']
     # of one that had claimed it and gave it back: a number is missing
     late[0], records[0] = late[0]._replace(run_no=2), records[0]._replace(run_no=2)
-    assert judged((job, late, records), Fault('kill-host', ['two'], 99, 108, True)) == (
+    assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True)) == (
         [], ['delayed'])
     job, runs, records = every()
     runs[2], records[2] = runs[2]._replace(start=240, end=241), records[2]._replace(
         started=240)
     assert judged((job, runs, records), end=290) == (['late'], [])
-    assert judged((job, runs, records), Fault('down', [], 200, 236), end=290)[0] == []
+    assert judged((job, runs, records), fault('down', [], 200, 236), end=290)[0] == []
 
 
 def test_ticks_in_an_outage_run_once_and_late():
@@ -163,7 +176,7 @@ def test_ticks_in_an_outage_run_once_and_late():
     some = [runs[0], runs[3], runs[4]], [records[0], records[3], records[4]]
     for number in (0, 1):  # without gaps in the numbers
         some[number][1:] = [one._replace(run_no=one.run_no - 2) for one in some[number][1:]]
-    down = Fault('down', [], 150, 275)
+    down = fault('down', [], 150, 275)
     assert judged((job, *some), down, end=360) == ([], ['delayed', 'lost'])
     assert judged((job, *some), down._replace(until=200), end=360)[0] == ['lost']
     assert judged((job, some[0][:1], some[1][:1]), down, end=360)[0] == ['lost']
@@ -187,4 +200,6 @@ def test_runs_that_nobody_wanted():
 
 def test_a_run_beyond_its_deadline():
     job, runs, records = once()
+    stale = [runs[0]._replace(start=113, end=114)]
+    assert judged((job, stale, records), fault('stop', ['one'], 100, 120))[0] == ['stale']
     assert judged((job, [runs[0]._replace(end=120)], records))[0] == ['overdue']

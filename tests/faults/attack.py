@@ -14,7 +14,7 @@ from faults import checker
 from faults.cluster import HERE, Cluster, is_refusal, now
 from faults.nemesis import FAULTS
 
-SLOWEST = 2  # seconds that a command takes at most, if it does not hang
+SLOWEST = 3  # seconds that a command takes at most, if it does not hang
 YEAR = 525600  # minutes: a job that is due once
 
 
@@ -41,8 +41,8 @@ class Attack:
     def command(self, seconds, code):
         return '%s/command.sh %s %s %d' % (HERE, self.folder, seconds, code)
 
-    def add_job(self, seconds=1.0, code=0, kind='once', active=1):
-        """One row by a plain INSERT; returns its id."""
+    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None):
+        """One row by a plain INSERT; returns its id. due: when, on the clock of now()."""
         with self.lock:
             job, self.next = self.next, self.next + 1
         begin, hangs = now(), seconds > SLOWEST
@@ -50,14 +50,14 @@ class Attack:
         try:
             self.cluster.query(
                 'INSERT INTO job (id, description, command, frequency, max_run_time, '
-                'schedule, active) VALUES (?, ?, ?, ?, 1, ?, ?)', job, kind,
-                self.command(seconds, code), frequency,
-                '* * * * *' if kind == 'minute' else None, active)
+                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, 1, ?, ?, ?)', job,
+                kind, self.command(seconds, code), frequency,
+                '* * * * *' if kind == 'minute' else None, active, due and utc_of(due))
         except Exception as error:
             if not is_refusal(error):  # it was there already: a cut COMMIT had landed
                 raise
         self.jobs[job] = checker.Job(
-            job, kind, [begin], limit=self.cluster.deadline, code=code, hangs=hangs)
+            job, kind, [due or begin], limit=self.cluster.deadline, code=code, hangs=hangs)
         return job
 
     def add_jobs(self, count, kind='once'):
@@ -69,9 +69,13 @@ class Attack:
         chance = random.Random(self.random.random())
         try:
             while not self.loading.wait(chance.expovariate(self.rate)):
-                hangs, fails = chance.random() < 0.02, chance.random() < 0.1
+                hangs, fails = chance.random() < 0.06, chance.random() < 0.1
                 seconds = round(chance.uniform(0.05, SLOWEST), 2)
                 self.add_job(300 if hangs else seconds, 3 if fails else 0)
+                if chance.random() < 0.5 / self.rate:  # all wake at the same moment
+                    due = (now() + wall()) // 1 + 3 - wall()
+                    for _ in range(10):
+                        self.add_job(round(chance.uniform(0.05, 1), 2), due=due)
         except Exception as error:
             self.fail('the load: %r' % error)
 
@@ -155,9 +159,17 @@ class Attack:
             time.sleep(1.5)
             fault = self.fault(name, self.cluster.hosts[-1] if name == 'cut-off'
                                else self.busy_host())
+            before = self.complaints()
             self.inflict(fault, length)
+            if fault.bites and self.complaints() == before:
+                self.fail('%s did not bite' % name)
             time.sleep(1.5)
         self.settle()
+
+    def complaints(self):
+        """How much the workers have complained."""
+        return sum(os.path.getsize(os.path.join(host.folder, 'stderr'))
+                   for host in self.cluster.hosts)
 
     def mixed(self, seconds):
         """Faults of hosts, of the database and of the table at random, side by side."""
@@ -196,8 +208,9 @@ class Attack:
         """Wait until all that was due has run and is recorded."""
         self.stop_ticks()
         limit = now() + 2 * self.cluster.deadline + 20
+        due = max((job.due[0] for job in self.jobs.values()), default=0)
         while now() < limit:
-            if not self.unsettled():
+            if now() > due + 1 and not self.unsettled():
                 self.end = now()
                 time.sleep(0.3)
                 return
@@ -216,10 +229,10 @@ class Attack:
         """Disable the jobs that would go on, and work out when they were due."""
         self.cluster.query("UPDATE job SET active = 0 WHERE description <> 'once' AND "
                            'id >= ?', self.first)
-        until, wall = now(), time.time() - now()
+        until = now()
         for id, job in self.jobs.items():
             if job.kind == 'minute':
-                first = (job.due[0] + wall) // 60 * 60 + 60 - wall
+                first = (job.due[0] + wall()) // 60 * 60 + 60 - wall()
                 due = [first + 60 * n for n in range(int((until - first) // 60) + 1)]
                 job = job._replace(due=due)
             if job.kind != 'once':
@@ -268,12 +281,21 @@ class Attack:
         return runs
 
     def read_records(self):
-        wall = time.time() - now()
         rows = self.cluster.query('SELECT job_id, run_no, worker, status, started_at FROM '
                                   'run WHERE job_id >= ?', self.first)
         return [checker.Record(job, number, worker.rpartition('-')[0], status,
-                               started and seconds_of(started) - wall)
+                               started and seconds_of(started) - wall())
                 for job, number, worker, status, started in rows]
+
+
+def wall():
+    """What is to be added to now() for the seconds since 1970."""
+    return time.time() - now()
+
+
+def utc_of(when):
+    return datetime.fromtimestamp(round(when + wall()), timezone.utc).strftime(
+        '%Y-%m-%d %H:%M:%S')
 
 
 UTC = {'mysql': 'UTC_TIMESTAMP()', 'sqlite': "datetime('now')",

@@ -20,9 +20,11 @@ Job = namedtuple('Job', 'id kind due until limit code hangs period',
 # that another run of its job was alive.
 Run = namedtuple('Run', 'job run_no host start end code busy', defaults=(None, None, False))
 Record = namedtuple('Record', 'job run_no host status started')
-# hosts: those that it hits; none: it hits all, as one of the database. until: when the
-# last start that it explains has come. kills: it may kill runs.
-Fault = namedtuple('Fault', 'kind hosts begin until kills', defaults=(False,))
+# hosts: those that it hits; none: it hits all, as one of the database. end: when it was
+# healed. until: when the last start that it explains has come. kills: it may kill runs.
+# forgets: hosts lose their state folders.
+Fault = namedtuple('Fault', 'kind hosts begin end until kills forgets',
+                   defaults=(False, False))
 Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
@@ -101,7 +103,7 @@ class Judge:
         for record in records:
             if record.run_no not in by_number:
                 self.find('phantom', record, 'recorded as %r, and never ran' % record.status,
-                          is_lost(record) and self.hits(job, record))
+                          self.buried(job, record))
         recorded = {record.run_no: record for record in records}
         for run_no, same in by_number.items():
             for run in same[1:]:
@@ -110,11 +112,24 @@ class Judge:
             if run_no not in recorded:
                 self.find('unrecorded', same[0], 'ran on %s' % same[0].host)
             elif len(same) == 1:
-                self.tell_truth(job, same[0], recorded[run_no].status)
+                self.tell_truth(job, same[0], recorded[run_no])
 
-    def tell_truth(self, job, run, status):
-        hits = self.hits(job, run)
-        killers = [fault for fault in hits if fault.kills]
+    def buried(self, job, record):
+        """The faults by which a claim may have died before its command began: one that
+        kills, at just that moment, or one that lasted until its deadline. A host that is
+        back before that gives it back."""
+        if not is_lost(record):
+            return []
+        deadline = (record.started or 0) + job.limit - 1
+        return [fault for fault in self.hits(job, record) if fault.forgets
+                or (fault.end + 2 > deadline if 'no word of' in record.status
+                    else fault.kills and fault.begin < deadline)]
+
+    def tell_truth(self, job, run, record):
+        hits, status = self.hits(job, run), record.status
+        # What is left of a command is ended when its host is back, or its runner missed.
+        killers = [fault for fault in hits if fault.kills
+                   and (run.end or 0) < fault.end + 1.5]
         if run.end is None:
             causes = {'ERROR: lost': killers, 'ERROR: signal': killers,
                       'ERROR: timed out': job.hangs or hits, 'ERROR: stopped': hits}
@@ -132,6 +147,9 @@ class Judge:
         if run.code not in (None, job.code):
             self.find('misled', run, 'exited %d, not %d: another command' % (
                 run.code, job.code))
+        if record.started and run.start > record.started + job.limit:
+            self.find('stale', run, 'it began %.2f s after its claim, when others took it '
+                      'for lost' % (run.start - record.started))
         if run.end and run.end - run.start > job.limit and not hits:
             self.find('overdue', run, 'took %.2f s' % (run.end - run.start))
 
@@ -211,7 +229,7 @@ class Judge:
         """Whether a claim for this tick died with its host before its run began."""
         seen = {run.run_no for run in self.runs[job.id]}
         return [record for record in records if is_lost(record)
-                and record.run_no not in seen and self.hits(job, record)
+                and record.run_no not in seen and self.buried(job, record)
                 and due - 2 <= (record.started or due) < following]
 
     def still_ran(self, due, runs, records):

@@ -2,7 +2,8 @@
 
 `of`: what it hits: a 'host', the 'database', a 'node' of a cluster, or the 'table'.
 `seconds`: how long it lasts, at least and at most. `cost`: the seconds after its healing in
-which what it delayed has been made up for. `kills`: runs may die of it.
+which what it delayed has been made up for. `kills`: runs may die of it. `bites`: workers
+complain of it.
 """
 import contextlib
 import os
@@ -15,6 +16,7 @@ from faults import checker
 from faults.cluster import FAKETIME, IS_ROOT, Host, now, send
 
 CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
+COLLECT = b'FROM job WHERE run_token = '
 DATABASES = ('mariadb', 'postgresql')
 BACK = 10  # seconds in which workers are back at a database that has come back
 
@@ -22,7 +24,8 @@ BACK = 10  # seconds in which workers are back at a database that has come back
 class Fault:
     """One fault of a cluster, perhaps of one of its hosts."""
 
-    of, seconds, kills, mixed = 'host', (1, 3), False, True
+    of, seconds, kills, forgets = 'host', (0.3, 3), False, False
+    mixed, bites = True, False
     databases = ('mariadb', 'postgresql', 'sqlite', 'galera')
 
     def __init__(self, attack, host, random):
@@ -47,7 +50,8 @@ class Fault:
     def end(self):
         """Heal it; returns it as the checker knows it."""
         self.heal()
-        return checker.Fault(self.kind, self.hosts, self.begin, now() + self.cost, self.kills)
+        return checker.Fault(self.kind, self.hosts, self.begin, now(), now() + self.cost,
+                             self.kills, self.forgets)
 
     def length(self):
         return self.random.uniform(*self.seconds)
@@ -118,6 +122,8 @@ class KillHost(KillWorker):
 class LoseHost(KillHost):
     """It comes back without its state folder."""
 
+    forgets = True
+
     def start(self):
         self.host.kill()
         for name in os.listdir(self.host.state):
@@ -144,10 +150,52 @@ class StopHost(StopWorker):
         self.host.thaw()
 
 
+class StopInClaim(StopWorker):
+    """The worker is frozen when it has claimed, and just asks for what."""
+
+    databases, statement = (*DATABASES, 'galera'), COLLECT
+
+    def start(self):
+        self.hit = None
+        for proxy in self.host.proxies:
+            proxy.watch(CLAIM if self.cluster.database == 'postgresql' and
+                        self.statement == COLLECT else self.statement, self.strike)
+        limit = now() + 20
+        while not self.hit and now() < limit:
+            time.sleep(0.05)
+        if not self.hit:
+            self.attack.fail('%s: no such statement' % self.name)
+
+    def strike(self):
+        self.hit = now()
+        send(self.host.worker.pid, signal.SIGSTOP)
+
+
+class StopInReport(StopInClaim):
+    statement = REPORT
+
+
+class KillInClaim(StopInClaim):
+    def length(self):
+        return self.random.uniform(0.3, 3)
+
+    def strike(self):
+        self.hit = now()
+        self.host.worker.kill()
+
+    def heal(self):
+        self.host.worker.wait()
+        self.host.start()
+
+
+class KillInReport(KillInClaim):
+    statement = REPORT
+
+
 class CutOff(StopWorker):
     """The host's way to the database swallows all, for longer than the deadline."""
 
-    databases = (*DATABASES, 'galera')
+    databases, bites = (*DATABASES, 'galera'), True
 
     def start(self):
         self.set(True)
@@ -174,13 +222,13 @@ class LogFull(Fault):
 
 
 class StateFull(LogFull):
-    folder = 'state'
+    folder, bites = 'state', True
 
 
 class StateReadOnly(Fault):
     """By a read-only view of it mounted over it; files that are open stay writable."""
 
-    seconds = (3, 5)
+    seconds, bites = (3, 5), True
 
     def start(self):
         if IS_ROOT:
@@ -248,6 +296,7 @@ class FiftyWorkers(Fault):
 
 class DatabaseRestarted(Fault):
     of, databases, seconds = 'database', DATABASES, (0, 0)
+    bites = True
 
     def start(self):
         self.server.stop()
@@ -269,6 +318,7 @@ class DatabaseSlow(Fault):
     """Half of the requests wait for longer than the worker does, and land all the same."""
 
     of, databases, seconds = 'database', (*DATABASES, 'galera'), (8, 12)
+    bites = True
 
     def start(self):
         for proxy in self.proxies():
@@ -328,6 +378,7 @@ class CutReportAnswered(CutReport):
 
 class OutOfConnections(Fault):
     of, databases, seconds = 'database', DATABASES, (3, 6)
+    bites = True
 
     def start(self):
         self.hog = []
@@ -349,6 +400,7 @@ class OutOfConnections(Fault):
 
 class ReadOnly(Fault):
     of, databases, seconds = 'database', DATABASES, (3, 8)
+    bites = True
 
     def start(self):
         self.server.set_read_only(True)
@@ -377,6 +429,7 @@ class KillNode(Fault):
     """The node in use."""
 
     of, databases, seconds = 'node', ('galera',), (5, 12)
+    bites = True
 
     def start(self):
         self.node = self.attack.node_in_use()
@@ -390,6 +443,7 @@ class RestartNodes(Fault):
     """All nodes, one by one."""
 
     of, databases, seconds = 'node', ('galera',), (0, 0)
+    bites = True
 
     def start(self):
         for node in self.cluster.servers:

@@ -27,12 +27,18 @@ class Proxy:
         self.delay = 0  # seconds that requests wait
         self.share = 1  # of the requests that wait
         self.pattern, self.times = None, 0  # so many statements that hold it are cut
+        self.watched, self.act = None, None  # text on which to act, once
         self.answered = False  # cut when the server has answered, not before it is asked
 
     def cut(self, pattern, answered, times):
         """Cut the next so many statements that hold this text (bytes)."""
         self.pattern, self.answered, self.times = pattern, answered, times
         self.reset()  # later on a connection its statements may be prepared, and nameless
+
+    def watch(self, pattern, act):
+        """Do something, once, when a statement that holds this text comes."""
+        self.act, self.watched = act, pattern
+        self.reset()
 
     def reset(self):
         """Break all connections."""
@@ -81,6 +87,9 @@ class Link:
                 await asyncio.sleep(proxy.delay)
             while proxy.swallows:
                 await asyncio.sleep(0.05)
+            if proxy.watched and proxy.watched in data:
+                proxy.watched = None
+                proxy.act()
             if proxy.times and proxy.pattern in data:
                 proxy.times, proxy.cuts = proxy.times - 1, proxy.cuts + 1
                 if not proxy.answered:

@@ -15,9 +15,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from faults.attack import Attack, cluster_of, end_by_signals  # noqa: E402
-from faults.cluster import IS_ROOT, own_mounts  # noqa: E402
-from faults.nemesis import FAULTS  # noqa: E402
+from faults.attack import Attack, cluster_of, end_by_signals
+from faults.cluster import IS_ROOT, own_mounts
+from faults.nemesis import FAULTS
 
 
 def main():
