@@ -185,7 +185,7 @@ def test_ticks_in_an_outage_run_once_and_late():
 def test_ticks_while_the_last_run_still_ran():
     job, runs, records = minutes(3)
     runs = [runs[0]._replace(end=225), runs[2]._replace(run_no=2, start=226, end=227)]
-    assert judged((job, runs, records[:2]), end=285)[0] == ['late', 'overdue']
+    assert judged((job, runs, records[:2]), end=285)[0] == ['late', 'overdue', 'stale']
     job, runs, records = minutes(3)
     runs = [runs[0]._replace(end=165), runs[2]._replace(run_no=2)]
     assert judged((job._replace(limit=100), runs, records[:2]), end=285) == ([], ['lost'])

@@ -56,9 +56,11 @@ class MariaDB:
         self.socket = os.path.join(folder, 's')
         os.makedirs(os.path.join(folder, 'tmp'))
         basic = ['--no-defaults', '--datadir=' + os.path.join(folder, 'data'),
-                 '--tmpdir=' + os.path.join(folder, 'tmp'), *['--user=root'] * IS_ROOT]
+                 '--tmpdir=' + os.path.join(folder, 'tmp'), *['--user=mysql'] * IS_ROOT]
+        if IS_ROOT:  # rsync, by which a node gets its data, is nobody where that is root
+            subprocess.run(['chown', '-R', 'mysql:', folder], check=True)
         if data:
-            shutil.copytree(data, os.path.join(folder, 'data'))
+            subprocess.run(['cp', '-a', data, folder], check=True)
         else:
             subprocess.run(['mariadb-install-db', *basic, '--skip-test-db',
                             '--auth-root-authentication-method=normal'],
