@@ -28,6 +28,7 @@ Exact behaviour
 11. Worker and database may die at any moment: runners go on, and the host's next worker
     reports what they wrote into the state folder.
 """
+import errno
 import fcntl
 import json
 import os
@@ -96,7 +97,7 @@ class Worker:
 
     def __init__(self, config, forever):
         self.forever, self.state, self.signals = forever, State(config), []
-        self.claims = defaultdict(set)  # those that landed: token -> jobs not reported
+        self.claims = {}  # token -> Claim; those that landed
         self.endings = []  # Endings to be reported, as settle found them
         self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
         self.stopping = self.misses = self.failures = self.due_in = 0
@@ -114,15 +115,14 @@ class Worker:
             return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
-        while True:
+        pause = 0
+        while not (self.stopping > 1 or pause and self.finished()):
+            self.sleep(pause)
             try:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-            if self.stopping > 1 or pause and self.finished():
-                break
-            self.sleep(pause)
-        left = sum(map(len, self.claims.values()))
+        left = self.running() + len(self.endings)
         if left:
             self.complain("%d runs go on, or wait for this host's next worker" % left)
         self.log.write('worker leaves')
@@ -135,8 +135,7 @@ class Worker:
         self.end('end', self.endings)
         while self.endings:
             ending = self.endings.pop()
-            self.claims[ending.token].discard(ending.job)
-            self.state.claim(ending.token).forget(ending.job)
+            self.claims[ending.token].reported(ending.job)
         self.look_after_mine(free)
         seen = self.store.look()
         self.due_in = seen.due_in
@@ -176,7 +175,8 @@ class Worker:
             self.failures or self.due_in > STAY)
 
     def running(self):
-        return sum(map(len, self.claims.values())) - len(self.endings)
+        return sum(len(claim.runs) for claim in self.claims.values()) - len(
+            self.endings)
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -228,28 +228,28 @@ class Worker:
             self.store.plan(now, due=True)
             return 0
         claim = self.state.claim('%032x' % random.SystemRandom().getrandbits(128))
-        lock = claim.create()
+        claim.create()
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
-            self.claims[claim.token] = {row.id for row in rows}
+            self.claims[claim.token] = claim
+            claim.runs = {row.id: {} for row in rows}
             if rows:
-                self.start(claim, lock, [Run(row, claim, sent, self.config)
-                                         for row in rows])
+                self.start(claim, [Run(row, claim, sent, self.config) for row in rows])
             return len(rows)
         except Again:
-            self.claims[claim.token] = set()  # it has landed or never will
+            self.claims[claim.token] = claim  # it has landed or never will
             raise
         finally:
-            os.close(lock)  # never unlocked: from here on the runner alone holds it
+            os.close(claim.file)  # never unlocked: the runner alone holds it now
 
-    def start(self, claim, lock, runs):
+    def start(self, claim, runs):
         """Fork one runner for the claim."""
         if os.fork():
             return self.log.write('start: ' + ', '.join(
                 'job %d run %d' % (run.job, run.run_no) for run in runs))
         try:
-            become_runner(lock)
+            become_runner(claim.file)
             Runner(self.config, self.name, claim, runs).loop()
         except BaseException as error:
             Log(self.config.worker_log, self.name, 1 << 50).write('runner: %r' % error)
@@ -261,14 +261,17 @@ class Worker:
         the claims that no runner holds."""
         self.endings, free = [], []
         tokens = [name for name in os.listdir(self.state.folder) if len(name) == 32]
-        for claim in map(self.state.claim, tokens):
-            if claim.free():  # asked first: so all that its runner wrote is seen below
+        for token in tokens:
+            claim = self.claims.get(token) or self.state.claim(token)
+            if claim.read():
                 free.append(claim)
-            for job in claim.jobs():
-                self.claims[claim.token].add(job)
-                if os.path.exists(claim.path(job, 'done')) or (
-                        claim in free and self.is_gone('%s.%d' % (claim.token, job))):
-                    self.endings.append(claim.ending(job))
+            if claim.runs:
+                self.claims[token] = claim
+            for job, facts in claim.runs.items():
+                if 'kind' in facts or facts and claim in free and self.is_gone(
+                        '%s.%d' % (token, job)):
+                    self.endings.append(Ending(token=token, job=job, **{
+                        'status': LOST, 'kind': 'lost', **facts}))
         return free
 
     def is_gone(self, mark):
@@ -292,22 +295,22 @@ class Worker:
 
     def look_after_mine(self, free):
         """Pass on requests to stop; give back what was claimed and never started, also
-        where the claim landed late; remove the folders of claims that are done."""
+        where the claim landed late; remove the files of claims that are done."""
         tokens = {claim.token for claim in free}
         mine = tokens.union(self.claims)
         rows = self.store.mine(mine, tokens) if mine else []
         for row in rows:
             if row.stop_requested == row.run_no:
-                open(self.state.claim(row.run_token).path(row.id, 'stop'), 'w').close()
+                self.state.claim(row.run_token).stop(row.id)
         for claim in free:
-            token, age, jobs = claim.token, claim.age(), claim.jobs()
+            token, age = claim.token, claim.age()
             kind = 'lost' if age is None else 'back'
             held = [row for row in rows if row.run_token == token]
+            claim.runs = {job: facts for job, facts in claim.runs.items() if facts}
             self.end('give back', [Ending(token, row.id, kind, row.run_no, LOST)
-                                   for row in held if row.id not in jobs])
-            if jobs:
-                self.claims[token] &= jobs
-            elif held or token in self.claims or (age or boottime()) > OPEN_CLAIM:
+                                   for row in held if row.id not in claim.runs])
+            if not claim.runs and (held or token in self.claims
+                                   or (age or boottime()) > OPEN_CLAIM):
                 self.claims.pop(token, None)  # age: since its start, or the machine's
                 claim.remove()
 
@@ -323,7 +326,7 @@ LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 class State:
     """The folder in which a host remembers its runs, whatever dies: `worker.lock`,
-    `machine`, the FIFO `wake`, and a folder for each claim, named by its token."""
+    `machine`, the FIFO `wake`, and a file for each claim, named by its token."""
 
     def __init__(self, config):
         key, self.folder = 'log.location', config.state_location
@@ -340,8 +343,7 @@ class State:
                                  'each needs its own' % self.folder)
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
-            raise config.bad('%s: %s: %s' % (
-                key, error.filename, error.strerror)) from None
+            raise config.bad('%s: %s' % (key, line_of(error))) from None
 
     def lock(self):
         """Become the host's one worker; False when there is one."""
@@ -350,82 +352,90 @@ class State:
         except BlockingIOError:
             return False
         if not os.path.exists(self.wake):  # here, as two may start first at once
-            write_whole(os.path.join(self.folder, 'machine'), self.mine, durable=True)
+            with open(os.path.join(self.folder, 'machine'), 'wb', 0) as file:
+                file.write(self.mine.encode())
+                os.fsync(file.fileno())
             os.mkfifo(self.wake, 0o600)
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
 
     def claim(self, token):
-        return Claim(self.folder, token)
+        return Claim(os.path.join(self.folder, token))
 
 
 class Claim:
-    """The folder of one claim: `lock`, held as long as its runner lives; for each job
-    `<job>.run`, written before its start, `<job>.done`, its result, `<job>.stop`."""
+    """The file of one claim, locked as long as its runner lives. Lines of JSON, only
+    appended: when it was made; what a run is, before its start; and its end."""
 
-    def __init__(self, state_folder, token):
-        self.token, self.folder = token, os.path.join(state_folder, token)
-        self.lock_path = os.path.join(self.folder, 'lock')
-
-    def path(self, job, kind):
-        return os.path.join(self.folder, '%s.%s' % (job, kind))
+    def __init__(self, path):
+        self.path, self.token, self.size = path, os.path.basename(path), 0
+        self.runs, self.born = {}, {}  # runs: job id -> facts, until it is reported
 
     def create(self):
-        """Make the folder, before the claim is sent; returns the held lock."""
-        os.mkdir(self.folder, 0o700)
-        write_whole(self.lock_path, '%s %d' % (boot_id(), boottime()))
-        lock = os.open(self.lock_path, os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return lock
+        """Make the file, before the claim is sent, and lock it."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        self.file = os.open(self.path, flags, 0o600)
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            append(self.file, {'boot': boot_id(), 'born': boottime()})
+        except OSError:  # a full disk: nothing is claimed
+            os.close(self.file)
+            self.remove()
+            raise
 
-    def free(self):
-        """Whether no runner holds the claim."""
-        with suppress(FileNotFoundError), open(self.lock_path, 'rb') as probe:
+    def read(self):
+        """Learn what was appended since; returns whether no runner holds the claim."""
+        with open(self.path, 'rb') as file:
             try:
-                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True  # asked first: so all that its runner wrote is seen below
             except BlockingIOError:
-                return False
-        return True
+                free = False
+            file.seek(self.size)
+            lines = file.read().rpartition(b'\n')
+        self.size += len(lines[0] + lines[1])
+        for line in lines[0].split(b'\n'):
+            with suppress(ValueError):  # cut off by a crash, or by a full disk
+                facts = json.loads(line)
+                job = facts.pop('job', None)
+                if facts.get('kind') == 'reported':
+                    self.runs.pop(job, None)
+                elif job is not None:
+                    self.runs.setdefault(job, {}).update(facts)
+                else:
+                    self.born = facts
+        return free
 
     def age(self):
         """Seconds since the claim; None if the machine has restarted since."""
-        boot, _, born = read_text(self.lock_path).partition(' ')
-        return boottime() - int(born) if born and boot == boot_id() else None
+        same = self.born.get('boot') == boot_id()
+        return boottime() - self.born['born'] if same else None
 
-    def jobs(self):
-        """Ids of the jobs that were to be started and have not been reported."""
-        return {int(name.split('.')[0]) for name in os.listdir(self.folder)
-                if name.endswith(('.run', '.done'))}
+    def reported(self, job):
+        """Forget a run; its line keeps the host's next worker from doing it again."""
+        del self.runs[job]
+        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+            append(file.fileno(), {'job': job, 'kind': 'reported'})
 
-    def ending(self, job):
-        """How a job's run ended, by its files: its result, or lost if it has none."""
-        facts = {'status': LOST, 'kind': 'lost'}
-        for kind in ('run', 'done'):
-            with suppress(ValueError):  # cut off by a crash of the machine
-                facts.update(json.loads(read_text(self.path(job, kind)) or '{}'))
-        return Ending(token=self.token, job=job, **facts)
+    def stop(self, job):
+        """Ask the runner to end a run."""
+        with open(self.path + '.stop', 'a') as file:
+            file.write('%d\n' % job)
 
-    def done(self, job, kind='done', **result):
-        """Keep the result of a run over crashes, and wake the worker there is."""
-        result.update(kind=kind, ended=boottime(), boot=boot_id())
-        write_whole(self.path(job, 'done'), json.dumps(result), durable=True)
-        fifo = os.path.join(self.folder, '..', 'wake')
-        with suppress(OSError):  # no worker at the moment
-            wake = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-            with open(wake, 'wb', buffering=0) as stream:
-                stream.write(b'.')
-
-    def forget(self, job):
-        """Remove the files of a run that has been reported; its result goes last."""
-        for kind in ('stop', 'run', 'done'):
-            with suppress(FileNotFoundError):
-                os.unlink(self.path(job, kind))
+    def to_stop(self):
+        return set(map(int, read_text(self.path + '.stop').split()))
 
     def remove(self):
-        """Remove the folder; the lock goes last."""
-        for name in sorted(os.listdir(self.folder), key='lock'.__eq__):
-            os.unlink(os.path.join(self.folder, name))
-        os.rmdir(self.folder)
+        for path in self.path + '.stop', self.path:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def append(file, *lines):
+    """Add lines to a claim's file; the one before may have been cut off."""
+    data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def boottime():
@@ -433,6 +443,7 @@ def boottime():
     return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
 
 
+@lru_cache(None)
 def boot_id():
     """What names this boot of the machine; empty where the system has no such name."""
     return read_text('/proc/sys/kernel/random/boot_id').strip()
@@ -440,21 +451,10 @@ def boot_id():
 
 def read_text(path):
     """A file's text; empty when there is none."""
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return ''
-
-
-def write_whole(path, text, durable=False):
-    """Write a file that is there whole or not at all; durable: also after a crash."""
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.rename(path + '.tmp', path)
+    return ''
 
 
 # --------------------------------------------------------------------------- runner
@@ -482,7 +482,9 @@ class Runner:
     def __init__(self, config, worker, claim, runs):
         self.config, self.worker, self.claim = config, worker, claim
         self.waiting, self.live = runs, {}  # live: process id -> Run
-        self.results = {}  # job id -> its result, until the disk has taken it
+        self.results = []  # until the disk has taken them
+        self.wake = os.open(os.path.join(os.path.dirname(claim.path), 'wake'),
+                            os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
         self.wakeup = signal_pipe()
         self.selector.register(self.wakeup, selectors.EVENT_READ)
@@ -508,20 +510,27 @@ class Runner:
                     self.finish(run, status_of(run.exit))
             if boottime() >= self.next_check:
                 self.next_check = boottime() + (0.05 if self.limit() else 1)
-            for job, result in list(self.results.items()):
-                with suppress(OSError):  # a full disk: keep it, and the lock
-                    self.claim.done(job, **result)
-                    del self.results[job]
+            if self.results:
+                self.keep()
+
+    def keep(self):
+        """Keep results over crashes, and wake whichever worker there is."""
+        with suppress(OSError):  # a full disk: keep them, and the lock
+            append(self.claim.file, *self.results)
+            os.fsync(self.claim.file)
+            self.results.clear()
+            os.write(self.wake, b'.')
 
     def start(self, run):
         """Start one command, unless too little of its time is left."""
         if run.limit - boottime() < run.max_run_time / 2:
-            self.results[run.job] = {'kind': 'back'}
+            self.results.append(
+                {'job': run.job, 'kind': 'back', 'run_no': run.run_no})
             return
         try:
-            write_whole(self.claim.path(run.job, 'run'), json.dumps({
-                'run_no': run.run_no, 'due': run.due, 'started': run.started,
-                'worker': self.worker}))
+            append(self.claim.file, {
+                'job': run.job, 'run_no': run.run_no, 'due': run.due,
+                'started': run.started, 'worker': self.worker})
         except OSError:
             return  # a full disk: without a file it is given back when this ends
         environment = dict(
@@ -561,12 +570,12 @@ class Runner:
     def limit(self):
         """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
         SIGKILL after the grace. Returns the runs that are just being ended."""
-        now = boottime()
+        now, to_stop = boottime(), self.claim.to_stop()
         for run in self.live.values():
             minutes = max(1, round(run.max_run_time / self.config.minute))
             if not run.cause and now >= run.limit:
                 run.cause = 'timed out after %d min' % minutes
-            elif not run.cause and os.path.exists(self.claim.path(run.job, 'stop')):
+            elif not run.cause and run.job in to_stop:
                 run.cause = 'stopped'
         ending = [run for run in self.live.values() if run.cause]
         marked = marked_processes() if ending else {}
@@ -590,10 +599,11 @@ class Runner:
             self.copy(run)  # once: a background process may write for ever
         run.log.end_line()
         self.live.pop(run.process, None)
-        self.results[run.job] = {
-            'status': status[:255], 'exit_code': run.exit,
+        self.results.append({
+            'job': run.job, 'kind': 'done', 'status': status[:255],
+            'exit_code': run.exit, 'ended': boottime(), 'boot': boot_id(),
             'output': run.tail.decode('utf-8', 'replace').replace('\0', '\ufffd'),
-            'duration_ms': round(1000 * (time.monotonic() - run.begun))}
+            'duration_ms': round(1000 * (time.monotonic() - run.begun))})
 
 
 def become_runner(lock):
@@ -792,48 +802,52 @@ class Store:
                         for ending in endings), [])
 
     def end_all(self, endings):
-        now, history, tokens = self.now(), [], {ending.token for ending in endings}
-        jobs = {(row.run_token, row.id): row for row in self.query(
-            'SELECT * FROM job WHERE run_token IN (%s)' % marks(tokens), *tokens)}
+        # The rows are locked, in order: no edit comes between, and none can deadlock.
+        ids, history, alike = {ending.job for ending in endings}, [], defaultdict(list)
+        jobs = {row.id: row for row in self.query(
+            'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids), *ids)}
+        now = self.now()
         for ending in sorted(endings, key=lambda ending: ending.job):
-            if ending.kind == 'back':  # due again at once, with its old due time
-                self.change('''UPDATE job SET last_end = {local}, run_requested = CASE
-                    WHEN stop_requested = 0 THEN 1 ELSE run_requested END,
-                    run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-                    WHERE id = ? AND run_token = ?''', ending.job, ending.token)
-            else:
-                job = jobs.get((ending.token, ending.job), Job())
-                history += self.end_one(ending, job, now)
+            job = jobs.get(ending.job, Job())
+            held, done = job.run_token == ending.token, ending.kind == 'done'
+            late = done and not job.run_token and job.run_no == ending.run_no
+            run, values = self.end_one(ending, job, now, held)
+            if held or late:  # late: it was taken for lost, and no run came after
+                alike[values].append(job.id)
+            elif not done and (ending.kind != 'lost' or self.query(
+                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', *run[:2])):
+                continue  # its own worker, or another, was faster
+            if ending.kind != 'back' and run[1] is not None:
+                self.reported[ending.job] = run[1]
+                history.append(run)
+        for values, ids in alike.items():
+            self.change(
+                '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = ?,
+                run_requested = ?, run_token = NULL, run_deadline_utc = NULL,
+                stop_requested = NULL WHERE id IN (%s)''' % marks(ids), *values, *ids)
         self.replace('run', RUN_COLUMNS, history)
 
-    def end_one(self, ending, job, now):
-        """End one run in its job; returns its row of the history, or none."""
+    def end_one(self, ending, job, now, held):
+        """What to write of the end of one run: its row of the history, and what its job
+        gets of last_end, last_status, next_run_utc and run_requested."""
         run_no, started = ending.run_no or job.run_no, ending.started or job.last_start
         ended = min(now, moment(job.run_deadline_utc) or now)  # if it is lost
         if ending.ended is not None and ending.boot == boot_id():
             ended = now - max(0, boottime() - ending.ended) * SECOND
         local, when = max(text_of(self.zone.local(ended)), started or ''), None
+        run = (ending.job, run_no, ending.due or job.next_run_utc, started, local,
+               ending.duration_ms, ending.worker or job.last_worker or '',
+               ending.status, ending.exit_code, ending.output)
+        if ending.kind == 'back':  # due again at once, with its old due time
+            return run, (local, job.last_status, job.next_run_utc,
+                         int(job.run_requested == 1 or job.stop_requested == 0))
+        if job.run_requested or job.next_run_utc is None or not held:
+            return run, (local, ending.status, job.next_run_utc, job.run_requested)
         # Not before it was due, should the database's clock have been set back.
         after = max(ended, min(now, moment(job.next_run_utc) or ended))
         with suppress(*UNPLANNABLE):  # plan will say what is wrong with it
             when = text_of(next_run(job, after, now, self.zone))
-        done = run_no if ending.kind == 'done' else None  # may have been taken for lost
-        changed = self.change(  # run_token last: MySQL assigns from left to right
-            '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = CASE
-            WHEN run_token IS NULL OR run_requested = 1 THEN next_run_utc
-            WHEN next_run_utc IS NOT NULL AND {as_read} THEN ? ELSE NULL END,
-            run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-            WHERE id = ? AND (run_token = ? OR (run_token IS NULL AND run_no = ?))''',
-            local, ending.status, *as_read(job), when, ending.job, ending.token, done)
-        if run_no is None or not changed and done is None and (
-                ending.kind == 'overdue' or self.query(
-                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', ending.job,
-                    run_no)):
-            return []  # its own worker, or another, was faster
-        self.reported[ending.job] = run_no
-        return [(ending.job, run_no, ending.due or job.next_run_utc, started, local,
-                 ending.duration_ms, ending.worker or job.last_worker or '',
-                 ending.status, ending.exit_code, ending.output)]
+        return run, (local, ending.status, when, 0)
 
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
@@ -929,6 +943,8 @@ class Store:
             if isinstance(problem, Away):
                 self.close()
             raise problem from None
+        except (UnicodeError, OverflowError) as error:  # of an argument
+            raise BadData(str(error)) from None
 
     @contextmanager
     def transaction(self):
@@ -1077,7 +1093,7 @@ class SQLite(Dialect):
         utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
         to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
-        by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
+        lock='', by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
          'INTEGER PRIMARY KEY AUTOINCREMENT'),
@@ -1116,7 +1132,7 @@ class MySQL(Dialect):
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
-        same='<=>', greatest='GREATEST', least='LEAST',
+        same='<=>', greatest='GREATEST', least='LEAST', lock='FOR UPDATE',
         by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
     errors = ((('1020', '1205', '1213'), Again, ''),
               (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
@@ -1192,7 +1208,7 @@ class PostgreSQL(Dialect):
         time="CAST(date_trunc('second', statement_timestamp()) AS time)",
         to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
         same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
-        later="(%s + (%s) * INTERVAL '1 second')",
+        lock='FOR UPDATE', later="(%s + (%s) * INTERVAL '1 second')",
         by_due='run_token, next_run_utc')  # all of the index, or it sorts all rows
     other_words = (
         ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
@@ -1804,7 +1820,8 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    if job.schedule is None and not 1 <= job.frequency <= 5256000:
+    checked = job.schedule is None or 'frequency' in values
+    if checked and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -2004,6 +2021,12 @@ def check(args, config):
 
 # Moving to and from crontab(5).
 
+EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
+    **dict.fromkeys(('description', 'command'), (str,)),
+    **dict.fromkeys(('active', 'max_run_time', 'frequency'), (int,)),
+    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None)))}
+
+
 def import_crontab(args, config):
     """take the entries of a crontab"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
@@ -2041,9 +2064,10 @@ def entries(lines, system):
         line = line.strip(' \t')
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
-            if line.startswith('#:'):  # what a crontab can't say, by export
+            if line.startswith('#:'):
                 facts = json.loads(line[2:])
-                Job(**facts)
+                if any(type(facts[name]) not in EXPORTED[name] for name in facts):
+                    raise ValueError
                 continue
             line = line.lstrip('#') if facts else line  # an inactive one
             if line.startswith('#'):
@@ -2057,7 +2081,7 @@ def entries(lines, system):
                 yield number, {**entry_of(line, variables, system), **about, **facts}
         except BadSchedule as problem:
             yield number, problem
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, LookupError):
             yield number, BadSchedule('%r is not what export writes' % line)
         comment, facts = '', {}
 

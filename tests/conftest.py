@@ -37,7 +37,7 @@ def free_port():
             return port
 
 
-def wait_until(condition, seconds=20, what='it'):
+def wait_until(condition, seconds=20, what='it', pause=0.02):
     """The first true value of a condition; fails when there is none in time."""
     limit = time.monotonic() + seconds
     while True:
@@ -45,13 +45,13 @@ def wait_until(condition, seconds=20, what='it'):
         if value:
             return value
         assert time.monotonic() < limit, 'waited %s s for %s' % (seconds, what)
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 class MariaDB:
     """A server on a temporary folder, ended by the process that was started."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *more):
         self.socket, self.port = os.path.join(folder, 's'), free_port()
         data = os.path.join(folder, 'data')
         # As root it must be told that it may be: the folder is nobody else's.
@@ -67,7 +67,7 @@ class MariaDB:
             ['mariadbd', *options, '--socket=' + self.socket, '--port=%d' % self.port,
              '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=256M',
              '--max-connections=400', '--pid-file=' + os.path.join(folder, 'pid'),
-             '--skip-log-bin'], stdout=self.log, stderr=self.log)
+             '--skip-log-bin', *more], stdout=self.log, stderr=self.log)
         wait_until(self.is_up, 60, 'MariaDB')
         zones = subprocess.run(['mariadb-tzinfo-to-sql', '/usr/share/zoneinfo'],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -277,7 +277,7 @@ class Place:
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')
-        return any(os.path.isdir(os.path.join(log, state, token))
+        return any(os.path.exists(os.path.join(log, state, token))
                    for state in (os.listdir(log) if os.path.isdir(log) else ()))
 
 

@@ -441,11 +441,13 @@ def test_late_landing_claims_are_given_back(place):
     worker.store.connect()
     worker.store.plan(worker.store.now())
     token = 'f' * 32
-    os.close(worker.state.claim(token).create())
+    claim = worker.state.claim(token)
+    claim.create()
+    os.close(claim.file)
     worker.listen()
     worker.turn()
     wait_until(lambda: (worker.turn(), place.runs())[1])  # it runs once, by another claim
-    assert os.path.exists(worker.state.claim(token).folder)  # the open one is kept
+    assert os.path.exists(claim.path)  # the open one is kept
     place.store.execute('UPDATE job SET next_run_utc = {utc}, schedule = ?, '
                         'run_token = ?, run_no = run_no + 1 WHERE id = ?',
                         ['0 0 1 1 *', token, job])
