@@ -121,6 +121,8 @@ class Attack:
             text = file.read()
         if 'Traceback' in text:
             self.fail('%s: %s' % (host.label, text[-2000:]))
+        if os.environ.get('FAULTS_SHOW'):
+            self.say('%s says:\n%s' % (host.label, text[-3000:]))
 
     def node_in_use(self):
         """The server to which most connections go."""

@@ -282,7 +282,8 @@ class Host:
         return dict(os.environ, FAULTS_HOST=self.folder, TZ='UTC', **self.more)
 
     def start(self, *arguments):
-        inside = ['ip', 'netns', 'exec', self.network.name] if self.network else []
+        inside = ['nsenter', '--net=/run/netns/' + self.network.name] if (
+            self.network) else []
         with open(os.path.join(self.folder, 'stderr'), 'ab') as errors:
             self.worker = subprocess.Popen(
                 [*inside, *self.command(*(arguments or ['run', '--forever']))], stderr=errors,
