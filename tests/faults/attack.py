@@ -25,6 +25,7 @@ class Attack:
         self.cluster, self.say, self.rate = cluster, say, rate
         self.random = random.Random(seed)
         self.jobs, self.faults, self.failures = {}, [], []
+        self.is_mixed = False
         self.lock, self.loading = threading.Lock(), threading.Event()
         self.folder = tempfile.mkdtemp(dir=cluster.folder, prefix='runs-')
         self.first = self.next = 1 + (cluster.query('SELECT MAX(id) FROM job')[0][0] or 0)
@@ -175,7 +176,7 @@ class Attack:
 
     def mixed(self, seconds):
         """Faults of hosts, of the database and of the table at random, side by side."""
-        end = now() + seconds
+        end, self.is_mixed = now() + seconds, True
         self.add_jobs(20, 'minute')
         self.add_jobs(10, 'every')
         names = {of: [name for name, fault in FAULTS.items() if fault.mixed
@@ -194,7 +195,7 @@ class Attack:
     def nemesis(self, names, end, chance):
         try:
             while True:
-                time.sleep(chance.uniform(2, 12))
+                time.sleep(chance.uniform(2, 12) * (1 if len(names) > 2 else 3))
                 fault = FAULTS[chance.choice(names)](
                     self, chance.choice(self.cluster.hosts), chance)
                 length = fault.length()

@@ -62,6 +62,11 @@ class Fault:
     def heal(self):
         pass
 
+    def miss(self, text):
+        """It did not hit what it was for; beside others that may be."""
+        if not self.attack.is_mixed:
+            self.attack.fail('%s: %s' % (self.name, text))
+
     @property
     def server(self):
         return self.cluster.servers[0]
@@ -164,11 +169,21 @@ class StopInClaim(StopWorker):
         while not self.hit and now() < limit:
             time.sleep(0.05)
         if not self.hit:
-            self.attack.fail('%s: no such statement' % self.name)
+            self.miss('no such statement')
+            self.strike()
 
     def strike(self):
-        self.hit = now()
+        if not self.hit:  # there is a proxy for each node
+            self.hit = now()
+            self.hurt()
+
+    def hurt(self):
         send(self.host.worker.pid, signal.SIGSTOP)
+
+    def heal(self):
+        for proxy in self.host.proxies:
+            proxy.watched = None
+        super().heal()
 
 
 class StopInReport(StopInClaim):
@@ -179,11 +194,11 @@ class KillInClaim(StopInClaim):
     def length(self):
         return self.random.uniform(0.3, 3)
 
-    def strike(self):
-        self.hit = now()
+    def hurt(self):
         self.host.worker.kill()
 
     def heal(self):
+        super().heal()
         self.host.worker.wait()
         self.host.start()
 
@@ -361,7 +376,7 @@ class CutClaim(HalfOpen):
         while self.cuts() == 0 and now() < limit:
             time.sleep(0.1)
         if not self.cuts():
-            self.attack.fail('nothing was cut')
+            self.miss('nothing was cut')
         super().heal()
 
     def cuts(self):
