@@ -1,5 +1,6 @@
 """An attack: a cluster at work, faults, and the verdict over what was seen."""
 import contextlib
+import glob
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ from collections import Counter
 from datetime import datetime, timezone
 
 from faults import checker
-from faults.cluster import HERE, Cluster, is_refusal, now
+from faults.cluster import HERE, PRIVILEGES, Cluster, is_refusal, now
 from faults.nemesis import FAULTS
 
 SLOWEST = 3  # seconds that a command takes at most, if it does not hang
@@ -42,23 +43,25 @@ class Attack:
     def command(self, seconds, code):
         return '%s/command.sh %s %s %d' % (HERE, self.folder, seconds, code)
 
-    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None):
+    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None,
+                minutes=1):
         """One row by a plain INSERT; returns its id. due: when, on the clock of now()."""
         with self.lock:
             job, self.next = self.next, self.next + 1
-        begin, hangs = now(), seconds > SLOWEST
+        begin, hangs = now(), seconds > SLOWEST and minutes == 1
+        limit = self.cluster.deadline + (minutes - 1) * self.cluster.minute
         frequency = {'every': 1, 'minute': 60, 'once': YEAR}[kind]
         try:
             self.cluster.query(
                 'INSERT INTO job (id, description, command, frequency, max_run_time, '
-                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, 1, ?, ?, ?)', job,
-                kind, self.command(seconds, code), frequency,
+                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)', job,
+                kind, self.command(seconds, code), frequency, minutes,
                 '* * * * *' if kind == 'minute' else None, active, due and utc_of(due))
         except Exception as error:
             if not is_refusal(error):  # it was there already: a cut COMMIT had landed
                 raise
         self.jobs[job] = checker.Job(
-            job, kind, [due or begin], limit=self.cluster.deadline, code=code, hangs=hangs)
+            job, kind, [due or begin], limit=limit, code=code, hangs=hangs)
         return job
 
     def add_jobs(self, count, kind='once'):
@@ -92,8 +95,11 @@ class Attack:
             thread.join()
 
     def has_started(self, job):
-        return any(name.startswith('%d.' % job) and not name.endswith('.lock')
-                   for name in os.listdir(self.folder))
+        return bool(glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
+
+    def has_ended(self, job):
+        return any(open(path).read().count('end')
+                   for path in glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
 
     # Hosts and nodes
 
@@ -151,17 +157,19 @@ class Attack:
         length = fault.length() if length is None else length
         what = '%s%s' % (fault.name, ' ' + fault.host.label * (fault.of == 'host'))
         self.say('%8.2f %s for %.1f s' % (now(), what, length))
-        fault.inflict()
+        fault.inflict(length)
         time.sleep(length)
         self.faults.append(fault.end())
         self.say('%8.2f %s is healed' % (now(), what))
 
     def alone(self, name, length=None):
         """One fault alone, under load."""
-        with self.loaded():
+        if FAULTS[name].mounts and not PRIVILEGES['own mounts']:
+            return self.say('not done: %s needs mounts, which root may have' % name)
+        with self.loaded() if FAULTS[name].loaded else contextlib.nullcontext():
             time.sleep(1.5)
             fault = self.fault(name, self.cluster.hosts[-1] if name == 'cut-off'
-                               else self.busy_host())
+                               else FAULTS[name].loaded and self.busy_host())
             before = self.complaints()
             self.inflict(fault, length)
             if fault.bites and self.complaints() == before:
@@ -180,7 +188,8 @@ class Attack:
         self.add_jobs(20, 'minute')
         self.add_jobs(10, 'every')
         names = {of: [name for name, fault in FAULTS.items() if fault.mixed
-                      and fault.of in of and self.cluster.database in fault.databases]
+                      and fault.of in of and fault.mounts <= PRIVILEGES['own mounts']
+                      and self.cluster.database in fault.databases]
                  for of in ('host', 'database node', 'table')}
         threads = [threading.Thread(target=self.nemesis, args=(
             one, end - 15, random.Random(self.random.random()))) for one in names.values()]
@@ -259,11 +268,14 @@ class Attack:
                 '%d %s' % (count, kind) for kind, count in sorted(Counter(
                     cost.kind for cost in costs).items())) or 'nothing'))
         lines = self.failures + ['%s: job %s run %s: %s' % find for find in finds]
+        for fault in self.faults:
+            if fault.kind == 'failover-that-loses-claims' and not {
+                    'duplicate', 'overlap'} & {cost.kind for cost in costs}:
+                lines.append('no claim was lost by the failover')
         for line in lines:
             self.say(line)
         self.say('%d finds' % len(lines) if lines else
                  'nothing lost, no duplicate, no overlap, no run without its record')
-        self.runs, self.records, self.costs = runs, records, costs
         return lines
 
     def read_runs(self):

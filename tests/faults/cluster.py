@@ -21,6 +21,7 @@ from faults.proxy import Proxy
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 IS_ROOT = os.getuid() == 0
+PRIVILEGES = {'own mounts': False}  # and with them network namespaces
 FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1'
 
 
@@ -38,10 +39,10 @@ def wait_until(condition, seconds, what):
 
 
 def own_mounts():
-    """Have what this process mounts, and its network namespaces, end with it."""
-    if ctypes.CDLL(None, use_errno=True).unshare(0x00020000):  # CLONE_NEWNS
-        raise OSError(ctypes.get_errno(), 'unshare: no mount namespace of our own')
-    subprocess.run(['mount', '--make-rprivate', '/'], check=True)
+    """Have what this process mounts, and its network namespaces, end with it; if it may."""
+    if IS_ROOT and not ctypes.CDLL(None).unshare(0x00020000):  # CLONE_NEWNS
+        PRIVILEGES['own mounts'] = not subprocess.run(
+            ['mount', '--make-rprivate', '/']).returncode
 
 
 # ----------------------------------------------------------------------- databases
@@ -241,14 +242,15 @@ class SQLite:
 class Host:
     """A worker, its runners and their commands, as a machine of its own."""
 
-    def __init__(self, cluster, number, name=None, network=False, disks=IS_ROOT):
-        self.cluster, self.disks, self.name = cluster, disks, name or 'host%d' % number
+    def __init__(self, cluster, number, name=None, network=False, disks=True):
+        self.cluster, self.name = cluster, name or 'host%d' % number
+        self.disks = disks and PRIVILEGES['own mounts']
         self.label = 'host%d' % number  # its own also where another has its name
         self.folder = os.path.join(cluster.folder, self.label)
         self.log, self.state = (os.path.join(self.folder, part) for part in ('log', 'state'))
         for folder, size in ((self.log, '16M'), (self.state, '2M')):
             os.makedirs(folder)
-            if disks:  # of its own, so that they can be full
+            if self.disks:  # of its own, so that they can be full
                 subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs',
                                 folder], check=True)
         self.network = Network(number) if network else None
@@ -406,7 +408,7 @@ class Cluster:
             self.hosts = []
             for number in range(count):
                 self.hosts.append(Host(self, number, network=(
-                    network and IS_ROOT and number == count - 1)))
+                    network and PRIVILEGES['own mounts'] and number == count - 1)))
             done = self.hosts[0].run('init')
             if done.returncode:
                 raise RuntimeError(done.stderr.decode())
@@ -455,11 +457,17 @@ class Cluster:
             "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = %d, MASTER_USER = "
             "'copy', MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, "
             'MASTER_CONNECT_RETRY = 1' % primary.port, 'SET GLOBAL read_only = 1')
-        primary.settings('RESET MASTER', "CREATE USER copy IDENTIFIED BY 'secret'",
+        primary.settings("CREATE USER copy IDENTIFIED BY 'secret'",
                          'GRANT REPLICATION SLAVE ON *.* TO copy')
         replica.settings('START SLAVE')
         primary.make_account()
         return self.servers
+
+    def promote(self):
+        """What an administrator does when the primary is gone."""
+        replica = self.servers[1]
+        replica.settings('STOP SLAVE', 'RESET SLAVE ALL', 'SET GLOBAL read_only = 0')
+        self.servers.reverse()
 
     # What the harness itself asks the database, on a way that is never disturbed.
 
@@ -467,7 +475,7 @@ class Cluster:
         """Rows of a statement on any server that is ready, or their number."""
         limit = now() + seconds
         while True:
-            for server in self.servers:
+            for server in self.writable():
                 try:
                     return execute(server, text, values)
                 except server.errors as error:
@@ -476,6 +484,10 @@ class Cluster:
                 except RuntimeError:
                     pass  # a node that is not ready
             time.sleep(0.1)
+
+    def writable(self):
+        """The servers that the harness may write to: root is stopped by no read_only."""
+        return self.servers[:1] if self.database == 'replica' else self.servers
 
     def close(self):
         for host in self.hosts:

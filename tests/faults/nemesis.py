@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from faults import checker
-from faults.cluster import FAKETIME, IS_ROOT, Host, now, send
+from faults.cluster import FAKETIME, Host, now, send, wait_until
 
 CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
 COLLECT = b'FROM job WHERE run_token = '
@@ -26,6 +26,8 @@ class Fault:
 
     of, seconds, kills, forgets = 'host', (0.3, 3), False, False
     mixed, bites = True, False
+    loaded = True  # other jobs run meanwhile
+    mounts = False  # whether it needs mounts of its own
     databases = ('mariadb', 'postgresql', 'sqlite', 'galera')
 
     def __init__(self, attack, host, random):
@@ -43,7 +45,7 @@ class Fault:
         """Names of the hosts that it hits; none: of all."""
         return [self.host.name] if self.of == 'host' else []
 
-    def inflict(self):
+    def inflict(self, length):
         self.begin = now()
         self.start()
 
@@ -226,7 +228,7 @@ class CutOff(StopWorker):
 
 
 class LogFull(Fault):
-    seconds, folder = (3, 5), 'log'
+    seconds, folder, mounts = (3, 5), 'log', True
 
     def start(self):
         self.host.fill(getattr(self.host, self.folder))
@@ -243,16 +245,13 @@ class StateFull(LogFull):
 class StateReadOnly(Fault):
     """By a read-only view of it mounted over it; files that are open stay writable."""
 
-    seconds, bites = (3, 5), True
+    seconds, bites, mounts = (3, 5), True, True
 
     def start(self):
-        if IS_ROOT:
-            subprocess.run(['mount', '--bind', '-o', 'ro', *[self.host.state] * 2],
-                           check=True)
+        subprocess.run(['mount', '--bind', '-o', 'ro', *[self.host.state] * 2], check=True)
 
     def heal(self):
-        if IS_ROOT:
-            subprocess.run(['umount', '--lazy', self.host.state], check=True)
+        subprocess.run(['umount', '--lazy', self.host.state], check=True)
 
 
 class WrongClock(KillWorker):
@@ -328,6 +327,34 @@ class DatabaseKilled(DatabaseRestarted):
 
 class DatabaseDown(DatabaseKilled):
     seconds = (10, 20)
+
+
+class DownWithFiftyRunning(DatabaseKilled):
+    """All go on undisturbed, and all results are there within 5 s of its return."""
+
+    seconds, mixed, count = (60, 60), False, 50
+
+    def inflict(self, length):
+        self.jobs = [self.attack.add_job(length * 0.8, minutes=20 + int(length))
+                     for _ in range(self.count)]
+        wait_until(lambda: all(map(self.attack.has_started, self.jobs)), 20, 'their start')
+        super().inflict(length)
+
+    def heal(self):
+        ended = sum(map(self.attack.has_ended, self.jobs))
+        if ended < self.count:
+            self.attack.fail('only %d of %d ended by themselves' % (ended, self.count))
+        super().heal()
+        back = now()
+        wait_until(lambda: self.recorded() == self.count, 20, 'the results')
+        self.attack.say('all %d results are there after %.2f s' % (self.count, now() - back))
+        if now() - back > 5:
+            self.attack.fail('after %.2f s' % (now() - back))
+
+    def recorded(self):
+        return self.cluster.query(
+            "SELECT COUNT(*) FROM run WHERE status = 'Success' AND job_id BETWEEN ? AND ?",
+            self.jobs[0], self.jobs[-1])[0][0]
 
 
 class DatabaseSlow(Fault):
@@ -501,6 +528,44 @@ class NodeRejects(KillNode):
 
 class NodeReadOnly(NodeRejects):
     value = 'SET GLOBAL read_only = %s', '1', '0'
+
+
+# A primary and its asynchronous replica.
+
+class Promote(Fault):
+    """The primary is given up in good order: the replica has all when it is promoted."""
+
+    of, databases, mixed, seconds = 'database', ('replica',), False, (0, 0)
+
+    def start(self):
+        primary, replica = self.cluster.servers
+        primary.settings('FLUSH TABLES WITH READ LOCK', 'SET GLOBAL read_only = 1')
+        primary.settings('SET GLOBAL max_connections = 10')
+        for proxy in self.proxies():
+            proxy.reset()
+        position = primary.value('gtid_binlog_pos')
+        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
+        primary.kill()
+        self.cluster.promote()
+
+
+class FailoverThatLosesClaims(Promote):
+    """The primary dies with claims that it never sent: their jobs run once more."""
+
+    loaded = False
+
+    def inflict(self, length):
+        primary, replica = self.cluster.servers
+        jobs = [self.attack.add_job(2.5, due=now() + 4) for _ in range(5)]
+        position = primary.value('gtid_binlog_pos')
+        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
+        replica.settings('STOP SLAVE IO_THREAD')
+        wait_until(lambda: all(map(self.attack.has_started, jobs)), 20, 'their start')
+        super().inflict(length)
+
+    def start(self):
+        self.cluster.servers[0].kill()
+        self.cluster.promote()
 
 
 # The table, by people.

@@ -16,14 +16,13 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from faults.attack import Attack, cluster_of, end_by_signals
-from faults.cluster import IS_ROOT, own_mounts
+from faults.cluster import own_mounts
 from faults.nemesis import FAULTS
 
 
 def main():
     args = parser().parse_args()
-    if IS_ROOT:
-        own_mounts()
+    own_mounts()
     end_by_signals()
     print('--database %s --seconds %d --seed %d%s%s' % (
         args.database, args.seconds, args.seed, ' --real' * args.real,
@@ -35,7 +34,7 @@ def main():
             attack = Attack(cluster, args.seed, lambda text: print(text, flush=True),
                             args.rate)
             if name:
-                attack.alone(name)
+                attack.alone(name, args.length)
             else:
                 attack.mixed(args.seconds)
             found += attack.verdict()
@@ -45,11 +44,12 @@ def main():
 def parser():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--database', default='mariadb', choices=[
-        'mariadb', 'galera', 'sqlite', 'postgresql'])
+        'mariadb', 'galera', 'replica', 'sqlite', 'postgresql'])
     parser.add_argument('--seconds', type=int, default=180)
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10 ** 6))
     parser.add_argument('--fault', action='append', default=[], choices=sorted(FAULTS),
                         metavar='NAME', help='this one alone: ' + ', '.join(sorted(FAULTS)))
+    parser.add_argument('--length', type=float, help='seconds that a single fault lasts')
     parser.add_argument('--hosts', type=int, default=3)
     parser.add_argument('--rate', type=float, default=4, help='new jobs a second')
     parser.add_argument('--real', action='store_true')
