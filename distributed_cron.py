@@ -166,7 +166,7 @@ class Worker:
         if self.failures & (self.failures - 1) == 0:
             self.complain(line_of(problem))
         self.failures += 1
-        return min(5, 0.25 * 2 ** min(self.failures, 5)) * random.uniform(0.5, 1)
+        return min(4, 0.25 * 2 ** min(self.failures, 4)) * random.uniform(0.5, 1)
 
     def finished(self):
         if self.claims:  # a drain does not wait for the database
