@@ -166,7 +166,7 @@ class Worker:
         if self.failures & (self.failures - 1) == 0:
             self.complain(line_of(problem))
         self.failures += 1
-        return min(5, 0.25 * 2 ** min(self.failures, 5)) * random.uniform(0.5, 1)
+        return min(4, 0.25 * 2 ** min(self.failures, 4)) * random.uniform(0.5, 1)
 
     def finished(self):
         if self.claims:  # a drain does not wait for the database
@@ -1158,6 +1158,9 @@ class MySQL(Dialect):
         # A lock is waited for less long than an answer: so a claim is never in doubt.
         cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
                        'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1))
+        # A node of a Galera cluster first catches up with what others have committed.
+        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
+            cursor.execute('SET SESSION wsrep_sync_wait = 7')
         cursor.execute('SELECT @@global.read_only')
         if cursor.fetchone()[0]:
             raise self.driver.OperationalError(1290, 'the server is read-only')

@@ -317,6 +317,12 @@ def server_place(request, tmp_path):
 
 
 @pytest.fixture
+def sqlite_place(request, tmp_path):
+    """A Place for what does not depend on the database."""
+    yield from make_place(request, tmp_path, 'sqlite')
+
+
+@pytest.fixture
 def mysql_place(request, tmp_path):
     """A Place on MariaDB, for what several hosts do."""
     yield from make_place(request, tmp_path, 'mysql')
