@@ -134,9 +134,10 @@ class Worker:
         free = self.settle()
         self.store.connect()
         self.end('end', self.endings)
-        while self.endings:
-            ending = self.endings.pop()
-            self.claims[ending.token].reported(ending.job)
+        for token in {ending.token for ending in self.endings}:
+            self.claims[token].reported([ending.job for ending in self.endings
+                                         if ending.token == token])
+        self.endings = []
         self.look_after_mine(free)
         seen = self.store.look()
         self.due_in = seen.due_in
@@ -394,12 +395,11 @@ class Claim:
         for line in lines[0].split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
                 facts = json.loads(line)
-                job = facts.pop('job', None)
-                if facts.get('kind') == 'reported':
+                for job in facts.get('reported', ()):
                     self.runs.pop(job, None)
-                elif job is not None:
-                    self.runs.setdefault(job, {}).update(facts)
-                else:
+                if 'job' in facts:
+                    self.runs.setdefault(facts.pop('job'), {}).update(facts)
+                elif 'born' in facts:
                     self.born = facts
         return free
 
@@ -408,11 +408,12 @@ class Claim:
         same = self.born.get('boot') == boot_id()
         return boottime() - self.born['born'] if same else None
 
-    def reported(self, job):
-        """Forget a run; its line keeps the host's next worker from doing it again."""
-        del self.runs[job]
+    def reported(self, jobs):
+        """Forget runs; the line keeps the host's next worker from reporting them too."""
+        for job in jobs:
+            del self.runs[job]
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            append(file.fileno(), {'job': job, 'kind': 'reported'})
+            append(file.fileno(), {'reported': jobs})
 
     def stop(self, job):
         """Ask the runner to end a run."""
@@ -486,7 +487,7 @@ class Runner:
         self.selector = selectors.DefaultSelector()
         self.wakeup = signal_pipe()
         self.selector.register(self.wakeup, selectors.EVENT_READ)
-        self.next_check = 0
+        self.next_check, self.environment = 0, dict(os.environ)
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk."""
@@ -532,7 +533,7 @@ class Runner:
         except OSError:
             return  # a full disk: without a file it is given back when this ends
         environment = dict(
-            os.environ, DISTRIBUTED_CRON_JOB_ID=str(run.job),
+            self.environment, DISTRIBUTED_CRON_JOB_ID=str(run.job),
             DISTRIBUTED_CRON_RUN_NO=str(run.run_no), DISTRIBUTED_CRON_RUN=run.mark,
             DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
             DISTRIBUTED_CRON_WORKER=self.worker)
@@ -659,10 +660,12 @@ def send_signal(send, target, number):
 
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
+    if code == 0:
+        return 'Success'
     names = {-number: ' (%s)' % number.name for number in signal.Signals}
     names.update({126: ' (not executable)', 127: ' (command not found)'})
     text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
-    return text + names.get(code, '') if code else 'Success'
+    return text + names.get(code, '')
 
 
 class Log:
