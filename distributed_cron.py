@@ -566,7 +566,7 @@ class Runner:
         data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
             run.log.feed(data)
-            run.tail = (run.tail + data)[-4096:]
+            run.tail = (run.tail + data[-4096:])[-4096:]
         elif data is not None:
             self.selector.unregister(run.pipe)
             run.pipe.close()
@@ -1154,9 +1154,12 @@ class MySQL(Dialect):
     def open(self, create, host, port, socket):
         config, constants = self.config, self.driver.constants
         timeout = None if create else config.db_timeout
+        # Without: PyMySQL tries TLS in any case, and reads all certificates for that.
+        local = socket or host in ('localhost', '127.0.0.1', '::1')
         connection = self.driver.connect(
             host=host, port=port, unix_socket=socket, user=config.db_username,
             password=config.db_password, charset='utf8mb4', ssl=config.db_tls,
+            ssl_disabled=bool(local and not config.db_tls),
             database=None if create else config.db_database, autocommit=True,
             connect_timeout=config.db_timeout, read_timeout=timeout,
             write_timeout=timeout, client_flag=constants.CLIENT.FOUND_ROWS,
@@ -1665,7 +1668,8 @@ def load_config(file, name=None):
             # The Perl program's own file is indented by tabs, which YAML forbids.
             text = re.sub(r'(?m)^[ \t]+', lambda white: white[0].expandtabs(4),
                           stream.read())
-        return Config(yaml.safe_load(text), file, name)
+        loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # where there is libyaml
+        return Config(yaml.load(text, loader), file, name)
     except OSError as error:
         reason = error.strerror
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -1683,6 +1687,8 @@ def main(arguments=None):
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
     try:
+        if not (sys.argv[1:] if arguments is None else arguments):
+            return work(load_config(config_file()))  # argparse takes its time
         args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
@@ -1693,6 +1699,10 @@ def main(arguments=None):
         return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
     except KeyboardInterrupt:
         return 130
+
+
+def config_file():
+    return os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 
 
 def whole_number(text):
@@ -1729,8 +1739,7 @@ def parser():
     top = Parser(prog='distributed_cron.py', description=__doc__.split('\n\n')[0] + (
         ' Without a command it runs what is due and exits: the crontab line.'))
     top.add_argument('--config', metavar='FILE', help='the configuration file',
-                     default=os.environ.get('DISTRIBUTED_CRON_CONFIG')
-                     or HERE + '/distributed_cron.yml')
+                     default=config_file())
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
     top.set_defaults(function=run, forever=False)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')

@@ -14,12 +14,14 @@ import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from datetime import datetime, timezone
 from statistics import median
 
@@ -462,9 +464,9 @@ def pauses(folder, count):
         listeners = {}
         for number in range(count):
             listener = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
-            listener.port = listener.getsockname()[1]
-            name = 'host%d' % number
-            place = BenchPlace(folder, 'mysql', listener, **{'poll_seconds': 1})
+            name, server = 'host%d' % number, types.SimpleNamespace(
+                port=listener.getsockname()[1])
+            place = BenchPlace(folder, 'mysql', server)
             place.file = os.path.join(folder, name)
             place.write()
             process = place.worker(name)
@@ -485,24 +487,32 @@ def pauses(folder, count):
 
 @row
 def pass_(bench):
-    """A worker of the crontab's that finds nothing due."""
+    """A worker of the crontab's that finds nothing due; its line has no arguments. As
+    a script Python compiles it each time, as a module (so pip installs it) once."""
+    module = 'import sys; sys.path[0] = %r; import distributed_cron as dc; %s'
     with bench.place() as place:
         place.fill(1000)
-        command = [sys.executable, SCRIPT, '--config', place.file]
-        wait_cpu(command)
-        cpu, bare, ratio = bench.beside(
-            15, lambda: wait_cpu(command),
-            lambda: wait_cpu([sys.executable, '-c', 'import sqlite3, argparse']))
-    yield Row('a crontab pass with nothing due', '%.0f ms of CPU' % (1000 * cpu),
-              'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio, '≤ 3',
-              ratio <= 3)
+        shutil.copy(SCRIPT, place.folder)
+        env = dict(os.environ, DISTRIBUTED_CRON_CONFIG=place.file)
+        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        for name, arguments in (
+                ('a crontab pass with nothing due', [SCRIPT]),
+                ('the same, as a module', ['-c', module % (
+                    place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())')])):
+            cpu_time(arguments, env)
+            cpu, bare, ratio = bench.beside(
+                15, lambda: cpu_time(arguments, env),  # noqa: B023
+                lambda: cpu_time(['-c', 'import sqlite3, argparse'], env))
+            yield Row(name, '%.0f ms of CPU' % (1000 * cpu),
+                      'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio, '≤ 3',
+                      ratio <= 3)
 
 
-def wait_cpu(command):
-    """Seconds of CPU that a command uses."""
-    process = os.posix_spawn(command[0], command, os.environ)
+def cpu_time(arguments, env):
+    """Seconds of CPU that a process of Python uses."""
+    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], env)
     _, status, usage = os.wait4(process, 0)
-    assert status == 0, command
+    assert status == 0, arguments
     return usage.ru_utime + usage.ru_stime
 
 
@@ -554,11 +564,9 @@ def output(bench):
         grown = []
 
         def speed():
-            before = pss(worker.pid)
             place.due_soon()
-            peak = watch_runner(worker.pid)
+            grown.append(growth(worker.pid))
             place.wait_all(1)
-            grown.append(max(peak, pss(worker.pid)) - before)
             return size / (place.sql('SELECT duration_ms FROM run')[0][0] / 1000)
 
         speed, most, ratio = bench.beside(5, speed, lambda: reference(
@@ -574,15 +582,16 @@ def output(bench):
               '≤ 4 MB', median(grown) <= 4)
 
 
-def watch_runner(worker):
-    """The most memory that a worker's runner has, while it has one."""
-    peak = 0
+def growth(worker):
+    """How much more memory than at first a worker and its runner have, at most, while
+    the runner lives."""
     wait_until(lambda: children(worker, 1), 10, 'the runner')
-    while children(worker, 1):
-        with contextlib.suppress(IndexError, TypeError):  # it has just ended
-            peak = max(peak, pss(children(worker, 1)[0]))
-        time.sleep(0.02)
-    return peak
+    sizes = []
+    with contextlib.suppress(IndexError, TypeError):  # it has just ended
+        while True:
+            sizes.append(pss(worker) + pss(children(worker, 1)[0]))
+            time.sleep(0.02)
+    return max(sizes) - sizes[0]
 
 
 # --------------------------------------------------------------------------- history
@@ -593,8 +602,9 @@ def history(bench):
     times = {}
     for count in bench.count((10000, 10000000), (10000, 200000)):
         with bench.place() as place:
-            jobs = max(10, count // 1000)
+            jobs = max(100, count // 1000)
             place.fill(jobs)
+            place.store.execute('UPDATE job SET run_no = 1000')
             place.store.execute('ALTER TABLE run DROP INDEX run_ended')  # made at once
             place.store.execute(
                 '''INSERT INTO run SELECT MOD(seq, %d) + 1, seq DIV %d + 1, NULL, NULL,
@@ -614,25 +624,25 @@ def history(bench):
 def history_times(place, rounds):
     """Median milliseconds of: a report of 64 runs, a job's last runs, a purge."""
     times, store = collections.defaultdict(list), place.store
+
+    def measure(what, step, *args):
+        begun = time.monotonic()
+        step(*args)
+        times[what].append(1000 * (time.monotonic() - begun))
+
+    jobs = [row.id for row in place.sql('SELECT id FROM job ORDER BY id LIMIT 64')]
     for number in range(rounds):
         token = '%032d' % number
-        place.store.execute('UPDATE job SET next_run_utc = {utc} WHERE id <= 64')
-        jobs = [row.id for row in place.sql('SELECT id FROM job ORDER BY id LIMIT 64')]
-        rows = store.claim(jobs, token, 'host0-1')
-        endings = [dc.Ending(token, row.id, 'done', 100000 + number, 'Success', 0, 'x', 5)
-                   for row in rows]
-        days = place.sql('''SELECT TIMESTAMPDIFF(DAY, MIN(ended_at), NOW()) AS n
-                         FROM run''')[0].n
-        store.config.history_days = days - 0.2
-        seen = store.look()
-        for what, step in (
-                ('report of 64 runs', lambda: store.end(endings)),  # noqa: B023
-                ('page of a job', lambda: place.sql(
-                    'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50', 3)),
-                ('purge', lambda: store.hello('host0-1', 0, seen))):  # noqa: B023
-            begun = time.monotonic()
-            step()
-            times[what].append(1000 * (time.monotonic() - begun))
+        store.execute('UPDATE job SET next_run_utc = {utc} WHERE id <= 64')
+        measure('report of 64 runs', store.end, [
+            dc.Ending(token, row.id, 'done', row.run_no, 'Success', 0, 'x', 5)
+            for row in store.claim(jobs, token, 'host0-1')])
+        measure('page of a job', place.sql,
+                'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50', 3)
+    store.reported.clear()
+    store.config.history_days = 0
+    for _ in range(4):  # of 2,000 runs each
+        measure('purge', store.hello, 'host0-1', 0, store.look())
     return {what: median(values) for what, values in times.items()}
 
 
