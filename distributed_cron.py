@@ -50,7 +50,6 @@ SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
 CLAIM_SIZE = 64  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
-HEAD_START = 0.2  # seconds for which what is due is left to whose share it is
 STAY = 5  # a worker of the crontab stays for what is due within these seconds
 OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
 
@@ -151,7 +150,7 @@ class Worker:
         slots = 0 if self.stopping else self.config.max_tasks - self.running()
         startable = seen.due_in <= 0 < slots
         if startable:
-            moved += self.start_due(slots, seen)
+            moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
         wait = 0.1 if self.dying else self.config.poll_seconds
@@ -224,15 +223,11 @@ class Worker:
     # The steps in the life of a run, in order. Those that are one statement or one
     # transaction stand in Store under the same name.
 
-    def start_due(self, slots, seen):
+    def start_due(self, slots, now):
         """find, claim, collect, start: returns the number of runs started."""
-        jobs = self.store.find(slots, self.config.name)
-        if not jobs:  # of its share; another host may be full, or gone
-            if seen.due_in > -HEAD_START:
-                return 0
-            jobs = self.store.find(slots)
+        jobs = self.store.find(slots)
         if not jobs:  # due by time, but for the window or a Perl worker's run
-            self.store.plan(seen.now, due=True)
+            self.store.plan(now, due=True)
             return 0
         claim = self.state.claim('%032x' % random.SystemRandom().getrandbits(128))
         claim.create()
@@ -766,14 +761,11 @@ class Store:
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
-    def find(self, slots, host=None):
-        """Ids of due jobs, for so many slots: at random among the first of them; or
-        among those that are the share of a host."""
+    def find(self, slots):
+        """Ids of due jobs, for so many slots: at random among the first of them."""
         count = min(slots, CLAIM_SIZE)
-        found = self.query(
-            'SELECT id FROM job WHERE {due} AND %s ORDER BY {by_due} LIMIT ?' % (
-                '{share}' if host else '1 = 1'), *filter(None, [host]),
-            count + max(16, count))
+        found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
+                           count + max(16, count))
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
@@ -1019,11 +1011,7 @@ def pieces_of(**words):
         AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
              OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
                  words['later'] % ('last_start', wait))
-    # By a host's place among those that were seen lately. It only says who asks first.
-    lately = 'SELECT COUNT(*) FROM host WHERE %s > {local}' % (
-        words['later'] % ('last_seen', '120'))
     for name, text in (
-            ('share', 'id %% {greatest}(1, (%s)) = (%s AND name < ?)' % (lately, lately)),
             ('as_read', ' AND '.join(column + ' {same} ?' for column in PLANNED_FROM)),
             ('deadline', words['later'] % ('{utc}', '(%s) * ? + ?' % limit)),
             ('allowed', allowed),
