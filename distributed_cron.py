@@ -115,14 +115,13 @@ class Worker:
             return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
-        while True:
+        pause = 0
+        while not (self.stopping > 1 or pause and self.finished()):
+            self.sleep(pause)
             try:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-            if self.stopping > 1 or pause and self.finished():
-                break
-            self.sleep(pause)
         left = self.running() + len(self.endings)
         if left:
             self.complain("%d runs go on, or wait for this host's next worker" % left)
@@ -143,7 +142,7 @@ class Worker:
         self.due_in = seen.due_in
         if boottime() >= self.next_hello:
             self.next_hello = boottime() + 60
-            self.store.hello(self.name, self.running(), seen)
+            self.store.hello(self.name, self.running(), seen.now)
         if seen.overdue:
             self.end('recover', self.store.overdue())
         moved = self.store.plan(seen.now) if seen.unplanned else 0
@@ -345,8 +344,7 @@ class State:
                                  'each needs its own' % self.folder)
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
-            raise config.bad('%s: %s: %s' % (
-                key, error.filename, error.strerror)) from None
+            raise config.bad('%s: %s' % (key, line_of(error))) from None
 
     def lock(self):
         """Become the host's one worker; False when there is one."""
@@ -368,7 +366,7 @@ class State:
 
 class Claim:
     """The file of one claim, locked as long as its runner lives. Lines of JSON, only
-    appended: when it was made; of each run what it is, before its start, and its end."""
+    appended: when it was made; what a run is, before its start; and its end."""
 
     def __init__(self, path):
         self.path, self.token, self.size = path, os.path.basename(path), 0
@@ -379,7 +377,12 @@ class Claim:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
         fcntl.flock(self.file, fcntl.LOCK_EX)
-        append(self.file, {'boot': boot_id(), 'born': boottime()})
+        try:
+            append(self.file, {'boot': boot_id(), 'born': boottime()})
+        except OSError:  # a full disk: nothing is claimed
+            os.close(self.file)
+            self.remove()
+            raise
 
     def read(self):
         """Learn what was appended since; returns whether no runner holds the claim."""
@@ -449,11 +452,10 @@ def boot_id():
 
 def read_text(path):
     """A file's text; empty when there is none."""
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return ''
+    return ''
 
 
 # --------------------------------------------------------------------------- runner
@@ -712,7 +714,9 @@ HOST_COLUMNS = ('last_seen', 'worker', 'version', 'max_tasks', 'running', 'skew_
                 'name')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
-Look = namedtuple('Look', 'now wall due_in unplanned overdue')
+Look = namedtuple('Look', 'now due_in unplanned overdue')
+# A row of `job`; as it stands, one that is not there.
+Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
 
 
 class Store:
@@ -726,7 +730,6 @@ class Store:
 
     def look(self):
         """What a poll needs to know, in one statement; now is a datetime, UTC."""
-        wall = time.time()
         now, due, unplanned, overdue = self.query('''
             SELECT {utc_exact}, (SELECT next_run_utc FROM job
                 WHERE run_token IS NULL AND next_run_utc IS NOT NULL
@@ -734,7 +737,7 @@ class Store:
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
         due_in = (moment(due) or PARKED) - moment(now)
-        return Look(moment(now), wall, due_in.total_seconds(), unplanned, overdue)
+        return Look(moment(now), due_in.total_seconds(), unplanned, overdue)
 
     def plan(self, now, due=False):
         """Give jobs that have none their next_run_utc, or park them; with due: those
@@ -806,9 +809,9 @@ class Store:
         ids, history, alike = {ending.job for ending in endings}, [], defaultdict(list)
         jobs = {row.id: row for row in self.query(
             'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids), *ids)}
-        nothing, now = row_type(*JOB_COLUMNS)(*[None] * len(JOB_COLUMNS)), self.now()
+        now = self.now()
         for ending in sorted(endings, key=lambda ending: ending.job):
-            job = jobs.get(ending.job, nothing)
+            job = jobs.get(ending.job, Job())
             held, done = job.run_token == ending.token, ending.kind == 'done'
             late = done and not job.run_token and job.run_no == ending.run_no
             run, values = self.end_one(ending, job, now, held)
@@ -864,10 +867,10 @@ class Store:
             '''SELECT id, run_no, run_token, last_worker FROM job
             WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')]
 
-    def hello(self, worker, running, seen):
+    def hello(self, worker, running, now):
         """Say that this host is there; throw away history, a small batch at a time."""
-        config, local = self.config, self.zone.local(seen.now)
-        skew = seen.wall - (seen.now - EPOCH).total_seconds()
+        config, local = self.config, self.zone.local(now)
+        skew = time.time() - (now - EPOCH).total_seconds()
         self.replace('host', HOST_COLUMNS, [(
             text_of(local), worker, VERSION, config.max_tasks, running,
             round(1000 * skew), config.name)])
@@ -943,6 +946,8 @@ class Store:
             if isinstance(problem, Away):
                 self.close()
             raise problem from None
+        except (UnicodeError, OverflowError) as error:  # of an argument
+            raise BadData(str(error)) from None
 
     @contextmanager
     def transaction(self):
@@ -1090,8 +1095,8 @@ class SQLite(Dialect):
     pieces = pieces_of(
         utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
-        to_local="datetime(?, 'localtime')", same='IS', lock='', greatest='MAX', least='MIN',
-        by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
+        to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
+        lock='', by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
          'INTEGER PRIMARY KEY AUTOINCREMENT'),
@@ -1130,7 +1135,7 @@ class MySQL(Dialect):
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
-        same='<=>', lock='FOR UPDATE', greatest='GREATEST', least='LEAST',
+        same='<=>', greatest='GREATEST', least='LEAST', lock='FOR UPDATE',
         by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
     errors = ((('1020', '1205', '1213'), Again, ''),
               (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
@@ -1205,9 +1210,8 @@ class PostgreSQL(Dialect):
         local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
         time="CAST(date_trunc('second', statement_timestamp()) AS time)",
         to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
-        same='IS NOT DISTINCT FROM', lock='FOR UPDATE', greatest='GREATEST',
-        least='LEAST',
-        later="(%s + (%s) * INTERVAL '1 second')",
+        same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
+        lock='FOR UPDATE', later="(%s + (%s) * INTERVAL '1 second')",
         by_due='run_token, next_run_utc')  # all of the index, or it sorts all rows
     other_words = (
         ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
@@ -1232,11 +1236,11 @@ class PostgreSQL(Dialect):
                for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
         connection = self.driver.connect(
             host=socket or host, port=port, user=config.db_username, autocommit=True,
-            password=config.db_password, dbname=config.db_database,
+            password=config.db_password, dbname=config.db_database, keepalives_idle=1,
             connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
             options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
             '-c statement_timeout=%d' % (limit // 2, limit),
-            **{'sslmode': 'verify-full', **tls})
+            **{'sslmode': 'verify-full', **tls}, keepalives_interval=1)
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
                 kind, self.driver.types.string.TextLoader)
@@ -1814,9 +1818,8 @@ def save_job(store, id, values):
     """Insert a job (id None) or change columns of one; returns its id and its next run,
     UTC. Raises BadConfig."""
     every = values.get('frequency') or 60
-    old = job_of(store, id) if id is not None else row_type(*JOB_COLUMNS)(
-        0, '', '', 1, None, None, every, 60 if values.get('schedule') else every,
-        *[None] * 7, *[0] * 5)
+    old = job_of(store, id) if id is not None else Job(
+        active=1, frequency=every, max_run_time=60 if values.get('schedule') else every)
     if not values.get('schedule') and (id is None or 'frequency' in values):
         values = {'max_run_time': max(1, min(old.max_run_time, every // 2)), **values}
     job = old._replace(**values)
@@ -1826,7 +1829,8 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    if job.schedule is None and not 1 <= job.frequency <= 5256000:
+    checked = job.schedule is None or 'frequency' in values
+    if checked and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -1989,8 +1993,7 @@ def next_times(args, config):
     """when an expression or a job runs next"""
     store = opened(config)
     is_id = re.fullmatch('[0-9]{1,9}', args.what)
-    job = job_of(store, int(args.what)) if is_id else row_type(
-        *JOB_COLUMNS)(*[None] * 3, 1, *[None] * 8, args.what, *[None] * 7)
+    job = job_of(store, int(args.what)) if is_id else Job(active=1, schedule=args.what)
     if args.after and not (moment(args.after) and re.fullmatch(
             r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)):
         raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % args.after)
@@ -2026,6 +2029,12 @@ def check(args, config):
 
 
 # Moving to and from crontab(5).
+
+EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
+    **dict.fromkeys(('description', 'command'), (str,)),
+    **dict.fromkeys(('active', 'max_run_time', 'frequency'), (int,)),
+    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None)))}
+
 
 def import_crontab(args, config):
     """take the entries of a crontab"""
@@ -2064,9 +2073,10 @@ def entries(lines, system):
         line = line.strip(' \t')
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
-            if line.startswith('#:'):  # what a crontab can't say, by export
+            if line.startswith('#:'):
                 facts = json.loads(line[2:])
-                row_type(*JOB_COLUMNS)(*JOB_COLUMNS)._replace(**facts)
+                if any(type(facts[name]) not in EXPORTED[name] for name in facts):
+                    raise ValueError
                 continue
             line = line.lstrip('#') if facts else line  # an inactive one
             if line.startswith('#'):
@@ -2080,7 +2090,7 @@ def entries(lines, system):
                 yield number, {**entry_of(line, variables, system), **about, **facts}
         except BadSchedule as problem:
             yield number, problem
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, LookupError):
             yield number, BadSchedule('%r is not what export writes' % line)
         comment, facts = '', {}
 

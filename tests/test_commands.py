@@ -455,6 +455,21 @@ def test_export_is_taken_back(place, tmp_path):
         [job[index] for index in columns] for job in before]
 
 
+@pytest.mark.parametrize('facts', [
+    '{"description": []}', '{"description": "\\ud800"}', '{"id": 5}', '[1]', '5', '{',
+    '{"frequency": 1e400, "schedule": null}', '{"frequency": NaN, "schedule": null}',
+    '{"frequency": 99999999999999999999}', '{"active": true}', '{"max_run_time": "5"}',
+    '{"active": 99999999999999999999}', '{"schedule": 5}', '{"start_anchor": 5}'])
+def test_facts_that_export_did_not_write_are_an_error_of_one_line(place, facts):
+    path = os.path.join(place.folder, 'crontab')
+    with open(path, 'w') as file:
+        file.write('#: %s\n* * * * * echo bad\n\n* * * * * echo good\n' % facts)
+    out = place.run('import', path, code=1)
+    assert 'line ' in out and len(lines(out)) == 2
+    commands = [job.command for job in place.sql('SELECT * FROM job')]
+    assert 'echo good' in commands
+
+
 # The demonstration, and the program as a whole.
 
 def test_demo_needs_nothing_but_python(tmp_path):

@@ -1,0 +1,19 @@
+"""A minute of fuzzing for each text that people write; tests/faults/fuzz.py takes hours."""
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+FUZZ = os.path.join(ROOT, 'tests', 'faults', 'fuzz.py')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target', ['expression', 'config', 'crontab', 'connect_string'])
+def test_any_text_ends_in_a_result_or_one_line(target):
+    done = subprocess.run([sys.executable, FUZZ, target, '--seconds', '60'],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out = done.stdout.decode('utf-8', 'replace')
+    assert done.returncode == 0, out[-3000:]
+    assert 'number_of_executed_units' in out
