@@ -100,7 +100,7 @@ class Worker:
         self.claims = {}  # token -> Claim; those that landed
         self.endings = []  # Endings to be reported, as settle found them
         self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
-        self.stopping = self.misses = self.failures = self.due_in = 0
+        self.stopping = self.misses = self.burst = self.failures = self.due_in = 0
         self.configure(config)
 
     def configure(self, config):
@@ -148,7 +148,9 @@ class Worker:
         moved = self.store.plan(seen.now) if seen.unplanned else 0
         slots = 0 if self.stopping else self.config.max_tasks - self.running()
         startable = seen.due_in <= 0 < slots
-        if startable:
+        self.burst = self.burst + startable if seen.due_in <= 0 else 0
+        if startable:  # 3, four times, 6, 12, …: so that other hosts get their share
+            slots = min(slots, 3 * 2 ** min(max(self.burst - 4, 0), 5))
             moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
@@ -157,7 +159,9 @@ class Worker:
             wait = min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
         elif seen.due_in > 0:
             wait = min(wait, seen.due_in + 0.001)
-        return 0 if moved else wait
+        if moved:  # and have the time for it, unless a result comes
+            return 0.02 if 0 < self.burst <= 4 else 0
+        return wait
 
     def back_off(self, problem):
         """Say what is wrong, more and more seldom; returns the seconds to sleep."""
@@ -768,7 +772,7 @@ class Store:
         """Ids of due jobs, for so many slots: at random among the first of them."""
         count = min(slots, CLAIM_SIZE)
         found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
-                           count + max(16, count))
+                           count + CLAIM_SIZE)
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):

@@ -429,7 +429,7 @@ def startup(bench):
                       for number in range(%d)]
             def start(store):
                 store.connect()
-                store.hello(store.config.name, 0, store.look())
+                store.hello(store.config.name, 0, store.look().now)
             def bare(store):
                 store.dialect.connect()
             threads = [threading.Thread(target=%s, args=[store]) for store in stores]
@@ -642,7 +642,7 @@ def history_times(place, rounds):
     store.reported.clear()
     store.config.history_days = 0
     for _ in range(4):  # of 2,000 runs each
-        measure('purge', store.hello, 'host0-1', 0, store.look())
+        measure('purge', store.hello, 'host0-1', 0, store.look().now)
     return {what: median(values) for what, values in times.items()}
 
 
