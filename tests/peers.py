@@ -66,6 +66,7 @@ def debian_cron(folder, _):
 
 
 def busybox_crond(folder, _):
+    """On Debian the package busybox-static has it, busybox does not."""
     path, text = crontab(folder)
     os.mkdir(os.path.join(folder, 'crontabs'))
     with open(os.path.join(folder, 'crontabs', 'root'), 'w') as file:
