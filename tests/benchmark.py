@@ -133,6 +133,13 @@ class Bench:
 class BenchPlace(Place):
     """A place where many jobs are due at once."""
 
+    def new_store(self, name='here'):
+        """Of ours; a million rows take longer than a worker would wait."""
+        store = dc.Store(self.config(name))
+        store.config.db_timeout = 600
+        store.connect()
+        return store
+
     def fill(self, count, command=':', when=None):
         """So many jobs, not due before an hour has passed; or when it is said."""
         self.store.execute(
