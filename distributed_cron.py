@@ -46,6 +46,7 @@ from functools import lru_cache
 
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
+CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
 CLAIM_SIZE = 64  # runs that one claim takes, and one runner holds, at most
@@ -149,7 +150,7 @@ class Worker:
         slots = 0 if self.stopping else self.config.max_tasks - self.running()
         startable = seen.due_in <= 0 < slots
         self.burst = self.burst + startable if seen.due_in <= 0 else 0
-        if startable:  # 3, four times, 6, 12, …: so that other hosts get their share
+        if startable:  # at first a few, and then a pause: other hosts take their share
             slots = min(slots, 3 * 2 ** min(max(self.burst - 4, 0), 5))
             moved += self.start_due(slots, seen.now)
         self.failures = 0
@@ -159,9 +160,7 @@ class Worker:
             wait = min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
         elif seen.due_in > 0:
             wait = min(wait, seen.due_in + 0.001)
-        if moved:  # and have the time for it, unless a result comes
-            return 0.02 if 0 < self.burst <= 4 else 0
-        return wait
+        return wait if not moved else 0.02 if 0 < self.burst <= 4 else 0
 
     def back_off(self, problem):
         """Say what is wrong, more and more seldom; returns the seconds to sleep."""
@@ -416,7 +415,7 @@ class Claim:
         return boottime() - self.born['born'] if same else None
 
     def reported(self, jobs):
-        """Forget runs; the line keeps the host's next worker from reporting them too."""
+        """Forget runs; a line keeps the host's next worker from reporting them."""
         for job in jobs:
             del self.runs[job]
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
@@ -426,9 +425,6 @@ class Claim:
         """Ask the runner to end a run."""
         with open(self.path + '.stop', 'a') as file:
             file.write('%d\n' % job)
-
-    def to_stop(self):
-        return set(map(int, read_text(self.path + '.stop').split()))
 
     def remove(self):
         for path in self.path + '.stop', self.path:
@@ -575,12 +571,12 @@ class Runner:
     def limit(self):
         """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
         SIGKILL after the grace. Returns the runs that are just being ended."""
-        now, to_stop = boottime(), self.claim.to_stop()
+        now, to_stop = boottime(), read_text(self.claim.path + '.stop').split()
         for run in self.live.values():
             minutes = max(1, round(run.max_run_time / self.config.minute))
             if not run.cause and now >= run.limit:
                 run.cause = 'timed out after %d min' % minutes
-            elif not run.cause and run.job in to_stop:
+            elif not run.cause and str(run.job) in to_stop:
                 run.cause = 'stopped'
         ending = [run for run in self.live.values() if run.cause]
         marked = marked_processes() if ending else {}
@@ -664,14 +660,13 @@ def send_signal(send, target, number):
     return False
 
 
+@lru_cache(None)
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
-    if code == 0:
-        return 'Success'
     names = {-number: ' (%s)' % number.name for number in signal.Signals}
     names.update({126: ' (not executable)', 127: ' (command not found)'})
     text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
-    return text + names.get(code, '')
+    return text + names.get(code, '') if code else 'Success'
 
 
 class Log:
@@ -1664,8 +1659,7 @@ def load_config(file, name=None):
             # The Perl program's own file is indented by tabs, which YAML forbids.
             text = re.sub(r'(?m)^[ \t]+', lambda white: white[0].expandtabs(4),
                           stream.read())
-        loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # where there is libyaml
-        return Config(yaml.load(text, loader), file, name)
+        return Config(yaml.safe_load(text), file, name)
     except OSError as error:
         reason = error.strerror
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -1684,7 +1678,7 @@ def main(arguments=None):
         sys.stdout.reconfigure(errors='replace')
     try:
         if not (sys.argv[1:] if arguments is None else arguments):
-            return work(load_config(config_file()))  # argparse takes its time
+            return work(load_config(CONFIG))  # argparse takes its time
         args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
@@ -1695,10 +1689,6 @@ def main(arguments=None):
         return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
     except KeyboardInterrupt:
         return 130
-
-
-def config_file():
-    return os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 
 
 def whole_number(text):
@@ -1735,7 +1725,7 @@ def parser():
     top = Parser(prog='distributed_cron.py', description=__doc__.split('\n\n')[0] + (
         ' Without a command it runs what is due and exits: the crontab line.'))
     top.add_argument('--config', metavar='FILE', help='the configuration file',
-                     default=config_file())
+                     default=CONFIG)
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
     top.set_defaults(function=run, forever=False)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')

@@ -64,7 +64,7 @@ def rows_of(name, bench):
     """The rows that one measurement gives; one that fails does not end the others."""
     try:
         yield from ROWS[name](bench)
-    except (AssertionError, subprocess.SubprocessError, dc.Problem) as error:
+    except (AssertionError, OSError, subprocess.SubprocessError, dc.Problem) as error:
         yield Row(name, 'failed: %s' % str(error).split('\n')[0], '', None, '', False)
 
 
@@ -602,7 +602,7 @@ def growth(worker):
     the runner lives."""
     wait_until(lambda: children(worker, 1), 10, 'the runner')
     sizes = []
-    with contextlib.suppress(IndexError, TypeError):  # it has just ended
+    with contextlib.suppress(OSError, IndexError, TypeError):  # it has just ended
         while True:
             sizes.append(pss(worker) + pss(children(worker, 1)[0]))
             time.sleep(0.02)
