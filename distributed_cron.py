@@ -46,6 +46,7 @@ from functools import lru_cache
 
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
+CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
 CLAIM_SIZE = 64  # runs that one claim takes, and one runner holds, at most
@@ -100,7 +101,7 @@ class Worker:
         self.claims = {}  # token -> Claim; those that landed
         self.endings = []  # Endings to be reported, as settle found them
         self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
-        self.stopping = self.misses = self.failures = self.due_in = 0
+        self.stopping = self.misses = self.burst = self.failures = self.due_in = 0
         self.configure(config)
 
     def configure(self, config):
@@ -133,9 +134,10 @@ class Worker:
         free = self.settle()
         self.store.connect()
         self.end('end', self.endings)
-        while self.endings:
-            ending = self.endings.pop()
-            self.claims[ending.token].reported(ending.job)
+        for token in {ending.token for ending in self.endings}:
+            self.claims[token].reported([ending.job for ending in self.endings
+                                         if ending.token == token])
+        self.endings = []
         self.look_after_mine(free)
         seen = self.store.look()
         self.due_in = seen.due_in
@@ -147,7 +149,9 @@ class Worker:
         moved = self.store.plan(seen.now) if seen.unplanned else 0
         slots = 0 if self.stopping else self.config.max_tasks - self.running()
         startable = seen.due_in <= 0 < slots
-        if startable:
+        self.burst = self.burst + startable if seen.due_in <= 0 else 0
+        if startable:  # at first a few, and then a pause: other hosts take their share
+            slots = min(slots, 3 * 2 ** min(max(self.burst - 4, 0), 5))
             moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
@@ -156,7 +160,7 @@ class Worker:
             wait = min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
         elif seen.due_in > 0:
             wait = min(wait, seen.due_in + 0.001)
-        return 0 if moved else wait
+        return wait if not moved else 0.02 if 0 < self.burst <= 4 else 0
 
     def back_off(self, problem):
         """Say what is wrong, more and more seldom; returns the seconds to sleep."""
@@ -398,12 +402,11 @@ class Claim:
         for line in lines[0].split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
                 facts = json.loads(line)
-                job = facts.pop('job', None)
-                if facts.get('kind') == 'reported':
+                for job in facts.get('reported', ()):
                     self.runs.pop(job, None)
-                elif job is not None:
-                    self.runs.setdefault(job, {}).update(facts)
-                else:
+                if 'job' in facts:
+                    self.runs.setdefault(facts.pop('job'), {}).update(facts)
+                elif 'born' in facts:
                     self.born = facts
         return free
 
@@ -412,19 +415,17 @@ class Claim:
         same = self.born.get('boot') == boot_id()
         return boottime() - self.born['born'] if same else None
 
-    def reported(self, job):
-        """Forget a run; its line keeps the host's next worker from doing it again."""
-        del self.runs[job]
+    def reported(self, jobs):
+        """Forget runs; a line keeps the host's next worker from reporting them."""
+        for job in jobs:
+            del self.runs[job]
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            append(file.fileno(), {'job': job, 'kind': 'reported'})
+            append(file.fileno(), {'reported': jobs})
 
     def stop(self, job):
         """Ask the runner to end a run."""
         with open(self.path + '.stop', 'a') as file:
             file.write('%d\n' % job)
-
-    def to_stop(self):
-        return set(map(int, read_text(self.path + '.stop').split()))
 
     def remove(self):
         for path in self.path + '.stop', self.path:
@@ -489,7 +490,7 @@ class Runner:
         self.selector = selectors.DefaultSelector()
         self.wakeup = signal_pipe()
         self.selector.register(self.wakeup, selectors.EVENT_READ)
-        self.next_check = 0
+        self.next_check, self.environment = 0, dict(os.environ)
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk."""
@@ -535,7 +536,7 @@ class Runner:
         except OSError:
             return  # a full disk: without a file it is given back when this ends
         environment = dict(
-            os.environ, DISTRIBUTED_CRON_JOB_ID=str(run.job),
+            self.environment, DISTRIBUTED_CRON_JOB_ID=str(run.job),
             DISTRIBUTED_CRON_RUN_NO=str(run.run_no), DISTRIBUTED_CRON_RUN=run.mark,
             DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
             DISTRIBUTED_CRON_WORKER=self.worker)
@@ -563,7 +564,7 @@ class Runner:
         data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
             run.log.feed(data)
-            run.tail = (run.tail + data)[-4096:]
+            run.tail = (run.tail + data[-4096:])[-4096:]
         elif data is not None:
             self.selector.unregister(run.pipe)
             run.pipe.close()
@@ -571,12 +572,12 @@ class Runner:
     def limit(self):
         """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
         SIGKILL after the grace. Returns the runs that are just being ended."""
-        now, to_stop = boottime(), self.claim.to_stop()
+        now, to_stop = boottime(), read_text(self.claim.path + '.stop').split()
         for run in self.live.values():
             minutes = max(1, round(run.max_run_time / self.config.minute))
             if not run.cause and now >= run.limit:
                 run.cause = 'timed out after %d min' % minutes
-            elif not run.cause and run.job in to_stop:
+            elif not run.cause and str(run.job) in to_stop:
                 run.cause = 'stopped'
         ending = [run for run in self.live.values() if run.cause]
         marked = marked_processes() if ending else {}
@@ -660,6 +661,7 @@ def send_signal(send, target, number):
     return False
 
 
+@lru_cache(None)
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
     names = {-number: ' (%s)' % number.name for number in signal.Signals}
@@ -766,7 +768,7 @@ class Store:
         """Ids of due jobs, for so many slots: at random among the first of them."""
         count = min(slots, CLAIM_SIZE)
         found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
-                           count + max(16, count))
+                           count + CLAIM_SIZE)
         return sorted(row.id for row in random.sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
@@ -1145,9 +1147,12 @@ class MySQL(Dialect):
     def open(self, create, host, port, socket):
         config, constants = self.config, self.driver.constants
         timeout = None if create else config.db_timeout
+        # Without: PyMySQL tries TLS in any case, and reads all certificates for that.
+        local = socket or host in ('localhost', '127.0.0.1', '::1')
         connection = self.driver.connect(
             host=host, port=port, unix_socket=socket, user=config.db_username,
             password=config.db_password, charset='utf8mb4', ssl=config.db_tls,
+            ssl_disabled=bool(local and not config.db_tls),
             database=None if create else config.db_database, autocommit=True,
             connect_timeout=config.db_timeout, read_timeout=timeout,
             write_timeout=timeout, client_flag=constants.CLIENT.FOUND_ROWS,
@@ -1676,6 +1681,8 @@ def main(arguments=None):
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
     try:
+        if not (sys.argv[1:] if arguments is None else arguments):
+            return work(load_config(CONFIG))  # argparse takes its time
         args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
@@ -1722,8 +1729,7 @@ def parser():
     top = Parser(prog='distributed_cron.py', description=__doc__.split('\n\n')[0] + (
         ' Without a command it runs what is due and exits: the crontab line.'))
     top.add_argument('--config', metavar='FILE', help='the configuration file',
-                     default=os.environ.get('DISTRIBUTED_CRON_CONFIG')
-                     or HERE + '/distributed_cron.yml')
+                     default=CONFIG)
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
     top.set_defaults(function=run, forever=False)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')

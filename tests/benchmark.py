@@ -12,48 +12,67 @@ import argparse
 import collections
 import contextlib
 import os
+import re
 import select
+import shutil
 import signal
-import statistics
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from datetime import datetime, timezone
+from statistics import median
 
-from conftest import MariaDB, Place, dc, wait_until
+import peers
+from conftest import SCRIPT, MariaDB, Place, dc, wait_until
+from picture import picture
 
-ROWS = {}  # name: (function, goals in words)
+ROWS = {}  # name: the function that measures
 Row = collections.namedtuple('Row', 'what measured beside ratio goal reached')
 
 
 def row(function):
-    """A row of the table, or some: a generator of Row, under its function's name."""
-    ROWS[function.__name__] = function
+    """Register what measures a row of the table, or some: a generator of Row."""
+    ROWS[function.__name__.strip('_')] = function
     return function
 
 
 def main():
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all is cleaned up
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='dc-bench-'))
+    rows, names = [], options.only or [name for name in ROWS
+                                       if name != 'peers' or options.peers]
+    with tempfile.TemporaryDirectory(prefix='dc-bench-') as folder:
         bench = Bench(folder, options.quick)
-        stack.callback(bench.close)
-        rows = []
-        for name in options.only or ROWS:
-            if name != 'peers' or options.peers:
-                for row in ROWS[name](bench):
-                    rows.append(row)
+        try:
+            for name in names:
+                for row in rows_of(name, bench):
                     print('%s: %s' % (row.what, row.measured), file=sys.stderr)
+                    rows.append(row)
+        finally:
+            bench.close()
     print(table(rows))
-    return 0 if all(row.reached is not False for row in rows) else 1
+    if options.svg:
+        with open(options.svg, 'w') as file:
+            file.write(picture(rows))
+    return int(any(row.reached is False for row in rows))
+
+
+def rows_of(name, bench):
+    """The rows that one measurement gives; one that fails does not end the others."""
+    try:
+        yield from ROWS[name](bench)
+    except (AssertionError, OSError, subprocess.SubprocessError, dc.Problem) as error:
+        yield Row(name, 'failed: %s' % str(error).split('\n')[0], '', None, '', False)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--quick', action='store_true', help='fewer rounds, fewer rows')
+    parser.add_argument('--quick', action='store_true', help='small, in few rounds')
     parser.add_argument('--peers', action='store_true', help='other crons too')
+    parser.add_argument('--svg', metavar='FILE', help='draw a picture of the table')
     parser.add_argument('--only', action='append', choices=ROWS, metavar='NAME',
                         help='one of: ' + ', '.join(ROWS))
     return parser.parse_args()
@@ -61,27 +80,39 @@ def arguments():
 
 def table(rows):
     """The rows as a table, which Markdown understands as well."""
-    lines = [Row('what', 'measured', 'limit, peer', 'ratio', 'goal', 'reached')]
-    lines.append(Row(*['---'] * 6))
+    lines = [Row('what', 'measured', 'beside it', 'ratio', 'goal', 'reached'),
+             Row(*['---'] * 6)]
     for row in rows:
         ratio = '' if row.ratio is None else '%.2f' % row.ratio
-        reached = {True: 'yes', False: 'no', None: ''}[row.reached]
+        reached = {True: 'yes', False: '**no**', None: ''}[row.reached]
         lines.append(row._replace(ratio=ratio, reached=reached))
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('| %s |' % ' | '.join(map(str.ljust, line, widths))
                      for line in lines)
 
 
+# ------------------------------------------------------------- what the rows stand on
+
 class Bench:
     """A private server, and the places on it that the rows work at."""
 
     def __init__(self, folder, quick):
-        self.folder, self.quick, self.places = folder, quick, []
+        self.folder, self.quick = folder, quick
         self.server = MariaDB(folder, '--innodb-flush-log-at-trx-commit=1',
-                              '--innodb-buffer-pool-size=1G', '--max-connections=700')
+                              '--innodb-buffer-pool-size=1G', '--max-connections=700',
+                              '--innodb-log-file-size=512M')
 
-    def rounds(self, count):
-        return min(count, 2) if self.quick else count
+    def count(self, full, quick):
+        return quick if self.quick else full
+
+    def beside(self, rounds, measure, other):
+        """Measure in turns with another thing, which is taken before and after; returns
+        the medians of both, and of their ratio."""
+        found = []
+        for _ in range(self.count(rounds, 2)):
+            before, value, after = other(), measure(), other()
+            found.append((value, (before + after) / 2, 2 * value / (before + after)))
+        return map(median, zip(*found))
 
     @contextlib.contextmanager
     def place(self, **more):
@@ -102,6 +133,13 @@ class Bench:
 class BenchPlace(Place):
     """A place where many jobs are due at once."""
 
+    def new_store(self, name='here'):
+        """Of ours; a million rows take longer than a worker would wait."""
+        store = dc.Store(self.config(name))
+        store.config.db_timeout = 600
+        store.connect()
+        return store
+
     def fill(self, count, command=':', when=None):
         """So many jobs, not due before an hour has passed; or when it is said."""
         self.store.execute(
@@ -110,22 +148,47 @@ class BenchPlace(Place):
             [command, utc(when or time.time() + 3600)])
 
     def workers(self, count):
-        """Start workers; returns when they have been up for a second."""
+        """Start workers; returns when they are up and idle."""
         workers = [self.worker('host%d' % number) for number in range(count)]
         wait_until(lambda: len(self.sql('SELECT 1 FROM host')) == count, 60, 'workers')
         return workers
 
-    def due_at_once(self, count, seconds=60):
-        """Make all jobs due in the same second, soon; returns how long it takes from
-        then until all are recorded, which is seen each 5 ms."""
+    def due_soon(self, seconds=2, early=0):
+        """Make all jobs due in the same second, soon, with no history; sleeps until
+        then, or until a bit earlier, and returns when it is."""
         self.store.execute('TRUNCATE run')
-        due = int(time.time()) + 2 + count // 2500
+        due = int(time.time() + seconds)
         self.store.execute('UPDATE job SET next_run_utc = ?', [utc(due)])
-        assert time.time() < due
-        time.sleep(due - time.time())
+        assert time.time() < due, 'the database is too slow'
+        time.sleep(due - early - time.time())
+        return due
+
+    def wait_all(self, count, seconds=120):
+        """Wait until all are recorded, which is looked at each 5 ms. None may be lost,
+        none run twice, all must be well."""
         wait_until(lambda: self.sql('SELECT COUNT(*) FROM run')[0][0] >= count,
                    seconds, '%d runs' % count, 0.005)
-        return time.time() - due
+        now = time.time()
+        found = self.sql('''SELECT COUNT(*), COUNT(DISTINCT job_id), COUNT(DISTINCT
+            run_no), SUM(status = 'Success') FROM run''')[0]
+        assert tuple(map(int, found)) == (count, count, 1, count), found
+        return now
+
+    def rate(self, count):
+        """Runs per second, from the due second until all are recorded."""
+        due = self.due_soon(2 + count // 2500)
+        return count / (self.wait_all(count) - due)
+
+    def status(self, name):
+        return int(self.sql('SHOW GLOBAL STATUS LIKE ?', name)[0][1])
+
+    def unusual(self):
+        """Lines of the workers' logs that tell of no usual step."""
+        lines = [line.split('] ', 1)[1] for name in os.listdir(self.folder + '/log')
+                 if name.startswith('host')
+                 for line in self.read('log/' + name).splitlines()]
+        return [line for line in lines if not re.match(
+            'worker starts|worker leaves|start: |end: .* Success$|SIGTERM: ', line)]
 
     def leave(self):
         for process in self.started:
@@ -142,12 +205,23 @@ def utc(when):
         tzinfo=None))
 
 
-LIMIT = '''if True:
+def percentile(values, percent):
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
+
+
+def reference(code, *arguments):
+    """What a small program of Python, in a process of its own, says: a number."""
+    return float(subprocess.run(
+        [sys.executable, '-I', '-c', code, *map(str, arguments)],
+        stdout=subprocess.PIPE, check=True).stdout)
+
+
+SPAWN = '''if True:
     import os, sys, time
-    count, outstanding, live = *map(int, sys.argv[1:]), 0
+    count, live = int(sys.argv[1]), 0
     begun = time.monotonic()
     for _ in range(count):
-        if live == outstanding:
+        if live == 8:
             live -= bool(os.wait())
         os.posix_spawn('/bin/sh', ['/bin/sh', '-c', ':'], os.environ)
         live += 1
@@ -156,121 +230,456 @@ LIMIT = '''if True:
     print(count / (time.monotonic() - begun))'''
 
 
-def limit(count=500, outstanding=8):
-    """Python's own: commands per second that posix_spawn starts and wait buries."""
-    return float(subprocess.run(
-        [sys.executable, '-I', '-c', LIMIT, str(count), str(outstanding)],
-        stdout=subprocess.PIPE, check=True).stdout)
+def limit(count=500):
+    """The machine's limit: how many commands per second posix_spawn of Python starts
+    and wait buries, with 8 outstanding."""
+    return reference(SPAWN, count)
 
 
 # ---------------------------------------------------------------------------- rates
 
 @row
 def throughput(bench):
-    rates, limits = [], []
     with bench.place(max_tasks=128) as place:
         place.fill(500)
         place.workers(1)
-        for _ in range(bench.rounds(9)):
-            limits.append(limit())
-            rates.append(500 / place.due_at_once(500))
-            limits.append(limit())
-            check_runs(place, 500)
-    rate, most = statistics.median(rates), statistics.median(limits)
+        rate, most, ratio = bench.beside(11, lambda: place.rate(500), limit)
     yield Row('500 due at once, one worker', '%.0f runs/s' % rate,
-              'posix_spawn: %.0f/s' % most, rate / most, '>= 0.65', rate / most >= 0.65)
+              'posix_spawn %.0f/s' % most, ratio, '≥ 0.65', ratio >= 0.65)
 
 
 @row
 def many(bench):
-    count = 1000 if bench.quick else 10000
-    rates, limits = [], []
-    with bench.place(max_tasks=64) as place:
-        place.fill(count)
-        place.workers(4)
-        for _ in range(bench.rounds(3)):
-            limits.append(limit(2000))
-            rates.append(count / place.due_at_once(count))
-            limits.append(limit(2000))
-            check_runs(place, count)
-    rate, most = statistics.median(rates), statistics.median(limits)
+    count = bench.count(10000, 1000)
+    with bench.place(max_tasks=128) as place, bench.place(max_tasks=32) as four:
+        place.fill(500)
+        four.fill(count)
+        place.workers(1)
+        four.workers(4)
+        rate, one, ratio = bench.beside(
+            3, lambda: four.rate(count),
+            lambda: median(place.rate(500) for _ in range(3)))
+        lost = four.unusual()
     yield Row('%d due at once, four workers' % count, '%.0f runs/s' % rate,
-              'posix_spawn: %.0f/s' % most, rate / most, '>= 0.9 of above', None)
+              '500, one worker: %.0f/s' % one, ratio, '≥ 0.9; none lost, none twice',
+              ratio >= 0.9 and not lost)
 
 
-def check_runs(place, count):
-    """None lost, none twice, all well."""
-    rows = place.sql('''SELECT COUNT(*), COUNT(DISTINCT job_id), COUNT(DISTINCT run_no),
-                     SUM(status = 'Success') FROM run''')
-    assert tuple(map(int, rows[0])) == (count, count, 1, count), rows
+@row
+def statements(bench):
+    counts = []
+    with bench.place(max_tasks=60) as place:
+        place.fill(60)
+        place.workers(1)
+        for _ in range(bench.count(7, 3)):
+            place.due_soon(2, 0.1)
+            before = place.status('Questions')
+            time.sleep(0.9)  # all the while nobody asks but the worker
+            counts.append((place.status('Questions') - before - 1) / 60)
+            place.wait_all(60)
+    count = median(counts)
+    yield Row('statements per run, 60 due', '%.2f' % count, '', None, '≤ 2.5',
+              count <= 2.5)
+
+
+@row
+def contention(bench):
+    """Of a claim all that it asks for may have been taken by others: a wasted one."""
+    count, workers = bench.count(2000, 600), bench.count(20, 8)
+    with bench.place(max_tasks=8) as place:
+        place.fill(count)
+        place.workers(workers)
+        log = os.path.join(place.folder, 'general.log')
+        place.store.execute('SET GLOBAL general_log_file = ?', [log])
+        due = place.due_soon(5)
+        place.store.execute('SET GLOBAL general_log = 1')
+        took = place.wait_all(count) - due
+        place.store.execute('SET GLOBAL general_log = 0')
+        text = dc.read_text(log)
+        claims = re.findall(r"SET run_token = '\w+'.*?\n?.*?WHERE id IN \(([\d, ]+)\)",
+                            re.sub(r'\n\s+', ' ', text))
+        landed = len(re.findall(r"FROM job WHERE run_token = '\w+'", text))
+        asked = sum(claim.count(',') + 1 for claim in claims)
+        wasted, in_vain = 1 - landed / len(claims), 1 - count / asked
+        unusual = place.unusual()
+    yield Row('%d workers, %d due at once' % (workers, count), 'wasted claims %.0f %%' % (
+        100 * wasted), '%.0f %% of the rows asked for' % (100 * in_vain), None,
+        '≤ 20 %, no error in the logs', wasted <= 0.2 and not unusual)
+    yield Row('the same, until all are recorded', '%.0f runs/s' % (count / took),
+              '', None, '', None)
+
+
+@row
+def spread(bench):
+    """Three workers that could each take all."""
+    rounds = even = 0
+    with bench.place(max_tasks=30) as place:
+        place.fill(30, 'sleep 0.5')
+        place.workers(3)
+        for _ in range(bench.count(20, 10)):
+            place.due_soon()
+            place.wait_all(30)
+            shares = place.sql('SELECT worker, COUNT(*) AS n FROM run GROUP BY worker')
+            rounds += 1
+            even += len(shares) == 3 and all(7 <= share.n <= 13 for share in shares)
+    yield Row('three idle workers, 30 due', 'each got 7 to 13 in %d of %d rounds' % (
+        even, rounds), '', even / rounds, '≥ 0.9', even / rounds >= 0.9)
+    with bench.place(max_tasks=128) as place, bench.place(max_tasks=128) as three:
+        place.fill(500)
+        three.fill(500)
+        place.workers(1)
+        three.workers(3)
+        rate, one, ratio = bench.beside(7, lambda: three.rate(500),
+                                        lambda: place.rate(500))
+    yield Row('500 due at once, three workers', '%.0f runs/s' % rate,
+              'one worker %.0f/s' % one, ratio, '≥ 0.9', ratio >= 0.9)
 
 
 # ---------------------------------------------------------------------------- delays
 
 @row
 def latency(bench):
-    count = 10 if bench.quick else 100
-    with bench.place(max_tasks=8) as place:
-        delays = start_delays(place, count)
-    yield from delay_rows('', delays)
+    """At two places, of which one has a million other jobs, a job is due each second;
+    and half a second after it a process that only slept starts a command."""
+    count, others = bench.count(100, 8), bench.count(1000000, 20000)
+    with bench.place(max_tasks=8) as few, bench.place(max_tasks=8) as crowd:
+        crowd.fill(others)
+        base, small, large = start_delays((few, crowd), count)
+    p50, p99 = percentile(small, 50), percentile(small, 99)
+    bare = 'sleep and posix_spawn %.1f ms'
+    yield Row('start after the due time, p50', '%.1f ms' % p50,
+              bare % percentile(base, 50), None, '≤ 8 ms', p50 <= 8)
+    yield Row('start after the due time, p99', '%.1f ms' % p99,
+              bare % percentile(base, 99), None, '≤ 40 ms', p99 <= 40)
+    ratio = percentile(large, 50) / p50
+    yield Row('the same with %d other jobs, p50' % others, '%.1f ms' % percentile(
+        large, 50), 'without them %.1f ms' % p50, ratio, '≤ 1.2', ratio <= 1.2)
 
 
-def start_delays(place, count):
-    """Seconds from the due second to the command's start, of so many jobs, each due
-    a second after the other; a command says that it has started by a FIFO."""
-    path = os.path.join(place.folder, 'started')
+def start_delays(places, count):
+    """Milliseconds from the due time to the start: of commands by posix_spawn, and of
+    as many jobs at each place. They say by a FIFO that they have started."""
+    path = os.path.join(places[0].folder, 'started')
     os.mkfifo(path)
-    fifo = os.open(path, os.O_RDWR)
-    place.workers(1)
+    fifo, delays = os.open(path, os.O_RDWR), collections.defaultdict(list)
+    for place in places:
+        place.workers(1)
     first = int(time.time()) + 3
     for number in range(count):
-        place.fill(1, 'echo %d > %s' % (number, path), first + number)
-    delays = []
-    while len(delays) < count:
-        assert select.select([fifo], [], [], 20)[0], 'no start'
-        now = time.time()
-        for number in os.read(fifo, 4096).split():
-            delays.append(now - first - int(number))
+        for offset, place in enumerate(places):
+            when = first + number * len(places) + offset
+            place.fill(1, 'echo %d:%d > %s' % (offset + 1, when, path), when)
+    for number in range(count * len(places)):
+        for due in first + number, first + number + 0.5:
+            time.sleep(max(0, due - time.time()))
+            if due % 1:
+                os.waitpid(os.posix_spawn('/bin/sh', [
+                    '/bin/sh', '-c', 'echo 0:%r > %s' % (due, path)], os.environ), 0)
+            assert select.select([fifo], [], [], 20)[0], 'no start'
+            now = time.time()
+            for word in os.read(fifo, 4096).split():
+                kind, _, when = word.partition(b':')
+                delays[int(kind)].append(1000 * (now - float(when)))
     os.close(fifo)
-    return delays
+    return [delays[kind] for kind in range(len(places) + 1)]
 
-
-def delay_rows(what, delays):
-    for percent, most in (50, 8), (99, 40):
-        delay = 1000 * percentile(delays, percent)
-        yield Row('start after the due time, p%d%s' % (percent, what),
-                  '%.1f ms' % delay, '', None, '<= %d ms' % most, delay <= most)
-
-
-def percentile(values, percent):
-    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
-
-
-# ------------------------------------------------------------------------ statements
 
 @row
-def statements(bench):
-    with bench.place(max_tasks=60) as place:
-        place.fill(60)
+def idle(bench):
+    for count in bench.count((1000, 1000000), (1000, 100000)):
+        with bench.place() as place:
+            place.fill(count)
+            (worker,) = place.workers(1)
+            place.store.execute('ANALYZE TABLE job')
+            rows, took = look_costs(place)
+            time.sleep(1)
+            seconds = bench.count(30, 5)
+            asked, used = place.status('Questions'), cpu_of(worker.pid)
+            time.sleep(seconds)
+            asked = place.status('Questions') - asked - 1
+            used = cpu_of(worker.pid) - used
+        good = rows < 50 and took < 1 and asked <= seconds + 1 + 4  # 4: the host's row
+        yield Row('idle poll, %d jobs' % count, '%.2f ms, %d rows read' % (took, rows),
+                  '%d statements in %d polls' % (asked, seconds), None,
+                  '< 1 ms, < 50 rows, one statement', good)
+        yield Row('idle worker, %d jobs' % count, '%.2f %% of a core' % (
+            100 * used / seconds), '', None, '< 0.3 %', used / seconds < 0.003)
+
+
+def look_costs(place):
+    """Rows that a poll reads, and the milliseconds that it takes."""
+    def rows_read():
+        return sum(int(row[1]) for row in place.sql(
+            "SHOW SESSION STATUS LIKE 'Handler_read%'"))
+
+    before = rows_read()
+    own = rows_read() - before  # what asking for it adds
+    before = rows_read()
+    place.store.look()
+    rows, times = rows_read() - before - own, []
+    for _ in range(200):
+        begun = time.monotonic()
+        place.store.look()
+        times.append(1000 * (time.monotonic() - begun))
+    return rows, median(times)
+
+
+def cpu_of(process):
+    """Seconds of CPU that a process has used."""
+    return int(dc.read_text('/proc/%d/schedstat' % process).split()[0]) / 1e9
+
+
+@row
+def startup(bench):
+    """Connections that do what a worker does at its start; then workers that see a
+    database which hangs up: they must not come back all at once."""
+    count = bench.count(500, 100)
+    with bench.place() as place:
+        place.fill(1000)
+        connect = '''if True:
+            import sys, threading, time
+            sys.path.insert(0, sys.argv[1])
+            import distributed_cron as dc
+            stores = [dc.Store(dc.load_config(sys.argv[2], 'host%%d' %% number))
+                      for number in range(%d)]
+            def start(store):
+                store.connect()
+                store.hello(store.config.name, 0, store.look().now)
+            def bare(store):
+                store.dialect.connect()
+            threads = [threading.Thread(target=%s, args=[store]) for store in stores]
+            failed = []
+            threading.excepthook = failed.append
+            begun = time.monotonic()
+            for number, thread in enumerate(threads):  # all within a second
+                time.sleep(max(0, begun + number / len(threads) - time.monotonic()))
+                thread.start()
+            for thread in threads:
+                thread.join()
+            print(-1 if failed else time.monotonic() - begun)'''
+        paths = os.path.dirname(SCRIPT), place.file
+        took, bare, ratio = bench.beside(
+            3, lambda: reference(connect % (count, 'start'), *paths),
+            lambda: reference(connect % (count, 'bare'), *paths))
+        there = len(place.sql('SELECT 1 FROM host'))
+    yield Row('%d workers start in one second' % count, 'served after %.2f s' % took,
+              'connections alone %.2f s' % bare, ratio, 'all are served',
+              0 < took < 10 and there == count)
+    least, most = pauses(bench.folder, bench.count(20, 8))
+    yield Row('back-off of workers, third pause', '%.2f to %.2f s' % (least, most), '',
+              most / least, 'jittered: ≥ 1.3', most / least >= 1.3)
+
+
+def pauses(folder, count):
+    """The shortest and the longest of workers' third pauses, at a server that takes
+    connections only to close them."""
+    folder = tempfile.mkdtemp(dir=folder)
+    seen = collections.defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        listeners = {}
+        for number in range(count):
+            listener = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+            name, server = 'host%d' % number, types.SimpleNamespace(
+                port=listener.getsockname()[1])
+            place = BenchPlace(folder, 'mysql', server)
+            place.file = os.path.join(folder, name)
+            place.write()
+            process = place.worker(name)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            listeners[listener] = number
+        limit = time.monotonic() + 60
+        while len(seen) < count or min(map(len, seen.values())) < 4:
+            assert time.monotonic() < limit, 'no fourth attempt'
+            for listener in select.select(list(listeners), [], [], 1)[0]:
+                listener.accept()[0].close()
+                seen[listeners[listener]].append(time.monotonic())
+    third = [times[3] - times[2] for times in seen.values()]
+    return min(third), max(third)
+
+
+# ------------------------------------------------------------------------- resources
+
+@row
+def pass_(bench):
+    """A worker of the crontab's that finds nothing due; its line has no arguments. As
+    a script Python compiles it each time, as a module (so pip installs it) once."""
+    module = 'import sys; sys.path[0] = %r; import distributed_cron as dc; %s'
+    with bench.place() as place:
+        place.fill(1000)
+        shutil.copy(SCRIPT, place.folder)
+        env = dict(os.environ, DISTRIBUTED_CRON_CONFIG=place.file)
+        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        for name, arguments in (
+                ('a crontab pass with nothing due', [SCRIPT]),
+                ('the same, as a module', ['-c', module % (
+                    place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())')])):
+            cpu_time(arguments, env)
+            cpu, bare, ratio = bench.beside(
+                15, lambda: cpu_time(arguments, env),  # noqa: B023
+                lambda: cpu_time(['-c', 'import sqlite3, argparse'], env))
+            yield Row(name, '%.0f ms of CPU' % (1000 * cpu),
+                      'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio, '≤ 3',
+                      ratio <= 3)
+
+
+def cpu_time(arguments, env):
+    """Seconds of CPU that a process of Python uses."""
+    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], env)
+    _, status, usage = os.wait4(process, 0)
+    assert status == 0, arguments
+    return usage.ru_utime + usage.ru_stime
+
+
+@row
+def memory(bench):
+    for count, most in bench.count(((60, 35), (1000, 60)), ((60, 35), (200, 60))):
+        with bench.place(max_tasks=count) as place:
+            place.fill(count, 'exec sleep 20')
+            (worker,) = place.workers(1)
+            place.due_soon(3)
+            held = 'SELECT COUNT(*) FROM job WHERE run_token IS NOT NULL'
+            wait_until(lambda: place.sql(held)[0][0] == count, 20)  # noqa: B023
+            wait_until(lambda: len(children(worker.pid, 2)) == count, 20)  # noqa: B023
+            processes = children(worker.pid, 0) + children(worker.pid, 1)
+            used = sum(map(pss, processes))
+        yield Row('memory, %d running' % count, '%.0f MB' % used, '%d processes' % len(
+            processes), None, '≤ %d MB' % most, used <= most)
+
+
+def children(process, generation):
+    """The process, its children, or theirs."""
+    found = [process]
+    for _ in range(generation):
+        found = [int(child) for parent in found for child in dc.read_text(
+            '/proc/%d/task/%d/children' % (parent, parent)).split()]
+    return found
+
+
+def pss(process):
+    """Megabytes of memory, what is shared by several counted in parts."""
+    text = dc.read_text('/proc/%d/smaps_rollup' % process)
+    return int(re.search(r'(?m)^Pss: +(\d+)', text)[1]) / 1024
+
+
+@row
+def output(bench):
+    size = bench.count(200, 40)
+    write = 'yes %s | head -c %d000000' % ('x' * 70, size)
+    bare = '''if True:
+        import subprocess, sys, time
+        begun = time.monotonic()
+        with subprocess.Popen(sys.argv[1], shell=True, stdout=-1) as process:
+            while process.stdout.read1(65536):
+                pass
+        print(int(sys.argv[2]) / (time.monotonic() - begun))'''
+    with bench.place(max_tasks=8) as place:
+        place.fill(1, write)
+        (worker,) = place.workers(1)
+        grown = []
+
+        def speed():
+            place.due_soon()
+            grown.append(growth(worker.pid))
+            place.wait_all(1)
+            return size / (place.sql('SELECT duration_ms FROM run')[0][0] / 1000)
+
+        speed, most, ratio = bench.beside(5, speed, lambda: reference(
+            bare, write, size))
+        (job,) = place.sql('SELECT id FROM job')[0]
+        logs = [os.path.getsize('%s/log/%d.log%s' % (place.folder, job, end))
+                for end in ('', '.1')]
+    good = max(logs) < 11.5e6  # the last piece may be a pipe's content longer
+    yield Row('%d MB of output from one job' % size, '%.0f MB/s' % speed,
+              'read and dropped %.0f MB/s' % most, ratio, '≥ 100 MB/s, rotated',
+              speed >= 100 and good)
+    yield Row('the same, growth of memory', '%.1f MB' % median(grown), '', None,
+              '≤ 4 MB', median(grown) <= 4)
+
+
+def growth(worker):
+    """How much more memory than at first a worker and its runner have, at most, while
+    the runner lives."""
+    wait_until(lambda: children(worker, 1), 10, 'the runner')
+    sizes = []
+    with contextlib.suppress(OSError, IndexError, TypeError):  # it has just ended
+        while True:
+            sizes.append(pss(worker) + pss(children(worker, 1)[0]))
+            time.sleep(0.02)
+    return max(sizes) - sizes[0]
+
+
+# --------------------------------------------------------------------------- history
+
+@row
+def history(bench):
+    """What a report, the page of a job and the purge take, by the length of history."""
+    times = {}
+    for count in bench.count((10000, 10000000), (10000, 200000)):
+        with bench.place() as place:
+            jobs = max(100, count // 1000)
+            place.fill(jobs)
+            place.store.execute('UPDATE job SET run_no = 1000')
+            place.store.execute('ALTER TABLE run DROP INDEX run_ended')  # made at once
+            place.store.execute(
+                '''INSERT INTO run SELECT MOD(seq, %d) + 1, seq DIV %d + 1, NULL, NULL,
+                NOW() - INTERVAL (seq DIV %d) * 50 MINUTE, 12, 'host0-1', 'Success', 0,
+                'what a job says in a line or two, as jobs do' FROM seq_0_to_%d
+                ''' % (jobs, jobs, jobs, count - 1))
+            place.store.execute('ALTER TABLE run ADD INDEX run_ended (ended_at)')
+            place.store.execute('ANALYZE TABLE run')
+            times[count] = history_times(place, bench.count(15, 5))
+    (few, short), (most, long) = times.items()
+    for what in short:
+        ratio = long[what] / short[what]
+        yield Row('%s, %d runs in the history' % (what, most), '%.1f ms' % long[what],
+                  '%d runs: %.1f ms' % (few, short[what]), ratio, '≤ 1.3', ratio <= 1.3)
+
+
+def history_times(place, rounds):
+    """Median milliseconds of: a report of 64 runs, a job's last runs, a purge."""
+    times, store = collections.defaultdict(list), place.store
+
+    def measure(what, step, *args):
+        begun = time.monotonic()
+        step(*args)
+        times[what].append(1000 * (time.monotonic() - begun))
+
+    jobs = [row.id for row in place.sql('SELECT id FROM job ORDER BY id LIMIT 64')]
+    for number in range(rounds):
+        token = '%032d' % number
+        store.execute('UPDATE job SET next_run_utc = {utc} WHERE id <= 64')
+        measure('report of 64 runs', store.end, [
+            dc.Ending(token, row.id, 'done', row.run_no, 'Success', 0, 'x', 5)
+            for row in store.claim(jobs, token, 'host0-1')])
+        measure('page of a job', place.sql,
+                'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50', 3)
+    store.reported.clear()
+    store.config.history_days = 0
+    for _ in range(4):  # of 2,000 runs each
+        measure('purge', store.hello, 'host0-1', 0, store.look().now)
+    return {what: median(values) for what, values in times.items()}
+
+
+# ----------------------------------------------------------------------------- peers
+
+@row
+def peers_(bench):
+    """Other crons, each at the same 500 commands: what they start in a second."""
+    with bench.place(max_tasks=128) as place:
+        place.fill(500)
         place.workers(1)
-        time.sleep(0.5)
-        counts = []
-        for _ in range(bench.rounds(5)):
-            place.store.execute('TRUNCATE run')
-            due = int(time.time()) + 2
-            place.store.execute('UPDATE job SET next_run_utc = ?', [utc(due)])
-            time.sleep(due - 0.1 - time.time())
-            before = questions(place)
-            time.sleep(0.6)  # of which nothing asks but the worker
-            counts.append((questions(place) - before - 1) / 60)
-            check_runs(place, 60)
-    count = statistics.median(counts)
-    yield Row('statements per run, 60 due', '%.2f' % count, '', None, '<= 2.5',
-              count <= 2.5)
-
-
-def questions(place):
-    return int(place.sql("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+        for name, start in peers.PEERS:
+            found = []
+            for _ in range(bench.count(2, 1)):
+                folder = tempfile.mkdtemp(dir=bench.folder)
+                ours = place.rate(500)
+                rate, last = start(folder, bench.server)
+                found.append((rate, last, 2 * rate / (ours + place.rate(500))))
+            rate, last, ratio = map(median, zip(*found))
+            yield Row('%s, 500 due at once' % name, '%.0f starts/s' % rate,
+                      'last one %.1f s after the due time' % last, ratio,
+                      'of ours: < 1', ratio < 1)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,122 @@
+"""Other crons for the benchmark: what each makes of 500 commands due at once."""
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+from conftest import wait_until
+
+COUNT = 500
+
+
+def starts(path, due, process):
+    """Starts per second from the first to the last, and seconds from the due time to
+    the last, by a file to which each command adds a byte."""
+    def size():
+        assert process.poll() is None, 'it has ended'
+        return os.path.getsize(path)
+
+    wait_until(size, 80, 'the first start', 0.002)
+    first = time.time()
+    wait_until(lambda: size() >= COUNT, 60, 'the last start', 0.002)
+    last = time.time()
+    time.sleep(0.2)
+    assert size() == COUNT, 'twice'
+    return COUNT / (last - min(first, last - 0.001)), last - due
+
+
+def next_minute():
+    """The start of the next minute; if it is too near, of the one after."""
+    now = time.time()
+    return (now + 5) // 60 * 60 + 60
+
+
+@contextlib.contextmanager
+def ended(process):
+    """Ends a process with the block."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def crontab(folder, user=''):
+    """A crontab of the commands, and the file by which they tell that they started."""
+    path = os.path.join(folder, 'started')
+    open(path, 'w').close()
+    return path, ('* * * * * %secho -n x >> %s\n' % (user, path)) * COUNT
+
+
+def debian_cron(folder, _):
+    """Debian's cron, in a mount namespace, so that it sees no crontab of the machine."""
+    path, text = crontab(folder, 'root ')
+    for name in ('cron.d', 'spool', 'run'):
+        os.mkdir(os.path.join(folder, name))
+    for name, content in (('crontab', '# nothing\n'), ('cron.d/benchmark', text)):
+        with open(os.path.join(folder, name), 'w') as file:
+            file.write(content)
+    mounts = ' && '.join('mount --bind %s/%s %s' % (folder, ours, theirs)
+                         for ours, theirs in (
+        ('crontab', '/etc/crontab'), ('cron.d', '/etc/cron.d'),
+        ('spool', '/var/spool/cron/crontabs'), ('run', '/run')))
+    return by_the_minute(path, ['unshare', '-m', 'sh', '-c',
+                                mounts + ' && exec cron -f -L 0'])
+
+
+def busybox_crond(folder, _):
+    """On Debian the package busybox-static has it, busybox does not."""
+    path, text = crontab(folder)
+    os.mkdir(os.path.join(folder, 'crontabs'))
+    with open(os.path.join(folder, 'crontabs', 'root'), 'w') as file:
+        file.write(text)
+    return by_the_minute(path, ['busybox', 'crond', '-f', '-l', '8', '-L', '/dev/null',
+                                '-c', os.path.join(folder, 'crontabs')])
+
+
+def by_the_minute(path, command):
+    """Start a daemon before a minute begins, and watch that minute."""
+    due = next_minute()
+    time.sleep(max(0, due - 4 - time.time()))
+    with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)) as process:
+        return starts(path, due, process)
+
+
+SCHEDULER = '''if True:
+    import datetime, sys, subprocess, threading
+    from apscheduler.executors.pool import ThreadPoolExecutor
+    from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+    from apscheduler.schedulers.background import BackgroundScheduler
+    url, path, due, count = *sys.argv[1:3], float(sys.argv[3]), int(sys.argv[4])
+    when = datetime.datetime.fromtimestamp(due).astimezone()
+    scheduler = BackgroundScheduler(
+        jobstores={'default': SQLAlchemyJobStore(url=url)},
+        executors={'default': ThreadPoolExecutor(60)})
+    scheduler.start(paused=True)
+    for _ in range(count):
+        scheduler.add_job(subprocess.call, 'date', run_date=when, args=[
+            ['/bin/sh', '-c', 'echo -n x >> ' + path]], misfire_grace_time=600)
+    scheduler.resume()
+    threading.Event().wait()'''
+
+
+def apscheduler(folder, server):
+    """Its jobs are in the same MariaDB; 60 threads start them."""
+    path, _ = crontab(folder)
+    name = os.path.basename(folder)
+    server.client('CREATE DATABASE `%s`' % name)
+    due = int(time.time()) + 15
+    try:
+        with ended(subprocess.Popen(
+                [sys.executable, '-c', SCHEDULER, 'mysql+pymysql://dc:secret@127.0.0.1:'
+                 '%d/%s' % (server.port, name), path, str(due), str(COUNT)],
+                stderr=subprocess.DEVNULL)) as process:
+            return starts(path, due, process)
+    finally:
+        server.client('DROP DATABASE `%s`' % name)
+
+
+PEERS = (("Debian's cron", debian_cron), ('busybox crond', busybox_crond),
+         ('APScheduler, 60 threads', apscheduler))
