@@ -1,0 +1,3 @@
+"""Prometheus metrics."""
+def metrics(request):
+    return ''

@@ -1,0 +1,234 @@
+"""One request: what it asks, who asks, and whether that is allowed."""
+import hashlib
+import hmac
+import os
+import re
+import tempfile
+from contextlib import suppress
+from urllib.parse import parse_qs, quote, urlsplit
+
+import distributed_cron as dc
+
+MOST_BODY, MOST_QUERY, MOST_FIELDS = 262144, 4000, 20  # bytes, bytes, number
+COOKIE, TOLD = 'distributed_cron', 'distributed_cron_told'
+
+
+class Refused(Exception):
+    """A request that is not answered as asked: a status, and a sentence for people."""
+
+    def __init__(self, status, sentence, *headers):
+        super().__init__(sentence)
+        self.status, self.sentence, self.headers = status, sentence, list(headers)
+
+
+class Request:
+    """What a WSGI environment asks. alone: the address on which this program itself
+    listens, or None under a web server, whose word on the login then counts."""
+
+    def __init__(self, environ, config, alone=None):
+        self.environ, self.config, self.alone = environ, config, alone
+        self.method = environ['REQUEST_METHOD']
+        self.path = environ.get('PATH_INFO') or '/'
+        script = environ.get('SCRIPT_NAME', '').strip('/')
+        self.base = '/' + quote(script, encoding='latin-1') if script else ''
+        self.user = None if alone else environ.get('REMOTE_USER') or None
+        self.host = environ.get('HTTP_HOST', '')
+        self.secure = environ.get('wsgi.url_scheme') == 'https'
+        self.cookies = dict(re.findall('([a-z_]+)=([^;, ]*)',
+                                       environ.get('HTTP_COOKIE', '')))
+        self.new_cookies = []
+        self.opened = None
+
+    # What it asks.
+
+    @property
+    def store(self):
+        """A connected store, from the first use on."""
+        if self.opened is None:
+            self.opened = dc.Store(self.config)
+            self.opened.connect()
+            row = self.opened.query('SELECT {utc_exact}, {local}')[0]
+            # To the second, as all times in the tables: SQL and Python then agree.
+            self.now = dc.moment(row[0]).replace(microsecond=0)
+            self.local_now = dc.moment(row[1])
+        return self.opened
+
+    def close(self):
+        if self.opened is not None:
+            self.opened.close()
+
+    def query(self, **allowed):
+        """The values of the query string: each a text that fits the pattern of its name,
+        '' where it is not given. Raises Refused."""
+        given = fields(self.environ.get('QUERY_STRING', ''), MOST_QUERY, 414)
+        for name, pattern in allowed.items():
+            value = given.get(name, '')
+            if value and not re.fullmatch(pattern, value):
+                raise Refused(400, 'The value of %s in the address is not one that can '
+                                   'be.' % name)
+        return {name: given.get(name, '') for name in allowed}
+
+    def form(self):
+        """The fields of a form that may change something. Raises Refused."""
+        self.check_origin()
+        if not self.may_write:
+            raise Refused(403, 'You may read this page, not change anything; %s.'
+                          % self.why_not)
+        kind = self.environ.get('CONTENT_TYPE', '').split(';')[0].strip().lower()
+        if kind != 'application/x-www-form-urlencoded':
+            raise Refused(415, 'A form is sent as application/x-www-form-urlencoded.')
+        values = fields(self.body(), MOST_BODY, 413)
+        if not hmac.compare_digest(values.get('csrf', '').encode(),
+                                   self.token().encode()):
+            raise Refused(403, 'This form is not valid any more; go back, reload the '
+                               'page and try again.')
+        return values
+
+    def body(self):
+        """The body, as long as it says it is, and no longer than allowed."""
+        length = self.environ.get('CONTENT_LENGTH') or ''
+        if self.environ.get('HTTP_TRANSFER_ENCODING') or not re.fullmatch(
+                '[0-9]{1,15}', length):
+            raise Refused(411, 'A form is sent with its length.')
+        if int(length) > MOST_BODY:
+            raise Refused(413, 'The form is too long; allowed: %d bytes.' % MOST_BODY)
+        try:
+            body = self.environ['wsgi.input'].read(int(length))
+        except OSError:
+            raise Refused(408, 'The form did not come in time.') from None
+        if len(body) != int(length):
+            raise Refused(400, 'The form is shorter than it says.')
+        return body.decode('latin-1')
+
+    # Who asks.
+
+    @property
+    def on_loopback(self):
+        """Whether nobody but this machine's own users can ask."""
+        relayed = any('HTTP_' + name in self.environ for name in (
+            'FORWARDED', 'VIA', 'X_FORWARDED_FOR', 'X_REAL_IP', 'X_FORWARDED_HOST'))
+        return bool(self.alone) and is_loopback(self.alone) and not relayed
+
+    @property
+    def may_write(self):
+        return not self.why_not
+
+    @property
+    def why_not(self):
+        """Why who asks may not change anything; '' for who may."""
+        editors = self.config.web_editors
+        if self.config.web_readonly:
+            return 'it is read-only for all'
+        if self.user is None and (editors or not self.on_loopback):
+            return 'you have not logged in'
+        if editors and self.user not in editors:
+            return 'you are not one of its editors'
+        return ''
+
+    def who(self):
+        """Name and address, in one word, for web.log."""
+        return clean('%s@%s' % (self.user or '-', self.environ.get('REMOTE_ADDR') or '-'),
+                     ' ')
+
+    # Where from.
+
+    def check_host(self):
+        """Alone on loopback the names of this machine only: a page of another site can
+        give itself our address by DNS, but then it calls us by its own name."""
+        name = re.sub(':[0-9]*$', '', self.host).strip('[]').lower()
+        if self.alone and is_loopback(self.alone) and not (
+                name == 'localhost' or is_loopback(name)):
+            raise Refused(421, 'This page answers on this machine only, as localhost.')
+
+    def check_origin(self):
+        """A form comes from a page of ours, not of another site."""
+        origin = self.environ.get('HTTP_ORIGIN') or self.environ.get('HTTP_REFERER', '')
+        if not self.is_mine(origin):
+            raise Refused(403, 'The form does not come from a page of this host.')
+
+    def is_mine(self, address):
+        """Whether an address is on the host that was asked."""
+        with suppress(ValueError):
+            parts = urlsplit(address)
+            port = {'http': ':80', 'https': ':443'}.get(parts.scheme)
+            return port is not None and (parts.scheme == 'https' or not self.secure) and (
+                self.host != '' and parts.netloc.lower().removesuffix(port)
+                == self.host.lower().removesuffix(port))
+        return False
+
+    def came_from(self):
+        """The path of ours from which a form came, with its query; else the list's."""
+        address = self.environ.get('HTTP_REFERER', '')
+        if self.is_mine(address):
+            parts = urlsplit(address)
+            path = parts.path.removeprefix(self.base)
+            if parts.path.startswith(self.base) and re.fullmatch(
+                    '/(job/[0-9]+|run/[0-9]+/[0-9]+|hosts)?', path):
+                query = '?' + parts.query if re.fullmatch(
+                    r'[\w%+=&.~-]+', parts.query, re.ASCII) else ''
+                return path + query
+        return '/'
+
+    # Its session: a random cookie, to which forms are bound by a secret of ours.
+
+    def token(self):
+        """What a form must carry, in this session of this user."""
+        session = self.cookies.get(COOKIE, '')
+        if not re.fullmatch('[0-9a-f]{32}', session):
+            session = self.cookies[COOKIE] = os.urandom(16).hex()
+            self.set_cookie(COOKIE, session)
+        text = '%s %s' % (session, self.user)
+        return hmac.new(secret(self.config), text.encode('utf-8', 'replace'),
+                        hashlib.sha256).hexdigest()
+
+    def set_cookie(self, name, value, more=''):
+        self.new_cookies.append(('Set-Cookie', '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s'
+                                 % (name, value, self.base or '/',
+                                    more + '; Secure' * self.secure)))
+
+
+def fields(text, most, status):
+    """The fields of a form or a query string, each once, in UTF-8. Raises Refused."""
+    if len(text) > most:
+        raise Refused(status, 'Too long; allowed: %d bytes.' % most)
+    try:
+        lists = parse_qs(text, keep_blank_values=True, errors='strict',
+                         max_num_fields=MOST_FIELDS)
+        text.encode('ascii')  # all else is sent as %XX
+    except ValueError:
+        raise Refused(400, 'Fields that are not UTF-8 text, or too many.') from None
+    if any(len(values) > 1 for values in lists.values()) or '\0' in str(lists):
+        raise Refused(400, 'A field that came twice.')
+    return {name: values[0] for name, values in lists.items()}
+
+
+def is_loopback(address):
+    """Whether an address is of this machine only."""
+    return address == '::1' or re.fullmatch(r'127(\.[0-9]{1,3}){3}', address) is not None
+
+
+def clean(text, between=' '):
+    """Text for one line of a log: no control characters, no line ends."""
+    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', between, text)
+
+
+def secret(config):
+    """The secret that only the page knows, made by whoever needs it first. Linked, not
+    renamed: of two that make it at once the first wins, and both read it whole."""
+    path = os.path.join(config.log_location, 'web.secret')
+    try:
+        if not os.path.exists(path):
+            os.makedirs(config.log_location, exist_ok=True)
+            handle, made = tempfile.mkstemp(dir=config.log_location, prefix='web.secret.')
+            with open(handle, 'w') as file:
+                file.write(os.urandom(32).hex())
+            with suppress(FileExistsError):
+                os.link(made, path)
+            os.unlink(made)
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), 'rb') as file:
+            about, value = os.fstat(file.fileno()), file.read(100)
+    except OSError as error:
+        raise dc.Problem('%s: %s' % (path, error.strerror)) from None
+    if about.st_uid != os.geteuid() or about.st_mode & 0o077 or len(value) != 64:
+        raise dc.Problem('%s: is not a secret of this user alone; remove it' % path)
+    return value
