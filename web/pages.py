@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -132,6 +133,7 @@ def layout(request, title, content, failing=False):
     return fill(
         'layout', 'page', base=base, title=title, content=content, told=told,
         icon=version['failing_svg' if failing else 'ok_svg'], **version,
+        now=(request.now - dc.EPOCH) // dc.SECOND if request.opened else '',
         add=fill('layout', 'add', base=base) if request.may_write else '',
         who=request.user or ('this machine' if request.on_loopback else 'no login'),
         right='may change' if request.may_write else 'read only', version=dc.VERSION,
@@ -524,73 +526,91 @@ def back(request, event, id, path):
 # A run, and its log.
 
 def run_page(request, id, run_no):
-    job, run = queries.job(request.store, id), queries.run(request.store, id, run_no)
-    live = job is not None and job.run_token is not None and job.run_no == run_no
-    if run is None and not live:
-        raise Refused(404, 'The history holds no run %d of job %d.' % (run_no, id))
-    worker = job.last_worker if live else run.worker
-    start = job.last_start if live else run.started_at
-    text, offset, here = log_of(request, job, run, live)
-    host = worker.rpartition('-')[0]
+    job, run, live, worker, start, text, offset, here = log_of(request, id, run_no)
+    host, file = worker.rpartition('-')[0], request.config.job_log(id)
+    going = dc.moment(start) and (request.local_now - dc.moment(start)) // dc.SECOND * 1000
     content = fill(
         'run', 'page', base=request.base, job=id, run=run_no, worker=worker, start=start,
         description=job.description if job else 'a job that was deleted',
         command=job.command if job else '', badge=badge('running' if live else kind_of(
             run.status)), status='It runs.' if live else run.status,
         end='' if live else run.ended_at, code='' if live else run.exit_code,
-        due='' if live or not run.due_utc else run.due_utc + ' UTC',
-        duration=duration(dc.moment(start) and (
-            request.local_now - dc.moment(start)) // dc.SECOND * 1000)
-        if live else duration(run.duration_ms), text=text, offset=offset,
-        live=int(live and here), host=host, file=request.config.job_log(id),
-        where=fill('run', 'here' if here else 'elsewhere', host=host or 'an unknown host',
-                   file=request.config.job_log(id)),
-        actions=actions(request, job) if job and live else '')
+        due=job.next_run_utc if live else run.due_utc,
+        duration=duration(going if live else run.duration_ms), text=text, offset=offset,
+        live=int(live), where=fill('run', 'here' if here else 'elsewhere',
+                                   host=host or 'an unknown host', file=file),
+        actions=actions(request, job) if live else '')
     return page(request, 'Run %d of job %d' % (run_no, id), content)
 
 
-def log_of(request, job, run, live, offset=None):
-    """What a run wrote: its text, the offset in the log behind it, and whether the log
-    is on this host. A log's lines are led by their worker; those of a run that goes on
-    are its last ones."""
-    worker = job.last_worker if live else run.worker
-    path = request.config.job_log(job.id if live else run.job_id)
+def log_of(request, id, run_no, offset=None):
+    """What a run wrote: its text, the offset in the log behind it, and whether that log
+    is on this host. Raises Refused where there is no such run."""
+    job, run = queries.job(request.store, id), queries.run(request.store, id, run_no)
+    live = job is not None and job.run_token is not None and job.run_no == run_no
+    if run is None and not live:
+        raise Refused(404, 'The history holds no run %d of job %d.' % (run_no, id))
+    worker, start = (job.last_worker, job.last_start) if live else (
+        run.worker, run.started_at)
+    path = request.config.job_log(id)
     here = worker.rpartition('-')[0] == request.config.name and os.path.exists(path)
-    if not here or not live:
-        return (run.output or '') if run else '', 0, here
+    text, end = '' if live else run.output or '', offset or 0
+    # The history has the last 4096 bytes: of what is longer the log may have more.
+    if here and (live or len(text.encode()) >= 4096):
+        try:
+            found, end = tail(path, worker, host_time(request, start), None if live else
+                              host_time(request, run.ended_at) + 1, offset)
+            text = found or text
+        except OSError as error:
+            text = text or '%s: %s' % (path, error.strerror)
+    return job, run, live, worker, start, text, end, here
+
+
+def host_time(request, local):
+    """A local time of the database by this host's clock, as seconds since 1970."""
+    skew = dc.time.time() - (request.asked - dc.EPOCH).total_seconds()
+    if dc.moment(local) is None:
+        return 0
+    return (request.store.zone.utc_before(dc.moment(local), request.now)
+            - dc.EPOCH).total_seconds() + skew
+
+
+def tail(path, worker, began, ended, offset):
+    """Lines of a job's log that are led by this worker, of a run's time, from an offset
+    on; and the offset behind them. A line that is not finished yet goes on next time."""
     lead = ('%s: [' % worker).encode()
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
-        start = offset if offset is not None and offset <= size else max(
-            0, size - MOST_LOG)
+        start = offset if offset and offset <= size else max(
+            0, size - MOST_LOG * (1 if ended is None else 32))
         file.seek(max(0, start - 1))
-        data = file.read(MOST_LOG + 1)
-    lines = data.split(b'\n')
-    first = lines.pop(0) if start else b''
-    going_on = first if offset else b''  # the rest of a line that was shown in part
-    began = dc.time.time() - (request.local_now - dc.moment(job.last_start)).total_seconds()
-    mine = [line.partition(b'] ')[2] for line in lines
-            if line.startswith(lead) and (offset or stamp(line) >= began - 2)]
-    text = going_on + b'\n' * bool(first or start) * bool(offset) + b'\n'.join(mine)
-    return text.decode('utf-8', 'replace'), max(0, start - 1) + len(data), here
+        before, data = file.read(min(1, start)), file.read(MOST_LOG * 32)
+    lines = re.findall(b'[^\n]*\n|[^\n]+', data)
+    text = b''
+    if lines and before not in (b'', b'\n'):
+        text = lines.pop(0) if offset and offset <= size else b''
+    if lines and not lines[-1].endswith(b'\n') and not (
+            lines[-1].startswith(lead) and b'] ' in lines[-1]):
+        data = data[:-len(lines.pop())]
+    text += b''.join(
+        line.partition(b'] ')[2] for line in lines if line.startswith(lead)
+        and began - 1 < stamp(line[len(lead):].partition(b']')[0]) <= (
+            ended or float('inf')))
+    return text[-MOST_LOG:].decode('utf-8', 'replace'), start + len(data)
 
 
-def stamp(line):
+@lru_cache(10000)
+def stamp(text):
     """The time of a line of a log, by this host's clock."""
     try:
-        text = line.partition(b'[')[2].partition(b']')[0].decode()
-        return dc.time.mktime(dc.time.strptime(text))
+        return dc.time.mktime(dc.time.strptime(text.decode()))
     except (ValueError, OverflowError):
         return 0
 
 
 def log_page(request, id, run_no):
     offset = int(request.query(offset='[0-9]{1,15}')['offset'] or 0)
-    job, run = queries.job(request.store, id), queries.run(request.store, id, run_no)
-    live = job is not None and job.run_token is not None and job.run_no == run_no
-    if run is None and not live:
-        raise Refused(404, 'The history holds no run %d of job %d.' % (run_no, id))
-    text, end, _ = log_of(request, job, run, live, offset)
+    _, _, live, _, _, text, end, _ = log_of(request, id, run_no, offset)
     return 200, [('Content-Type', TEXT), ('X-Log-Offset', str(end)),
                  ('X-Run-State', 'running' if live else 'ended')], text
 

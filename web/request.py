@@ -47,10 +47,10 @@ class Request:
         if self.opened is None:
             self.opened = dc.Store(self.config)
             self.opened.connect()
-            row = self.opened.query('SELECT {utc_exact}, {local}')[0]
+            self.asked, self.local_now = map(dc.moment, self.opened.query(
+                'SELECT {utc_exact}, {local}')[0])
             # To the second, as all times in the tables: SQL and Python then agree.
-            self.now = dc.moment(row[0]).replace(microsecond=0)
-            self.local_now = dc.moment(row[1])
+            self.now = self.asked.replace(microsecond=0)
         return self.opened
 
     def close(self):
