@@ -24,7 +24,7 @@ from .render import (
     kind_of,
     lanes,
 )
-from .request import TOLD, Refused, Request, clean
+from .request import TOLD, Refused, Request, clean, throw_away_body
 
 PAGE_SIZE = 50  # rows of a list
 MOST_LOG = 65536  # bytes of a log that are shown at once
@@ -54,6 +54,7 @@ class Application:
 
     def __call__(self, environ, start_response):
         status, headers, body = self.answer(environ)
+        throw_away_body(environ)
         if isinstance(body, str):
             body = body.encode('utf-8', 'replace')
         headers += [*HEADERS, ('Content-Length', str(len(body)))]

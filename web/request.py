@@ -45,12 +45,11 @@ class Request:
     def store(self):
         """A connected store, from the first use on."""
         if self.opened is None:
-            self.opened = dc.Store(self.config)
-            self.opened.connect()
-            self.asked, self.local_now = map(dc.moment, self.opened.query(
+            store = dc.opened(self.config)
+            self.asked, self.local_now = map(dc.moment, store.query(
                 'SELECT {utc_exact}, {local}')[0])
             # To the second, as all times in the tables: SQL and Python then agree.
-            self.now = self.asked.replace(microsecond=0)
+            self.now, self.opened = self.asked.replace(microsecond=0), store
         return self.opened
 
     def close(self):
@@ -92,6 +91,7 @@ class Request:
             raise Refused(411, 'A form is sent with its length.')
         if int(length) > MOST_BODY:
             raise Refused(413, 'The form is too long; allowed: %d bytes.' % MOST_BODY)
+        self.environ['CONTENT_LENGTH'] = '0'  # nothing is left to be thrown away
         try:
             body = self.environ['wsgi.input'].read(int(length))
         except OSError:
@@ -185,6 +185,16 @@ class Request:
         self.new_cookies.append(('Set-Cookie', '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s'
                                  % (name, value, self.base or '/',
                                     more + '; Secure' * self.secure)))
+
+
+def throw_away_body(environ):
+    """Read a body that nobody wanted, up to some size: a server that can't send all of
+    it to us may cut off our answer (Apache's mod_cgid does)."""
+    length = environ.get('CONTENT_LENGTH') or ''
+    left = min(int(length), 4 * MOST_BODY) if re.fullmatch('[0-9]{1,15}', length) else 0
+    with suppress(OSError):
+        while left > 0 and (piece := environ['wsgi.input'].read(min(left, 65536))):
+            left -= len(piece)
 
 
 def fields(text, most, status):
