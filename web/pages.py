@@ -224,20 +224,21 @@ def job_row(request, job, runs):
 
 def facts(request, job):
     """What is said of a job, in the list and on its own page."""
+    words = dc.describe(job._replace(start_anchor=None, stop_anchor=None))
     raw = job.schedule if job.schedule is not None else '%s min' % job.frequency
     window = '%.5s to %.5s' % (job.start_anchor or '00:00', job.stop_anchor or '24:00')
-    words = dc.describe(job._replace(start_anchor=None, stop_anchor=None))
     first_line = job.command.strip().partition('\n')[0]
     return {
         'base': request.base, 'id': job.id, 'command': job.command,
         'description': job.description or '(no description)',
         'short': first_line if first_line == job.command.strip() and len(first_line) < 80
-        else first_line[:79] + '…', 'words': words, 'raw': raw,
+        else first_line[:79] + '…', 'words': words,
+        'raw': '' if words == 'every %sutes' % raw else raw,
         'window': window if job.start_anchor or job.stop_anchor else '',
         'last_start': clock(job.last_start, request.local_now) or 'never',
-        'last_end': clock(job.last_end, request.local_now),
+        'last_end': '' if job.run_token else clock(job.last_end, request.local_now),
         'status': job.last_status, 'kind': kind_of(job.last_status)
-        if job.run_no and job.last_end else 'none',
+        if job.last_end else 'never',
         'worker': job.last_worker if job.last_start else '',
         'badge': badge(dc.state_of(job, request.now)), 'next': next_text(request, job)}
 
@@ -258,12 +259,14 @@ def actions(request, job):
     """The buttons of a job, for who may use them."""
     if not request.may_write:
         return ''
-    names = [('stop', 'Stop')] if job.run_token is not None else [('run-now', 'Run now')]
-    names.append(('disable', 'Disable') if job.active else ('enable', 'Enable'))
-    return fill('jobs', 'actions', base=request.base, id=job.id, csrf=request.token(),
-                name=job.description, buttons=join(fill(
-                    'jobs', 'button', base=request.base, id=job.id, action=action,
-                    title=title, name=job.description) for action, title in names))
+    def button(action, title):
+        return fill('jobs', 'button', base=request.base, id=job.id, action=action,
+                    title=title, name=job.description)
+    return fill(
+        'jobs', 'actions', base=request.base, id=job.id, csrf=request.token(),
+        name=job.description, first=button('stop', 'Stop') if job.run_token is not None
+        else button('run-now', 'Run now'), second=button('disable', 'Disable')
+        if job.active else button('enable', 'Enable'))
 
 
 # One job, and its form.
@@ -298,9 +301,9 @@ def job_page(request, id):
 def run_row(request, run):
     lines = (run.output or '').strip().splitlines()
     return fill('job', 'row', base=request.base, job=run.job_id, run=run.run_no,
-                start=run.started_at or '', end=run.ended_at or '', status=run.status,
-                time=duration(run.duration_ms), worker=run.worker, badge=badge(
-                    kind_of(run.status)), code=run.exit_code,
+                start=run.started_at, end=run.ended_at, code=run.exit_code,
+                time=duration(run.duration_ms), worker=run.worker,
+                badge=badge(kind_of(run.status), run.status),
                 output=lines[-1][:120] if lines else '')
 
 

@@ -66,9 +66,9 @@ SHAPES = {
 }
 
 
-def badge(state):
+def badge(state, text=None):
     """A state as a shape and a word; its colour comes by its class."""
-    return fill('parts', 'badge', state=state, css=state.replace(' ', '-'),
+    return fill('parts', 'badge', text=text or state, css=state.replace(' ', '-'),
                 shape=Markup(SHAPES[state]))
 
 
@@ -81,16 +81,15 @@ def kind_of(status):
 
 def bar(kind, x, bottom, width, height):
     """The shape of a run: success a bar, error a bar with a point, lost a frame."""
+    top = bottom - (height if kind == 'success' else max(height, 7))
     if kind == 'success':
         form = '<rect x="%g" y="%g" width="%g" height="%g" rx="1"/>' % (
-            x, bottom - height, width, height)
+            x, top, width, height)
     elif kind == 'lost':
         form = ('<rect x="%g" y="%g" width="%g" height="%g" fill="none" '
-                'stroke="currentColor" stroke-dasharray="2 1"/>' % (
-                    x + 0.5, bottom - max(height, 4) + 0.5, width - 1,
-                    max(height, 4) - 1))
+                'stroke="currentColor"/>' % (
+                    x + 0.5, top + 0.5, width - 1, bottom - top - 1))
     else:
-        top = bottom - max(height, 4)
         form = '<path d="M%g %gV%gL%g %gL%g %gV%gz"/>' % (
             x, bottom, top, x + width / 2, top - width / 2, x + width, top, bottom)
     return Markup(form)
@@ -103,7 +102,7 @@ def bars(base, runs, width, height, step, slots):
                   kind=kind_of(run.status), x=(slots - len(runs) + index) * step,
                   step=step, height=height, what=said(run), shape=bar(
                       kind_of(run.status), (slots - len(runs) + index) * step,
-                      height, width, max(2, round(
+                      height, width, max(3, round(
                           (height - width / 2) * (run.duration_ms or 0) / longest, 1))))
              for index, run in enumerate(runs)]
     kinds = [kind_of(run.status) for run in runs]
@@ -136,10 +135,12 @@ def duration(ms):
 
 
 def far(seconds):
-    """How far ahead a time is."""
+    """How far ahead a time is, or how long ago it was."""
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's')):
-        if seconds >= 2 * size or size == 1:
-            return 'in %d %s' % (seconds // size, unit) if seconds > 0 else 'now'
+        if abs(seconds) >= 2 * size or size == 1:
+            words = '%d %s' % (abs(seconds) // size, unit)
+            return ('in ' + words if seconds > 0 else 'now' if seconds > -60
+                    else words + ' late')
 
 
 def clock(text, now):
@@ -151,7 +152,7 @@ def clock(text, now):
                 else day, time=time)
 
 
-LANE, SLOTS, SLOT, WIDE = 46, 6, 6, 960  # of a host's lane, in pixels
+LANE, SLOTS, SLOT, WIDE = 54, 6, 6, 960  # of a host's lane, in pixels
 
 
 def lanes(base, hosts, since, now):
@@ -173,10 +174,10 @@ def lanes(base, hosts, since, now):
             kind = status if status == 'running' else kind_of(status)
             shapes.append(fill(
                 'parts', 'slot', base=base, job=run.job_id, run=run.run_no, kind=kind,
-                x=left, y=top + 8 + (SLOTS - 1 - slot) * SLOT,
+                x=left, y=top + LANE - 2 - (slot + 1) * SLOT,
                 width=max(1.5, round(right - left, 1)),
                 what='job %d run %d, %s, %s' % (run.job_id, run.run_no, start, status)))
-        drawn.append(fill('parts', 'lane', name=name, y=top, text=top + 4, line=top + 45,
+        drawn.append(fill('parts', 'lane', name=name, y=top, text=top + 12, line=top + LANE - 1,
                           wide=WIDE, shapes=join(shapes, '')))
     hours = [fill('parts', 'hour', x=x(hour), height=30 + len(hosts) * LANE,
                   word=hour.strftime('%H:%M')) for hour in hours_between(since, now)]

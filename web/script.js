@@ -26,16 +26,17 @@ function replacePart(selector, page) {
 
 // "in 4 min", as the server says it.
 function far(seconds) {
-  if (seconds <= 0) return 'now';
   for (const [size, unit] of [[86400, 'days'], [3600, 'h'], [60, 'min'], [1, 's']])
-    if (seconds >= 2 * size || size === 1)
-      return `in ${Math.floor(Math.max(seconds, 1) / size)} ${unit}`;
+    if (Math.abs(seconds) >= 2 * size || size === 1) {
+      const words = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
+      return seconds > 0 ? `in ${words}` : seconds > -60 ? 'now' : `${words} late`;
+    }
 }
 
 function countDown() {
   const now = Date.now() / 1000 + late;
   for (const time of document.querySelectorAll('time[data-at]'))
-    time.textContent = far(Number(time.dataset.at) - now);
+    time.textContent = far(Math.ceil(Number(time.dataset.at) - now));
 }
 countDown();
 setInterval(countDown, 1000);
