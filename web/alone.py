@@ -39,8 +39,8 @@ def serve(where, file):
     """Listen until interrupted; returns the exit status."""
     match = re.fullmatch(r'(?:\[([0-9a-fA-F:.]+)\]:|([^][:/\s]+):)?([0-9]{1,5})', where)
     if not match or int(match[3]) > 65535:
-        print('index.cgi: --serve %r; allowed: PORT, HOST:PORT or [ADDRESS]:PORT' % where,
-              file=sys.stderr)
+        print('index.cgi: --serve %r; allowed: PORT, HOST:PORT, [ADDRESS]:PORT'
+              % where, file=sys.stderr)
         return 2
     host, port = match[1] or match[2] or '127.0.0.1', int(match[3])
     try:

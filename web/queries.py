@@ -45,7 +45,7 @@ def jobs(store, now, search, state, sort, order, first, size):
     found, args = states(now, search)
     if state:
         found, args = found + ' WHERE state = ?', [*args, state]
-    column = SORTS[sort]
+    column = SORTS[sort or 'id']
     ids = [row.id for row in store.query(
         'SELECT id FROM %s ORDER BY CASE WHEN %s IS NULL THEN 1 ELSE 0 END, %s %s, id '
         'LIMIT ? OFFSET ?' % (found, column, column, 'DESC' if order == 'desc' else 'ASC'),
@@ -109,5 +109,5 @@ def lately(store, since, most):
 def running(store, most):
     """The runs that go on."""
     return store.query('''SELECT id AS job_id, run_no, last_start AS started_at,
-        last_worker AS worker FROM job WHERE run_token IS NOT NULL
-        ORDER BY run_token LIMIT ?''', most)
+        {local} AS ended_at, last_worker AS worker, 'running' AS status FROM job
+        WHERE run_token IS NOT NULL ORDER BY run_token LIMIT ?''', most)

@@ -1,9 +1,10 @@
-"""Templates, in which every value is escaped, and drawings, as inline SVG."""
+"""Templates in which every value is escaped, and how values are said and drawn."""
 import html
 import os
 import re
 from functools import lru_cache
-from string import Template
+
+import distributed_cron as dc
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 # Control characters, and those that turn the direction of writing, by which a command
@@ -12,14 +13,7 @@ UNSEEN = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
 
 
 class Markup(str):
-    """Text that is HTML already. All other text is escaped where it is filled in."""
-
-
-class Escaping(dict):
-    """The values of a template, as HTML."""
-
-    def __getitem__(self, name):
-        return escape(super().__getitem__(name))
+    """Text that is HTML already. All other text is escaped where it is written."""
 
 
 def escape(value):
@@ -27,27 +21,36 @@ def escape(value):
     if isinstance(value, Markup):
         return value
     text = '' if value is None else html.escape(str(value))
-    return Markup(UNSEEN.sub(lambda found: chr(0x2400 + ord(found[0]))
-                             if found[0] < ' ' else '\ufffd', text))
+    return UNSEEN.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < ' '
+                      else '\ufffd', text)
 
 
 @lru_cache(None)
-def fragments(file):
-    """The parts of an HTML file by name; a part is led by a line `<!-- name -->`."""
+def compiled(file):
+    """An HTML file as code: {{ }} is an expression, a line that begins with % is Python,
+    and its block goes to a line `% end`."""
+    source, depth = [], 0
     with open(os.path.join(HERE, file + '.html'), encoding='utf-8') as stream:
-        pieces = re.split(r'(?m)^<!-- (\w+) -->\n', stream.read())
-    return {name: Template(text.rstrip('\n'))
-            for name, text in zip(['', *pieces[1::2]], pieces[::2])}
+        for line in stream:
+            if line.startswith('%'):
+                statement = line[1:].strip()
+                depth -= statement == 'end' or statement.startswith('el')
+                source.append(' ' * depth + statement * (statement != 'end'))
+                depth += statement.endswith(':')
+            else:
+                source += [' ' * depth + ('write(escape(%s))' if index % 2 else
+                           'write(%r)') % piece
+                           for index, piece in enumerate(re.split('{{(.*?)}}', line))]
+    return compile('\n'.join(source), file, 'exec')
 
 
-def fill(file, name='', /, **values):
-    """A fragment of an HTML file with its values."""
-    return Markup(fragments(file)[name].substitute(Escaping(values)))
-
-
-def join(parts, between='\n'):
-    """Pieces in a row, as HTML."""
-    return Markup(between.join(map(escape, parts)))
+def render(file, /, **values):
+    """A template with its values; in it, part() is another one with the same."""
+    written = []
+    exec(compiled(file), dict(
+        HELPERS, **values, write=written.append, escape=escape,
+        part=lambda file, /, **more: render(file, **{**values, **more})))
+    return Markup(''.join(written))
 
 
 # Each state has a shape of its own, in a square of 12, besides its word and colour.
@@ -62,76 +65,57 @@ SHAPES = {
              '4.5 6 1 2.5z"/>',
     'lost': '<path d="M6 .8 11.2 6 6 11.2.8 6z" fill="none" stroke="currentColor" '
             'stroke-width="1.6" stroke-dasharray="2.2 1.4"/>',
-    'success': '<path d="M1 6.3 2.5 4.8 4.8 7 9.6 2 11 3.5 4.8 10z"/>',
-}
+    'success': '<path d="M1 6.3 2.5 4.8 4.8 7 9.6 2 11 3.5 4.8 10z"/>'}
 
 
 def badge(state, text=None):
     """A state as a shape and a word; its colour comes by its class."""
-    return fill('parts', 'badge', text=text or state, css=state.replace(' ', '-'),
-                shape=Markup(SHAPES[state]))
+    return Markup(
+        '<span class="state %s"><svg class="shape" viewBox="0 0 12 12" aria-hidden="true">'
+        '%s</svg>%s</span>' % (state.replace(' ', '-'), SHAPES[state],
+                               escape(text or state)))
+
+
+def bar(run, longest, x, bottom, width):
+    """A run as high as it lasted: success a bar, error a bar with a point, lost a frame."""
+    kind = kind_of(run.status)
+    top = bottom - max(3 if kind == 'success' else 7, round(
+        (bottom - width / 2) * (run.duration_ms or 0) / longest, 1))
+    if kind == 'success':
+        return Markup('<path d="M%g %gV%gh%gV%gz"/>' % (x, bottom, top, width, bottom))
+    if kind == 'lost':
+        return Markup('<path d="M%g %gV%gh%gV%gz" fill="none" stroke="currentColor"/>' % (
+            x + 0.5, bottom - 0.5, top + 0.5, width - 1, bottom - 0.5))
+    return Markup('<path d="M%g %gV%gl%g %gl%g %gV%gz"/>' % (
+        x, bottom, top, width / 2, -width / 2, width / 2, width / 2, bottom))
+
+
+def stacked(runs, place, slots):
+    """Runs as (run, left, right, slot): what goes on at once in slots of its own."""
+    free = [0] * slots
+    for run in sorted(runs, key=lambda run: run.started_at or ''):
+        left, right = place(run.started_at), place(run.ended_at)
+        slot = next((slot for slot in range(slots) if free[slot] <= left), slots - 1)
+        free[slot] = max(right, left + 1.5)
+        yield run, left, right, slot
 
 
 def kind_of(status):
-    """Whether a run was a success, an error, or lost, by its status."""
-    if status == 'Success':
-        return 'success'
+    """Whether a run was a success, an error, or lost, by its status; or goes on."""
+    if status in ('Success', 'running'):
+        return status.lower()
     return 'lost' if status.startswith('ERROR: lost') else 'error'
-
-
-def bar(kind, x, bottom, width, height):
-    """The shape of a run: success a bar, error a bar with a point, lost a frame."""
-    top = bottom - (height if kind == 'success' else max(height, 7))
-    if kind == 'success':
-        form = '<rect x="%g" y="%g" width="%g" height="%g" rx="1"/>' % (
-            x, top, width, height)
-    elif kind == 'lost':
-        form = ('<rect x="%g" y="%g" width="%g" height="%g" fill="none" '
-                'stroke="currentColor"/>' % (
-                    x + 0.5, top + 0.5, width - 1, bottom - top - 1))
-    else:
-        form = '<path d="M%g %gV%gL%g %gL%g %gV%gz"/>' % (
-            x, bottom, top, x + width / 2, top - width / 2, x + width, top, bottom)
-    return Markup(form)
-
-
-def bars(base, runs, width, height, step, slots):
-    """Runs, oldest first, as bars as high as they lasted, each a link to its run."""
-    longest = max([run.duration_ms or 0 for run in runs] + [1])
-    drawn = [fill('parts', 'bar', base=base, job=run.job_id, run=run.run_no,
-                  kind=kind_of(run.status), x=(slots - len(runs) + index) * step,
-                  step=step, height=height, what=said(run), shape=bar(
-                      kind_of(run.status), (slots - len(runs) + index) * step,
-                      height, width, max(3, round(
-                          (height - width / 2) * (run.duration_ms or 0) / longest, 1))))
-             for index, run in enumerate(runs)]
-    kinds = [kind_of(run.status) for run in runs]
-    label = ', '.join('%d %s' % (kinds.count(kind), kind) for kind in (
-        'success', 'error', 'lost') if kind in kinds)
-    return fill('parts', 'bars', bars=join(drawn, ''), width=slots * step,
-                height=height, label='%d runs: %s' % (len(runs), label))
-
-
-def said(run):
-    """A run in a line."""
-    return 'run %d, %s, %s: %s' % (
-        run.run_no, run.started_at or 'never started', duration(run.duration_ms),
-        run.status)
 
 
 def duration(ms):
     """Milliseconds as people say them."""
-    if ms is None:
-        return 'unknown'
-    if ms < 1000:
-        return '%d ms' % ms
-    seconds = ms / 1000
-    if seconds < 60:
-        return '%.1f s' % seconds
-    for big, small, words in ((86400, 3600, '%d d %d h'), (3600, 60, '%d h %d min'),
+    if ms is None or ms < 60000:
+        return 'unknown' if ms is None else '%d ms' % ms if ms < 1000 else (
+            '%.1f s' % (ms / 1000))
+    for size, part, words in ((86400, 3600, '%d d %d h'), (3600, 60, '%d h %d min'),
                               (60, 1, '%d min %d s')):
-        if seconds >= big:
-            return words % (seconds // big, seconds % big // small)
+        if ms >= 1000 * size:
+            return words % (ms // 1000 // size, ms // 1000 % size // part)
 
 
 def far(seconds):
@@ -139,65 +123,30 @@ def far(seconds):
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's')):
         if abs(seconds) >= 2 * size or size == 1:
             words = '%d %s' % (abs(seconds) // size, unit)
-            return ('in ' + words if seconds > 0 else 'now' if seconds > -60
-                    else words + ' late')
+            return 'in ' + words if seconds > 0 else (
+                'now' if seconds > -60 else words + ' late')
 
 
 def clock(text, now):
-    """A time of the database: short, in full on a closer look; None for none."""
-    if not text:
-        return None
-    day, _, time = str(text).partition(' ')
-    return fill('parts', 'clock', full=text, day='' if day == now.date().isoformat()
-                else day, time=time)
+    """A time of the database; without the day if it is today's."""
+    return str(text or '').removeprefix(now.date().isoformat() + ' ')
 
 
-LANE, SLOTS, SLOT, WIDE = 54, 6, 6, 960  # of a host's lane, in pixels
+def short(command):
+    """The first line of a command, or as much of it as fits into a row."""
+    line = command.strip().partition('\n')[0]
+    return line if line == command.strip() and len(line) < 80 else line[:79] + '…'
 
 
-def lanes(base, hosts, since, now):
-    """A lane for each host, with a bar for each run from `since` to `now`; what runs at
-    once stands one above the other, and over six of them darker."""
-    def x(when):
-        return round(max(0, (when - since) / (now - since)) * WIDE, 1)
-
-    drawn = []
-    for index, (name, runs) in enumerate(hosts.items()):
-        top, free, shapes = 24 + index * LANE, [0] * SLOTS, []
-        for run in sorted(runs, key=lambda run: run.started_at or ''):
-            status = getattr(run, 'status', 'running')
-            start = time_of(run.started_at) or now
-            end = time_of(getattr(run, 'ended_at', None)) or now
-            left, right = x(start), x(end)
-            slot = next((slot for slot in range(SLOTS) if free[slot] <= left), SLOTS - 1)
-            free[slot] = max(right, left + 1.5)
-            kind = status if status == 'running' else kind_of(status)
-            shapes.append(fill(
-                'parts', 'slot', base=base, job=run.job_id, run=run.run_no, kind=kind,
-                x=left, y=top + LANE - 2 - (slot + 1) * SLOT,
-                width=max(1.5, round(right - left, 1)),
-                what='job %d run %d, %s, %s' % (run.job_id, run.run_no, start, status)))
-        drawn.append(fill('parts', 'lane', name=name, y=top, text=top + 12, line=top + LANE - 1,
-                          wide=WIDE, shapes=join(shapes, '')))
-    hours = [fill('parts', 'hour', x=x(hour), height=30 + len(hosts) * LANE,
-                  word=hour.strftime('%H:%M')) for hour in hours_between(since, now)]
-    return fill('parts', 'lanes', lanes=join(drawn), hours=join(hours), wide=WIDE,
-                height=30 + len(hosts) * LANE)
+def current(yes, word='true'):
+    return Markup(' aria-current="%s"' % word) if yes else ''
 
 
-def time_of(text):
-    from datetime import datetime
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
+def near(number, pages):
+    """The pages that a list links to: the first, the last, and those around this one."""
+    return sorted({1, pages, *range(max(1, number - 2), min(pages, number + 2) + 1)})
 
 
-def hours_between(since, now):
-    """Each third full hour."""
-    from datetime import timedelta
-    hour = since.replace(minute=0, second=0, microsecond=0)
-    while hour <= now:
-        if hour > since and hour.hour % 3 == 0:
-            yield hour
-        hour += timedelta(hours=1)
+HELPERS = {function.__name__: function for function in (
+    badge, bar, stacked, kind_of, duration, far, clock, short, current, near)}
+HELPERS.update(dc=dc, Markup=Markup)

@@ -70,9 +70,7 @@ class Request:
     def form(self):
         """The fields of a form that may change something. Raises Refused."""
         self.check_origin()
-        if not self.may_write:
-            raise Refused(403, 'You may read this page, not change anything; %s.'
-                          % self.why_not)
+        self.check_right()
         kind = self.environ.get('CONTENT_TYPE', '').split(';')[0].strip().lower()
         if kind != 'application/x-www-form-urlencoded':
             raise Refused(415, 'A form is sent as application/x-www-form-urlencoded.')
@@ -109,9 +107,9 @@ class Request:
             'FORWARDED', 'VIA', 'X_FORWARDED_FOR', 'X_REAL_IP', 'X_FORWARDED_HOST'))
         return bool(self.alone) and is_loopback(self.alone) and not relayed
 
-    @property
-    def may_write(self):
-        return not self.why_not
+    def check_right(self):
+        if self.why_not:
+            raise Refused(403, 'You may look, not change anything: %s.' % self.why_not)
 
     @property
     def why_not(self):
@@ -205,11 +203,13 @@ def fields(text, most, status):
         lists = parse_qs(text, keep_blank_values=True, errors='strict',
                          max_num_fields=MOST_FIELDS)
         text.encode('ascii')  # all else is sent as %XX
+        values = {name: value for name, (value,) in lists.items()}
     except ValueError:
-        raise Refused(400, 'Fields that are not UTF-8 text, or too many.') from None
-    if any(len(values) > 1 for values in lists.values()) or '\0' in str(lists):
-        raise Refused(400, 'A field that came twice.')
-    return {name: values[0] for name, values in lists.items()}
+        raise Refused(400, 'Fields that are no UTF-8 text, came twice, or are too '
+                           'many.') from None
+    if '\0' in ''.join(values.values()):
+        raise Refused(400, 'A field with a byte NUL.')
+    return values
 
 
 def is_loopback(address):
