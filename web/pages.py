@@ -13,7 +13,7 @@ import distributed_cron as dc
 from . import queries
 from .logs import written
 from .render import HERE, render
-from .request import TOLD, Refused, Request, clean
+from .request import TOLD, Refused, Request, clean, throw_away_body
 
 PAGE_SIZE, MOST_BARS = 50, 2000  # rows of a list; runs in the picture of the hosts
 QUIET = 5 * dc.MINUTE  # without a worker, after which something is wrong
@@ -42,6 +42,7 @@ class Application:
 
     def __call__(self, environ, start_response):
         status, headers, body = self.answer(environ)
+        throw_away_body(environ)
         body = body.encode('utf-8', 'replace') if isinstance(body, str) else body
         kept = [] if 'Cache-Control' in dict(headers) else [('Cache-Control', 'no-store')]
         start_response('%d %s' % (status, HTTPStatus(status).phrase), [
