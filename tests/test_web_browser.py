@@ -8,7 +8,7 @@ import pytest
 import screenshots
 from conftest import dc, wait_until
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -40,10 +40,9 @@ class Browser(webdriver.Chrome):
 
     def text(self, selector='body'):
         """What an element shows; '' while the page is being changed."""
-        try:
+        with contextlib.suppress(WebDriverException):
             return ' '.join(found.text for found in self.all(selector))
-        except StaleElementReferenceException:
-            return ''
+        return ''
 
     def wait_text(self, text, selector='body', seconds=20):
         wait_until(lambda: text in self.text(selector), seconds, '%r in %s' % (
@@ -56,9 +55,17 @@ class Browser(webdriver.Chrome):
             field.clear()
             field.send_keys(value)
 
+    def click(self, selector):
+        """Click on what there must be one of, again if it was just put anew."""
+        def clicked():
+            with contextlib.suppress(WebDriverException):
+                self.css(selector).click()
+                return True
+        wait_until(clicked, 10, 'a click on ' + selector)
+
     def press(self, value, within=''):
         """Press the button of an action; returns once the next page is there."""
-        self.leave(self.css('%s button[value="%s"]' % (within, value)).click)
+        self.leave(lambda: self.click('%s button[value="%s"]' % (within, value)))
 
     def leave(self, act):
         """Do what leads to another page."""
@@ -78,7 +85,7 @@ class Browser(webdriver.Chrome):
 def is_gone(element):
     try:
         element.is_enabled()
-    except StaleElementReferenceException:
+    except WebDriverException:  # stale, or in a document that is just going
         return True
 
 
@@ -127,7 +134,7 @@ def some_jobs(site, browser):
 # A job's life
 
 def add_a_job(browser, **more):
-    browser.leave(browser.css('a[href$="job/add"]').click)
+    browser.leave(lambda: browser.click('a[href$="job/add"]'))
     browser.fill(description='counts slowly', **more)
 
 
@@ -180,7 +187,7 @@ def life_of_a_job(site, browser, reload):
 @pytest.mark.parametrize('place', ['sqlite', 'postgresql'], indirect=True)
 def test_the_life_of_a_job(site, browser):
     add_a_job(browser)
-    browser.css('[name=kind][value=schedule]').click()
+    browser.click('[name=kind][value=schedule]')
     preview = 0
     for typed, said in (('30 2 * * ', None), ('mon-fri', '02:30')):
         browser.css('#job-form [name=schedule]').send_keys(typed)
@@ -204,7 +211,7 @@ def test_the_same_without_javascript(place, tmp_path):
         place.visitor = place.page()
         browser.get(place.visitor.url)
         add_a_job(browser, schedule='30 2 * * mon-fri', command='true')
-        browser.css('[name=kind][value=schedule]').click()
+        browser.click('[name=kind][value=schedule]')
         browser.press('preview', '#job-form')
         assert browser.text('#preview').count('02:30:00') >= 5
         assert place.sql('SELECT * FROM job') == []
@@ -217,7 +224,7 @@ def test_the_same_without_javascript(place, tmp_path):
 @on('sqlite')
 def test_an_error_stands_at_its_field(site, browser):
     add_a_job(browser, schedule='61 * * * *', command='true')
-    browser.css('[name=kind][value=schedule]').click()
+    browser.click('[name=kind][value=schedule]')
     browser.press('save', '#job-form')
     field = browser.css('#job-form [name=schedule]')
     assert field.get_attribute('value') == '61 * * * *'
@@ -235,31 +242,31 @@ def test_an_error_stands_at_its_field(site, browser):
 @on('sqlite')
 def test_search_as_you_type(some_jobs, browser):
     browser.css('#search').send_keys('number 1')
-    wait_until(lambda: [row.get_attribute('data-job') for row in shown(browser)] == ['2'],
-               10, 'one row')
+    wait_until(lambda: shown(browser) == ['2'], 10, 'one row')
     browser.css('#search').send_keys(Keys.CONTROL, 'a')
     browser.css('#search').send_keys(Keys.DELETE)
     wait_until(lambda: len(shown(browser)) == 4, 10, 'all rows')
 
 
 def shown(browser):
-    with contextlib.suppress(StaleElementReferenceException):
-        return [row for row in browser.all('#jobs tr[data-job]') if row.is_displayed()]
+    """Ids of the jobs that the list shows, in its order; none while it is put anew."""
+    with contextlib.suppress(WebDriverException):
+        return [row.get_attribute('data-job') for row in browser.all('#jobs tr[data-job]')
+                if row.is_displayed()]
     return []
 
 
 @on('sqlite')
 def test_columns_sort_and_states_filter(some_jobs, browser):
     def wait_for(*jobs):
-        wait_until(lambda: [row.get_attribute('data-job') for row in shown(browser)]
-                   == list(jobs), 10, 'jobs %s' % (jobs,))
+        wait_until(lambda: shown(browser) == list(jobs), 10, 'jobs %s' % (jobs,))
     wait_for('1', '2', '3', '4')
-    browser.css('#jobs th a[href*="sort=description"]').click()
+    browser.click('#jobs th a[href*="sort=description"]')
     wait_for('1', '2', '3', '4')  # job number 0 …, sleeping
     assert browser.css('#jobs th[aria-sort=ascending]').text == 'Job'
-    browser.css('#jobs th a[href*="sort=description"]').click()
+    browser.click('#jobs th a[href*="sort=description"]')
     wait_for('4', '3', '2', '1')
-    browser.css('a[href*="state=error"]').click()
+    browser.click('a[href*="state=error"]')
     wait_for('2')
     browser.refresh()  # the address is that of what one sees
     wait_for('2')
