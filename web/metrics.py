@@ -2,7 +2,6 @@
 import fcntl
 import json
 import os
-import sys
 
 import distributed_cron as dc
 
@@ -12,64 +11,44 @@ EPOCH = {  # local time of the database, as seconds since 1970
     'sqlite': "CAST(STRFTIME('%%s', %s, 'utc') AS INTEGER)",
     'mysql': 'UNIX_TIMESTAMP(%s)',
     'postgresql': 'EXTRACT(EPOCH FROM CAST(%s AS timestamptz))'}
-HELP = {
-    'jobs': ('gauge', 'Jobs by state.'),
-    'overdue_seconds': ('gauge', 'How long the most overdue job, or run, is overdue.'),
-    'job_info': ('gauge', '1, with what people call the job.'),
-    'runs_total': ('counter', 'Runs that were claimed, since the job was added; those '
-                              'that were given back unstarted count.'),
-    'failures_total': ('counter', 'Runs that did not end as Success, as they were first '
-                                  'recorded, since this page was first asked.'),
-    'last_success_timestamp_seconds': ('gauge', 'When the last run ended as Success.')}
 
 
 def metrics(request):
-    """All of them, as text. Reads the table of jobs, and of the history only what has
-    been added since it was last asked."""
+    """All of them, as text. Labels are numbers and our own words: nothing to escape."""
     store, now = request.store, request.now
-    jobs = store.query('''SELECT id, description, run_no, run_token, last_status, %s AS ended
-        FROM job ORDER BY id''' % epoch(store, 'last_end'))
-    lines = ['# Of distributed cron %s.' % dc.VERSION]
-    lines += metric('jobs', [({'state': state}, count) for state, count in
-                             queries.counts(store, now).items()])
-    lines += metric('overdue_seconds', [({}, overdue(store, now))])
-    lines += metric('job_info', [({'job': job.id, 'description': job.description}, 1)
-                                 for job in jobs])
-    lines += metric('runs_total', [({'job': job.id}, job.run_no) for job in jobs])
-    try:
-        seen = counted(request, jobs)
-        lines += metric('failures_total', [({'job': job.id}, seen[job.id][1])
-                                           for job in jobs])
-        lines += metric('last_success_timestamp_seconds', [
-            ({'job': job.id}, seen[job.id][2]) for job in jobs if seen[job.id][2]])
-    except OSError as error:
-        print('index.cgi: metrics: %s' % dc.line_of(error), file=sys.stderr, flush=True)
+    ended = EPOCH[store.config.db_engine] % 'last_end'
+    jobs = store.query('SELECT id, run_no, run_token, last_status, %s AS ended FROM job '
+                       'ORDER BY id' % ended)
+    seen, lines = counted(request, jobs), []
+    for name, label, values, kind, text in (
+            ('jobs', 'state', queries.counts(store, now), 'gauge', 'Jobs by state.'),
+            ('overdue_seconds', '', {'': overdue(store, now)}, 'gauge',
+             'How long the most overdue job, or run, is overdue.'),
+            ('runs_total', 'job', {job.id: job.run_no for job in jobs}, 'counter',
+             'Runs that were claimed since the job was added.'),
+            ('failures_total', 'job', {id: facts[1] for id, facts in seen.items()},
+             'counter', 'Runs that did not end as Success, as first recorded, since '
+             'this page was first asked; with those before, if the job failed then.'),
+            ('last_success_timestamp_seconds', 'job', {
+                id: facts[2] for id, facts in seen.items() if facts[2]}, 'gauge',
+             'When the last run ended as Success.')):
+        lines += ['# HELP distributed_cron_%s %s' % (name, text),
+                  '# TYPE distributed_cron_%s %s' % (name, kind)]
+        lines += ['distributed_cron_%s%s %d' % (
+            name, '{%s="%s"}' % (label, word) if label else '', value)
+            for word, value in values.items()]
     return '\n'.join(lines) + '\n'
-
-
-def metric(name, samples):
-    """Lines of one metric: its kind, and (labels, value) for each sample."""
-    name, (kind, text) = 'distributed_cron_' + name, HELP[name]
-    yield '# HELP %s %s' % (name, text)
-    yield '# TYPE %s %s' % (name, kind)
-    for labels, value in samples:
-        inner = ','.join('%s="%s"' % (label, str(word).replace('\\', r'\\').replace(
-            '"', r'\"').replace('\n', r'\n')) for label, word in labels.items())
-        yield '%s%s %d' % (name, '{%s}' % inner if inner else '', value)
-
-
-def epoch(store, column):
-    return EPOCH[store.config.db_engine] % column
 
 
 def overdue(store, now):
     """Seconds by which the most overdue job waits, or run is past its deadline."""
-    since = [dc.moment(when) for when in store.query('''SELECT
+    since = store.query('''SELECT
         (SELECT MIN(next_run_utc) FROM job WHERE run_token IS NULL AND next_run_utc < ?
             AND (active <> 0 OR run_requested <> 0)),
         (SELECT MIN(run_deadline_utc) FROM job WHERE run_deadline_utc < ?)''',
-        dc.text_of(now - dc.MINUTE), dc.text_of(now))[0]]
-    return max([(now - when).total_seconds() for when in since if when] + [0])
+        dc.text_of(now - dc.MINUTE), dc.text_of(now))[0]
+    return max([(now - when).total_seconds() for when in map(dc.moment, since) if when],
+               default=0)
 
 
 def counted(request, jobs):
@@ -77,55 +56,42 @@ def counted(request, jobs):
     success. Kept in a file, so that no scrape reads the whole history; a job has one run
     at a time, so that all before it have been recorded."""
     path = os.path.join(request.config.log_location, 'web.metrics')
-    os.makedirs(request.config.log_location, exist_ok=True)
-    with open(path + '.lock', 'a') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            kept = {int(id): facts for id, facts in json.loads(dc.read_text(path)).items()}
-            first = False
-        except ValueError:
-            kept, first = {}, True
-        done = {job.id: job.run_no - (job.run_token is not None) for job in jobs}
-        seen = {job.id: kept.get(job.id) or [done[job.id] if first else 0, 0, 0]
-                for job in jobs}
-        if first:
-            old_successes(request.store, seen, jobs)
-        count_new(request.store, seen, done)
-        for job in jobs:
-            if job.last_status == 'Success' and job.ended:
-                seen[job.id][2] = max(seen[job.id][2], int(job.ended))
-        dc.write_whole(path, json.dumps(seen))
+    try:
+        os.makedirs(request.config.log_location, exist_ok=True)
+        with open(path + '.lock', 'a') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                kept = json.loads(dc.read_text(path))
+            except ValueError:  # the first time
+                kept = {str(job.id): [done(job), 0, 0] for job in jobs
+                        if job.last_status == 'Success'}
+            seen = {job.id: kept.get(str(job.id)) or [0, 0, 0] for job in jobs}
+            count_new(request.store, seen, jobs)
+            dc.write_whole(path, json.dumps(seen))
+    except OSError as error:
+        raise dc.Problem(dc.line_of(error)) from None
     return seen
 
 
-def old_successes(store, seen, jobs):
-    """At first: when jobs that fail now succeeded last."""
-    failing = [job.id for job in jobs if job.last_status.startswith('ERROR')]
-    for some in chunks(failing, 200):
-        for id, when in store.query(
-                '''SELECT job_id, %s FROM run WHERE status = 'Success' AND job_id IN (%s)
-                GROUP BY job_id''' % (epoch(store, 'MAX(ended_at)'), dc.marks(some)), *some):
-            seen[id][2] = int(when or 0)
+def done(job):
+    """The number of a job's last run that has ended."""
+    return job.run_no - (job.run_token is not None)
 
 
-def count_new(store, seen, done):
-    """Count the runs that have ended since the last time, by primary key."""
-    new = [id for id in seen if done[id] > seen[id][0]]
-    for some in chunks(new, 200):
-        rows = store.query(
-            'SELECT job_id, status, %s AS ended FROM run WHERE %s' % (
-                epoch(store, 'ended_at'), ' OR '.join(
+def count_new(store, seen, jobs):
+    """Count, by primary key, the runs that have ended since the last time."""
+    new = [job for job in jobs if done(job) > seen[job.id][0]]
+    success = EPOCH[store.config.db_engine] % (
+        "MAX(CASE status WHEN 'Success' THEN ended_at END)")
+    for some in (new[start:start + 200] for start in range(0, len(new), 200)):
+        for id, failed, when in store.query(
+                '''SELECT job_id, SUM(CASE status WHEN 'Success' THEN 0 ELSE 1 END), %s
+                FROM run WHERE %s GROUP BY job_id''' % (success, ' OR '.join(
                     ['job_id = ? AND run_no > ? AND run_no <= ?'] * len(some))),
-            *[value for id in some for value in (id, seen[id][0], done[id])])
-        for row in rows:
-            if row.status != 'Success':
-                seen[row.job_id][1] += 1
-            else:
-                seen[row.job_id][2] = max(seen[row.job_id][2], int(row.ended or 0))
-    for id in new:
-        seen[id][0] = done[id]
-
-
-def chunks(items, size):
-    for start in range(0, len(items), size):
-        yield items[start:start + size]
+                *[value for job in some for value in (
+                    job.id, seen[job.id][0], done(job))]):
+            seen[id][1:] = seen[id][1] + int(failed), max(seen[id][2], int(when or 0))
+    for job in jobs:
+        seen[job.id][0] = max(seen[job.id][0], done(job))
+        if job.last_status == 'Success':
+            seen[job.id][2] = max(seen[job.id][2], int(job.ended or 0))

@@ -4,18 +4,23 @@ import json
 import os
 import re
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlencode
 
 import distributed_cron as dc
 
 from . import queries
-from .logs import written
 from .render import HERE, render
-from .request import TOLD, Refused, Request, clean, throw_away_body
+from .request import TOLD, Refused, Request, throw_away_body
+
+ROOT = os.path.dirname(HERE)
 
 PAGE_SIZE, MOST_BARS = 50, 2000  # rows of a list; runs in the picture of the hosts
+MOST_LOG = 65536  # bytes of a log that are shown at once
+NUMBER = '[1-9][0-9]{0,8}'
 QUIET = 5 * dc.MINUTE  # without a worker, after which something is wrong
 HEADERS = [
     ('Content-Security-Policy', "default-src 'none'; style-src 'self'; script-src "
@@ -24,13 +29,12 @@ HEADERS = [
     ('X-Frame-Options', 'DENY'), ('X-Content-Type-Options', 'nosniff'),
     ('Referrer-Policy', 'same-origin'), ('Cross-Origin-Resource-Policy', 'same-origin'),
     ('Cross-Origin-Opener-Policy', 'same-origin')]
-HTML, TEXT = 'text/html; charset=utf-8', 'text/plain; charset=utf-8'
+HTML, TEXT = (('Content-Type', 'text/%s; charset=utf-8' % kind)
+              for kind in ('html', 'plain'))
 STATIC = {'style.css': 'text/css; charset=utf-8', 'ok.svg': 'image/svg+xml',
           'script.js': 'text/javascript; charset=utf-8', 'failing.svg': 'image/svg+xml'}
-DONE = {'added': 'Job %s added.', 'saved': 'Job %s saved.', 'same': 'Nothing to save in '
-        'job %s.', 'removed': 'Job %s deleted.', 'enable': 'Job %s enabled.',
-        'disable': 'Job %s disabled.', 'run-now': 'Job %s will run now.',
-        'stop': 'The run of job %s will be ended.', 'idle': 'Job %s is not running.'}
+DONE = {**{name: action[2] for name, action in dc.ACTIONS.items()}, 'add': 'added',
+        'edit': 'saved', 'same': 'is as it was', 'idle': 'is not running'}
 
 
 class Application:
@@ -57,34 +61,35 @@ class Application:
             status, headers, body = respond(request)
             return status, headers + request.new_cookies, body
         except Exception as error:
-            refusal = refusal_of(error)
+            refused = refusal_of(error)
         finally:
-            if request is not None:
-                request.close()
-        if refusal.status >= 500:
+            if request and request.opened:
+                request.opened.close()
+        if refused.cause:
             print('index.cgi: %s' % clean('%s %s: %s' % (
-                environ['REQUEST_METHOD'], environ.get('PATH_INFO'), refusal.cause)),
+                environ['REQUEST_METHOD'], environ.get('PATH_INFO'), refused.cause)),
                 file=sys.stderr, flush=True)
-        kind, body = TEXT, refusal.sentence + '\n'
         if request and not re.fullmatch('/(healthz|metrics|run/.*/log)', request.path):
-            kind, body = HTML, layout(request, HTTPStatus(refusal.status).phrase, render(
-                'message', text=refusal.sentence, base=request.base))
-        return refusal.status, [('Content-Type', kind), *refusal.headers], body
+            return layout(request, HTTPStatus(refused.status).phrase, render(
+                'message', text=refused.sentence, base=request.base), refused.status,
+                headers=refused.headers)
+        return refused.status, [TEXT, *refused.headers], refused.sentence + '\n'
 
 
 def refusal_of(error):
-    """What people are told of an error; its cause goes to the web server's log only."""
+    """What people are told of an error; its cause is for the web server's log only."""
     if isinstance(error, Refused):
         return error
-    if isinstance(error, dc.BadConfig):
-        refusal = Refused(500, 'The configuration is wrong; the error log says where.')
-    elif isinstance(error, dc.Problem):
-        refusal = Refused(503, 'The database, or a file that this page needs, is not to '
-                               'be had; the error log says why.', ('Retry-After', '10'))
-    else:
-        refusal = Refused(500, 'This page has made a mistake; the error log has it.')
-    refusal.cause = str(error) if isinstance(error, dc.Problem) else repr(error)
-    return refusal
+    if isinstance(error, dc.Problem) and not isinstance(error, dc.BadConfig):
+        return Refused(503, 'The database, or a file that this page needs, is not to be '
+                       'had; the error log says why.', ('Retry-After', '10'), cause=error)
+    return Refused(500, 'The configuration or this page is wrong; the error log has more.',
+                   cause=error if isinstance(error, dc.Problem) else repr(error))
+
+
+def clean(text):
+    """Text for one line of a log: no control characters, no line ends."""
+    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text)
 
 
 def respond(request):
@@ -103,60 +108,56 @@ def respond(request):
     raise Refused(404, 'There is no such page.')
 
 
-def page(request, template, title, status=200, failing=None, **values):
-    """A whole page by a template; failing: whether a job is, where that is known."""
-    if failing is None:
-        failing = is_failing(queries.counts(request.store, request.now))
-    content = render(template, request=request, base=request.base, title=title,
-                     failing=failing, **values)
-    return status, [('Content-Type', HTML)], layout(request, title, content, failing)
+def page(request, template, title, status=200, counts=None, **values):
+    """A whole page by a template. Its icon says whether a job is failing."""
+    counts = counts or queries.counts(request.store, request.now)
+    values.update(request=request, base=request.base, title=title, counts=counts,
+                  failing=bool(counts['error'] + counts['lost']))
+    return layout(request, title, render(template, **values), status, values['failing'])
 
 
-def is_failing(counts):
-    return bool(counts['error'] + counts['lost'])
-
-
-def layout(request, title, content, failing=False):
+def layout(request, title, content, status, failing=False, headers=()):
     event, _, job = request.cookies.get(TOLD, '').partition('.')
-    told = event in DONE and re.fullmatch('[0-9]{1,10}', job) and DONE[event] % job
+    told = event in DONE and re.fullmatch('[0-9]{1,10}', job) and (
+        'Job %s %s.' % (job, DONE[event]))
     if told:
         request.set_cookie(TOLD, '', '; Max-Age=0')
-    return render('layout', request=request, base=request.base, title=title, told=told,
-                  content=content, failing=failing,
-                  static=lambda name: request.base + static_address(name))
+    return status, [HTML, *headers], render(
+        'layout', request=request, base=request.base, title=title, told=told,
+        content=content, failing=failing,
+        static=lambda name: request.base + static_address(name))
 
 
 # Jobs.
 
 def list_page(request):
     values = request.query(search_string='(?s).{1,200}', state='|'.join(queries.STATES),
-                           sort='|'.join(queries.SORTS), order='asc|desc',
-                           page='[1-9][0-9]{0,5}')
-    store, now, state = request.store, request.now, values['state']
-    counts = queries.counts(store, now, values['search_string'])
-    total = counts[state] if state else sum(counts.values())
+                           sort='|'.join(queries.SORTS), order='asc|desc', page=NUMBER)
+    number = int(values.pop('page') or 1)
+    counts = queries.counts(request.store, request.now, values['search_string'])
+    total = counts[values['state']] if values['state'] else sum(counts.values())
     pages = max(1, -(-total // PAGE_SIZE))
-    number = min(int(values.pop('page') or 1), pages)
-    jobs = queries.jobs(store, now, *values.values(), first=PAGE_SIZE * (number - 1),
-                        size=PAGE_SIZE)
+    number = min(number, pages)
+    jobs = queries.jobs(request.store, request.now, *values.values(),
+                        first=PAGE_SIZE * (number - 1), size=PAGE_SIZE)
 
     def link(**more):
         return request.base + '/?' + urlencode({
             name: value for name, value in {**values, **more}.items() if value})
-    return page(request, 'jobs', 'Jobs', failing=is_failing(counts), values=values,
-                counts=counts, total=total, jobs=jobs, link=link, number=number,
-                pages=pages, strips=queries.strips(store, [job.id for job in jobs]))
+    return page(request, 'jobs', 'Jobs', counts=counts, values=values, total=total,
+                jobs=jobs, link=link, number=number, pages=pages,
+                strips=queries.strips(request.store, [job.id for job in jobs]))
 
 
 def found_job(request, id):
-    job = queries.job(request.store, id)
-    if job is None:
+    jobs = queries.jobs_by_id(request.store, [id])
+    if not jobs:
         raise Refused(404, 'There is no job %d.' % id)
-    return job
+    return jobs[0]
 
 
 def job_page(request, id):
-    number = int(request.query(page='[1-9][0-9]{0,5}')['page'] or 1)
+    number = int(request.query(page=NUMBER)['page'] or 1)
     job = found_job(request, id)
     lowest, highest = queries.ends_of_history(request.store, id)
     top = max(job.run_no, highest or 0)
@@ -171,46 +172,38 @@ def job_page(request, id):
 
 # The form of a job.
 
-FIELDS = ('description', 'command', 'kind', 'frequency', 'schedule', 'start_anchor',
-          'stop_anchor', 'max_run_time', 'active')
-# Whose field it is, by how dc's messages begin; all others are about the schedule.
-BLAMED = {'--every': 'frequency', '--max-run-time': 'max_run_time',
-          **{name: name for name in FIELDS}}
+FIELDS = {'description': '', 'command': '', 'kind': 'frequency', 'frequency': '60',
+          'schedule': '', 'start_anchor': '', 'stop_anchor': '', 'max_run_time': '',
+          'active': '1'}  # and what a new job has in them
 
 
 def values_of(job):
-    """A job, or a new one, as the texts of the form."""
-    if job is None:
-        return {**dict.fromkeys(FIELDS, ''), 'kind': 'frequency', 'frequency': '60',
-                'active': '1'}
+    """A job as the texts of the form."""
     values = {name: str(getattr(job, name, None) or '') for name in FIELDS}
-    for name in ('start_anchor', 'stop_anchor'):
-        values[name] = re.sub(':00$', '', values[name]) if len(
-            values[name]) > 5 else values[name]
+    for name in ('start_anchor', 'stop_anchor'):  # 04:00:00 as 04:00
+        values[name] = re.sub('^(.....):00$', r'\1', values[name])
     return {**values, 'kind': 'frequency' if job.schedule is None else 'schedule'}
 
 
 def columns_of(values):
     """The texts of a form as columns of a job, and what is wrong, by field. What dc
     looks at itself is left to it."""
-    columns, wrong = {
-        'description': values['description'].strip(), 'active': int(bool(values['active'])),
-        'command': values['command'].replace('\r\n', '\n'),
-        'schedule': values['schedule'].strip() if values['kind'] == 'schedule' else None,
-        'start_anchor': values['start_anchor'].strip() or None,
-        'stop_anchor': values['stop_anchor'].strip() or None}, {}
-    for name in ('frequency', 'max_run_time'):
-        needed = name == 'frequency' and columns['schedule'] is None
-        text = values[name].strip()
-        if re.fullmatch('[1-9][0-9]{0,8}', text) and (needed or name != 'frequency'):
-            columns[name] = int(text)
-        elif needed or text and name != 'frequency':
-            wrong[name] = '%s %.30r; allowed: a number of minutes from 1' % (name, text)
-    for name in ('description', 'schedule'):
-        if re.search('[\0-\x1f\x7f]', columns[name] or ''):
-            wrong[name] = '%s: more than one line' % name
-    if columns['schedule'] == '':
+    by_time, wrong = values['kind'] == 'schedule', {}
+    columns = {name: values[name].strip() or None
+               for name in ('start_anchor', 'stop_anchor')}
+    columns.update(active=int(bool(values['active'])), description=values['description'],
+                   command=values['command'],
+                   schedule=values['schedule'].strip() if by_time else None)
+    for name in ['max_run_time'] + ['frequency'] * (not by_time):
+        if re.fullmatch('[1-9][0-9]{0,8}', values[name]):
+            columns[name] = int(values[name])
+        elif values[name] or name == 'frequency':
+            wrong[name] = '%s %.30r; allowed: a number of minutes from 1' % (
+                name, values[name])
+    if by_time and not columns['schedule']:
         wrong['schedule'] = 'schedule: empty; allowed: a cron expression'
+    if re.search('[\0-\x1f\x7f]', columns['description']):
+        wrong['description'] = 'description: allowed: one line'
     if not columns['command'].strip():
         wrong['command'] = 'command: empty'
     return columns, wrong
@@ -219,77 +212,74 @@ def columns_of(values):
 def form_page(request, id=None):
     request.check_right()
     job = found_job(request, id) if id else None
-    return show_form(request, job, values_of(job), {})
+    return show_form(request, job, values_of(job) if job else FIELDS, {})
 
 
 def show_form(request, job, values, wrong, status=200):
-    title = 'Edit job %d' % job.id if job else 'Add a job'
-    return page(request, 'form', title, status, job=job, values=values, wrong=wrong,
+    return page(request, 'form', 'Edit job %d' % job.id if job else 'Add a job', status,
+                job=job, values=values, wrong=wrong,
                 preview=preview_of(request, job, values))
 
 
 def preview_of(request, job, values):
     """The schedule of a form in words, and the next five times; or what is wrong."""
-    zone = request.store.zone
-    columns, wrong = columns_of({**values, 'command': '-', 'max_run_time': '1'})
+    store, times, after = request.store, [], request.now
+    columns, wrong = columns_of({**values, 'command': '-', 'description': '',
+                                 'max_run_time': '1'})
     row = job or dc.row_type(*dc.JOB_COLUMNS)(*[None] * len(dc.JOB_COLUMNS))
-    row, times, after = row._replace(**{**columns, 'active': 1}), [], request.now
-    problem = ' '.join(wrong.values())
+    row = row._replace(**{**columns, 'active': 1})
     try:
-        while not problem and len(times) < 5:
-            after = dc.next_run(row, after, after, zone)
+        while not wrong and len(times) < 5:
+            after = dc.next_run(row, after, after, store.zone)
             if after == dc.PARKED:
                 break
-            times.append((zone.local(after), after))
-            start = dc.text_of(zone.local(after))
-            row = row._replace(last_start=start, claimed_start=start)
+            start = store.zone.local(after)
+            times.append((start, after))
+            row = row._replace(last_start=dc.text_of(start),
+                               claimed_start=dc.text_of(start))
     except dc.BadSchedule as error:
-        problem = str(error)
-    return render('preview', request=request, times=times, problem=problem,
-                  words='' if problem else dc.describe(row))
+        wrong['schedule'] = error
+    return render('preview', request=request, job=row, times=times, wrong=wrong)
 
 
 def preview_page(request):
     request.check_right()
     given = request.query(kind='frequency|schedule', frequency='.{1,20}',
                           schedule='.{1,255}', start_anchor='.{1,20}',
-                          stop_anchor='.{1,20}', id='[1-9][0-9]{0,8}')
-    job = queries.job(request.store, int(given['id'] or 0))
-    return 200, [('Content-Type', HTML)], preview_of(
-        request, job, {**values_of(None), **given})
+                          stop_anchor='.{1,20}', id=NUMBER)
+    job = found_job(request, int(given['id'])) if given['id'] else None
+    return 200, [HTML], preview_of(request, job, {**FIELDS, **given})
 
 
 # Changes.
 
 def save(request, id=None):
     form = request.form()
-    values = {name: form.get(name, '') for name in FIELDS}
+    values = {name: form.get(name, '').replace('\r\n', '\n') for name in FIELDS}
     job = found_job(request, id) if id else None
     columns, wrong = columns_of(values)
     if form.get('action') != 'save':
         return show_form(request, job, values, wrong)
     if job:  # only what changes, so that what others change meanwhile stays
-        columns = {name: value for name, value in columns.items()
-                   if seconds(name, value) != seconds(name, getattr(job, name))}
+        old = values_of(job)
+        columns = {name: value for name, value in columns.items() if values[name] != old[
+            name] or name == 'schedule' and values['kind'] != old['kind']}
     elif not columns['description']:
         del columns['description']  # the table has a better one
-    if not wrong and not columns:
-        return back(request, 'same', id, '/job/%d' % id)
     try:
-        if not wrong:
+        if not wrong and columns:
             with audit(request) as log:
                 id, _ = dc.save_job(request.store, id, columns)
                 log(id, differences(job, columns))
-            return back(request, 'saved' if job else 'added', id, '/job/%d' % id)
     except (dc.BadConfig, dc.BadSchedule, dc.BadData) as problem:
-        field = BLAMED.get(re.match('[a-z_-]*', str(problem))[0], 'schedule')
-        wrong[field] = re.sub('^--[a-z-]+', field, str(problem))
-    return show_form(request, job, values, wrong, 422)
-
-
-def seconds(name, value):
-    """A time of day with its seconds, however it was typed; other values as they are."""
-    return (str(value) + ':00')[:8] if value and name.endswith('_anchor') else value
+        word = re.match('[a-z_-]*', str(problem))[0]
+        field = {'--every': 'frequency', '--max-run-time': 'max_run_time'}.get(word, word)
+        wrong[field if field in FIELDS else 'schedule'] = str(problem).replace(
+            '--every', field).replace('--max-run-time', field)
+    if wrong:
+        return show_form(request, job, values, wrong, 422)
+    event = 'add' if not job else 'edit' if columns else 'same'
+    return back(request, event, id, '/job/%d' % id)
 
 
 def differences(job, columns):
@@ -305,11 +295,11 @@ def audit(request):
     """A change that is written into web.log; where that can't be, nothing is changed."""
     path = os.path.join(request.config.log_location, 'web.log')
     try:
-        os.makedirs(request.config.log_location, exist_ok=True)
         open(path, 'ab').close()
     except OSError as error:
         raise dc.Problem(dc.line_of(error)) from None
-    log = dc.Log(path, request.who(), request.config.log_max_bytes)
+    log = dc.Log(path, clean('%s@%s' % (request.user or '-', request.environ.get(
+        'REMOTE_ADDR'))), request.config.log_max_bytes)
     yield lambda id, text: log.write('job %d: %s' % (id, clean(text)))
 
 
@@ -340,13 +330,13 @@ def delete(request, id):
         request.store.change(dc.ACTIONS['remove'][0], id)
         log(id, 'removed: ' + differences(None, {
             name: getattr(job, name) for name in FIELDS if name != 'kind'}))
-    return back(request, 'removed', id, '/')
+    return back(request, 'remove', id, '/')
 
 
 def back(request, event, id, path):
     """On to a page, which tells what was done."""
     request.set_cookie(TOLD, '%s.%d' % (event, id), '; Max-Age=60')
-    return 303, [('Location', request.base + path), ('Content-Type', TEXT)], ''
+    return 303, [('Location', request.base + path), TEXT], ''
 
 
 # Runs and hosts.
@@ -354,16 +344,17 @@ def back(request, event, id, path):
 def found_run(request, id, run_no):
     """A run, and its job if it is there still. One that goes on has the status
     'running', and no row in the history yet."""
-    job, run = queries.job(request.store, id), queries.run(request.store, id, run_no)
+    runs = queries.runs(request.store, id, run_no, run_no)
+    job = next(iter(queries.jobs_by_id(request.store, [id])), None)
     if job and job.run_token is not None and job.run_no == run_no:
         start = dc.moment(job.last_start) or request.local_now
-        run = dc.row_type(*dc.RUN_COLUMNS)(
+        runs = [dc.row_type(*dc.RUN_COLUMNS)(
             id, run_no, job.next_run_utc, job.last_start, None,
             (request.local_now - start) // dc.SECOND * 1000, job.last_worker, 'running',
-            None, '')
-    if run is None:
+            None, '')]
+    if not runs:
         raise Refused(404, 'The history holds no run %d of job %d.' % (run_no, id))
-    return job, run
+    return job, runs[0]
 
 
 def run_page(request, id, run_no):
@@ -377,26 +368,68 @@ def log_page(request, id, run_no):
     offset = int(request.query(offset='[0-9]{1,15}')['offset'] or 0)
     _, run = found_run(request, id, run_no)
     text, offset, _ = written(request, run, offset)
-    return 200, [('Content-Type', TEXT), ('X-Log-Offset', str(offset)), (
+    return 200, [TEXT, ('X-Log-Offset', str(offset)), (
         'X-Run-State', 'running' if run.status == 'running' else 'ended')], text
+
+
+def written(request, run, offset=0):
+    """What a run wrote, from an offset in its log on: the text, the offset behind it,
+    and whether the log is on this host."""
+    path = request.config.job_log(run.job_id)
+    here = run.worker.rpartition('-')[0] == request.config.name and os.path.exists(path)
+    text, live = run.output or '', run.status == 'running'
+    # The history has the last 4096 bytes: of what is longer the log has more.
+    if here and dc.moment(run.started_at) and (live or len(text.encode()) >= 4096):
+        utc = request.store.zone.utc_before(dc.moment(run.started_at), request.now)
+        begin = time.time() - (request.asked - utc).total_seconds()  # by this clock
+        end = float('inf') if live else begin + (run.duration_ms or 0) / 1000
+        found, offset = tail(path, offset, '%s: [' % run.worker, begin - 1, end + 1)
+        text = found if live else found or text
+    return text, offset, here
+
+
+def tail(path, offset, lead, begin, end):
+    """The lines of a log that are led by a worker and of a time, from an offset on, or
+    of its end; and the offset behind them."""
+    with open(path, 'rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        known = 0 < offset <= size  # else the log is a new one
+        start = offset if known else max(0, size - 32 * MOST_LOG)
+        file.seek(max(0, start - 1))
+        middle, data = start > 0 and file.read(1) != b'\n', file.read(32 * MOST_LOG)
+    lines = re.findall(b'[^\n]*\n|[^\n]+', data)
+    first = lines.pop(0) if middle and lines else b''
+    mine = [first * known]  # the rest of a line that was shown in part
+    for line in lines:
+        match = re.match(re.escape(lead.encode()) + rb'([^]]*)\] ', line)
+        if match and begin < stamp(match[1]) <= end:
+            mine.append(line[match.end():])
+        elif not line.endswith(b'\n') and not match:
+            data = data[:-len(line)]  # not whole yet: next time
+    return b''.join(mine)[-MOST_LOG:].decode('utf-8', 'replace'), start + len(data)
+
+
+@lru_cache(10000)
+def stamp(text):
+    """The time of a line of a log, in seconds since 1970."""
+    with suppress(ValueError, OverflowError):
+        return time.mktime(time.strptime(text.decode()))
+    return 0
 
 
 def hosts_page(request):
     store, now = request.store, request.local_now
     since, hour = now - dc.DAY, now.replace(minute=0, second=0, microsecond=0)
-    lately = queries.lately(store, since, MOST_BARS)
+    ended, running = queries.lately(store, since, MOST_BARS)
     hosts = store.query('SELECT * FROM host ORDER BY name')
     runs = {host.name: [] for host in hosts}
-    for run in [*lately, *queries.running(store, MOST_BARS)]:
+    for run in ended + running:
         runs.setdefault(run.worker.rpartition('-')[0] or '?', []).append(run)
-
-    def place(when, wide):
-        when = dc.moment(when) or now if isinstance(when, (str, type(None))) else when
-        return round(min(1, max(0, (when - since) / dc.DAY)) * wide, 1)
-    return page(request, 'hosts', 'Hosts', hosts=hosts, runs=runs, place=place,
+    return page(request, 'hosts', 'Hosts', hosts=hosts, runs=runs,
+                share=lambda when: min(1, max(0, (when - since) / dc.DAY)),
                 hours=[hour - ago * 60 * dc.MINUTE for ago in range(23)
                        if (hour.hour - ago) % 3 == 0],
-                cut=MOST_BARS if len(lately) == MOST_BARS else 0,
+                cut=MOST_BARS if len(ended) == MOST_BARS else 0,
                 quiet=lambda seen: is_quiet(request, seen))
 
 
@@ -416,7 +449,7 @@ def health_page(request):
         wrong.append('overdue jobs: %d' % counts['overdue'])
     if sum(counts.values()) > counts['disabled'] and is_quiet(request, seen):
         wrong.append('no worker has been seen for %d minutes' % (QUIET // dc.MINUTE))
-    return 503 if wrong else 200, [('Content-Type', TEXT)], (
+    return 503 if wrong else 200, [TEXT], (
         '; '.join(wrong) or 'ok') + '\n'
 
 
@@ -441,7 +474,7 @@ def static_page(request, name):
         return 200, [('Content-Type', STATIC[name]), *headers], file.read()
 
 
-ID = '([1-9][0-9]{0,8})'
+ID = '(%s)' % NUMBER
 ROUTES = (
     ('/', {'GET': list_page}), ('/job/add', {'GET': form_page, 'POST': save}),
     ('/job/' + ID, {'GET': job_page}),

@@ -1,7 +1,7 @@
 """What the pages ask the database. Nothing here changes anything."""
 import distributed_cron as dc
 
-# dc.state_of in SQL; the tests hold both together. Its two marks are the time, UTC.
+# dc.state_of in SQL; a test holds both together. Its two marks are UTC times.
 STATE = '''CASE
     WHEN run_token IS NOT NULL AND run_deadline_utc < ? THEN 'overdue'
     WHEN run_token IS NOT NULL THEN 'running'
@@ -11,76 +11,59 @@ STATE = '''CASE
     WHEN SUBSTR(last_status, 1, 5) = 'ERROR' THEN 'error'
     ELSE 'not due' END'''
 STATES = ('running', 'overdue', 'error', 'lost', 'not due', 'disabled')
-SORTS = {'id': 'id', 'state': 'state', 'description': 'description',
-         'schedule': 'schedule', 'last_start': 'last_start', 'last_end': 'last_end',
-         'last_status': 'last_status', 'last_worker': 'last_worker',
-         'next_run': 'next_run_utc'}
+SORTS = ('id', 'state', 'description', 'schedule', 'last_start', 'last_status',
+         'next_run_utc')
+SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
+RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
 
 
-def states(now, search):
+def found(now, search):
     """The jobs that a search finds, with their states: SQL and its arguments."""
-    like = '%%%s%%' % ''.join('!' + sign if sign in '!%_' else sign
-                              for sign in search.lower())
-    where, args = '1 = 1', []
+    args = [dc.text_of(now), dc.text_of(now - dc.MINUTE)]
+    where = ' OR '.join("LOWER(%s) LIKE ? ESCAPE '!'" % name for name in SEARCHED)
     if search:
-        texts = ('description', 'command', 'schedule', 'last_status', 'last_worker')
-        where = ' OR '.join("LOWER(%s) LIKE ? ESCAPE '!'" % text for text in texts)
-        args = [like] * len(texts)
-        if search.isascii() and search.isdigit() and len(search) < 10:
-            where, args = where + ' OR id = ?', [*args, int(search)]
-    return ('(SELECT job.*, %s AS state FROM job WHERE %s) AS found' % (STATE, where),
-            [dc.text_of(now), dc.text_of(now - dc.MINUTE), *args])
+        for sign in '!%_':
+            search = search.replace(sign, '!' + sign)
+        args += ['%%%s%%' % search.lower()] * len(SEARCHED)
+    return '(SELECT job.*, %s AS state FROM job WHERE %s) AS found' % (
+        STATE, where if search else '1 = 1'), args
 
 
 def counts(store, now, search=''):
     """How many jobs are in each state."""
-    found, args = states(now, search)
-    there = dict(store.query(
-        'SELECT state, COUNT(*) FROM %s GROUP BY state' % found, *args))
+    jobs, args = found(now, search)
+    there = dict(store.query('SELECT state, COUNT(*) FROM %s GROUP BY state' % jobs, *args))
     return {state: there.get(state, 0) for state in STATES}
 
 
 def jobs(store, now, search, state, sort, order, first, size):
-    """A page of the list: rows of job with `next_local`, in order."""
-    found, args = states(now, search)
-    if state:
-        found, args = found + ' WHERE state = ?', [*args, state]
-    column = SORTS[sort or 'id']
+    """A page of the list, in order; where there is no value comes last."""
+    text, args = found(now, search)
+    sort = sort or 'id'
     ids = [row.id for row in store.query(
-        'SELECT id FROM %s ORDER BY CASE WHEN %s IS NULL THEN 1 ELSE 0 END, %s %s, id '
-        'LIMIT ? OFFSET ?' % (found, column, column, 'DESC' if order == 'desc' else 'ASC'),
-        *args, size, first)]
-    rows = {row.id: row for row in store.query(
-        'SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)' % (
-            local(store, 'next_run_utc'), dc.marks(ids)), *ids)} if ids else {}
+        '''SELECT id FROM %s WHERE ? = '' OR state = ? ORDER BY CASE WHEN %s IS NULL
+        THEN 1 ELSE 0 END, %s %s, id LIMIT ? OFFSET ?''' % (
+            text, sort, sort, order or 'ASC'), *args, state, state, size, first)]
+    rows = {row.id: row for row in jobs_by_id(store, ids)}
     return [rows[id] for id in ids if id in rows]
 
 
-def local(store, column):
-    """SQL for a UTC column as the database's local time."""
-    return store.dialect.pieces['to_local'].replace('?', column)
-
-
-def job(store, id):
-    """A row of job with `next_local`, or None."""
-    return next(iter(store.query('SELECT job.*, %s AS next_local FROM job WHERE id = ?'
-                                 % local(store, 'next_run_utc'), id)), None)
-
-
-SHORT = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status, exit_code'
+def jobs_by_id(store, ids):
+    """Rows of job, with next_run_utc as the database's local time too."""
+    return ids and store.query('SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)' % (
+        store.dialect.pieces['to_local'].replace('?', 'next_run_utc'), dc.marks(ids)), *ids)
 
 
 def strips(store, ids, count=20):
     """The last runs of each of some jobs, oldest first: a few rows by primary key for
     each job, whatever the history holds."""
-    found = {id: [] for id in ids}
+    last = {id: [] for id in ids}
     one = ('SELECT * FROM (SELECT %s FROM run WHERE job_id = ? ORDER BY job_id DESC, '
-           'run_no DESC LIMIT %d) AS r%%d' % (SHORT, count))
-    if ids:
-        for row in store.query(' UNION ALL '.join(
-                one % index for index in range(len(ids))), *ids):
-            found[row.job_id].append(row)
-    return {id: sorted(rows, key=lambda row: row.run_no) for id, rows in found.items()}
+           'run_no DESC LIMIT %d) AS r%%d' % (RUN, count))
+    rows = ids and store.query(' UNION ALL '.join(map(one.__mod__, range(len(ids)))), *ids)
+    for row in sorted(rows, key=lambda row: row.run_no):
+        last[row.job_id].append(row)
+    return last
 
 
 def ends_of_history(store, id):
@@ -95,19 +78,10 @@ def runs(store, id, lowest, highest):
         ORDER BY run_no DESC''', id, lowest, highest)
 
 
-def run(store, id, run_no):
-    """One row of the history, or None."""
-    return next(iter(runs(store, id, run_no, run_no)), None)
-
-
 def lately(store, since, most):
-    """The last runs of all jobs that ended after a local time, newest first."""
+    """The last runs of all jobs that ended after a local time; and those that go on."""
     return store.query('SELECT %s FROM run WHERE ended_at >= ? ORDER BY ended_at DESC '
-                       'LIMIT ?' % SHORT, dc.text_of(since), most)
-
-
-def running(store, most):
-    """The runs that go on."""
-    return store.query('''SELECT id AS job_id, run_no, last_start AS started_at,
-        {local} AS ended_at, last_worker AS worker, 'running' AS status FROM job
-        WHERE run_token IS NOT NULL ORDER BY run_token LIMIT ?''', most)
+                       'LIMIT ?' % RUN, dc.text_of(since), most), store.query(
+        '''SELECT id AS job_id, run_no, last_start AS started_at, {local} AS ended_at,
+        last_worker AS worker, 'running' AS status FROM job WHERE run_token IS NOT NULL
+        ORDER BY run_token LIMIT ?''', most)

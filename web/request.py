@@ -16,34 +16,32 @@ COOKIE, TOLD = 'distributed_cron', 'distributed_cron_told'
 class Refused(Exception):
     """A request that is not answered as asked: a status, and a sentence for people."""
 
-    def __init__(self, status, sentence, *headers):
+    def __init__(self, status, sentence, *headers, cause=None):
         super().__init__(sentence)
         self.status, self.sentence, self.headers = status, sentence, list(headers)
+        self.cause = cause  # for the error log
 
 
 class Request:
     """What a WSGI environment asks. alone: the address on which this program itself
-    listens, or None under a web server, whose word on the login then counts."""
+    listens; None under a web server, whose word on the login then counts."""
+
+    opened = None  # the store, once there is need for it
 
     def __init__(self, environ, config, alone=None):
         self.environ, self.config, self.alone = environ, config, alone
-        self.method = environ['REQUEST_METHOD']
-        self.path = environ.get('PATH_INFO') or '/'
+        self.method, self.path = environ['REQUEST_METHOD'], environ['PATH_INFO'] or '/'
         script = environ.get('SCRIPT_NAME', '').strip('/')
         self.base = '/' + quote(script, encoding='latin-1') if script else ''
         self.user = None if alone else environ.get('REMOTE_USER') or None
-        self.host = environ.get('HTTP_HOST', '')
+        self.host, self.new_cookies = environ.get('HTTP_HOST', ''), []
         self.secure = environ.get('wsgi.url_scheme') == 'https'
         self.cookies = dict(re.findall('([a-z_]+)=([^;, ]*)',
                                        environ.get('HTTP_COOKIE', '')))
-        self.new_cookies = []
-        self.opened = None
-
-    # What it asks.
 
     @property
     def store(self):
-        """A connected store, from the first use on."""
+        """A connected store; then there is a time too, that of the database."""
         if self.opened is None:
             store = dc.opened(self.config)
             self.asked, self.local_now = map(dc.moment, store.query(
@@ -52,26 +50,24 @@ class Request:
             self.now, self.opened = self.asked.replace(microsecond=0), store
         return self.opened
 
-    def close(self):
-        if self.opened is not None:
-            self.opened.close()
+    # What it asks.
 
     def query(self, **allowed):
-        """The values of the query string: each a text that fits the pattern of its name,
-        '' where it is not given. Raises Refused."""
+        """The values of the query string, each a text that fits the pattern of its
+        name, or '' where it is not given. Raises Refused."""
         given = fields(self.environ.get('QUERY_STRING', ''), MOST_QUERY, 414)
         for name, pattern in allowed.items():
-            value = given.get(name, '')
-            if value and not re.fullmatch(pattern, value):
-                raise Refused(400, 'The value of %s in the address is not one that can '
-                                   'be.' % name)
+            if given.get(name) and not re.fullmatch(pattern, given[name]):
+                raise Refused(400, 'What the address says of %s can not be.' % name)
         return {name: given.get(name, '') for name in allowed}
 
     def form(self):
         """The fields of a form that may change something. Raises Refused."""
-        self.check_origin()
+        origin = self.environ.get('HTTP_ORIGIN') or self.environ.get('HTTP_REFERER', '')
+        if not self.is_mine(origin):
+            raise Refused(403, 'The form does not come from a page of this host.')
         self.check_right()
-        kind = self.environ.get('CONTENT_TYPE', '').split(';')[0].strip().lower()
+        kind = self.environ.get('CONTENT_TYPE', '').partition(';')[0].strip().lower()
         if kind != 'application/x-www-form-urlencoded':
             raise Refused(415, 'A form is sent as application/x-www-form-urlencoded.')
         values = fields(self.body(), MOST_BODY, 413)
@@ -84,8 +80,7 @@ class Request:
     def body(self):
         """The body, as long as it says it is, and no longer than allowed."""
         length = self.environ.get('CONTENT_LENGTH') or ''
-        if self.environ.get('HTTP_TRANSFER_ENCODING') or not re.fullmatch(
-                '[0-9]{1,15}', length):
+        if 'HTTP_TRANSFER_ENCODING' in self.environ or not is_length(length):
             raise Refused(411, 'A form is sent with its length.')
         if int(length) > MOST_BODY:
             raise Refused(413, 'The form is too long; allowed: %d bytes.' % MOST_BODY)
@@ -98,101 +93,68 @@ class Request:
             raise Refused(400, 'The form is shorter than it says.')
         return body.decode('latin-1')
 
-    # Who asks.
+    # Who asks, and from where.
 
     @property
     def on_loopback(self):
         """Whether nobody but this machine's own users can ask."""
-        relayed = any('HTTP_' + name in self.environ for name in (
-            'FORWARDED', 'VIA', 'X_FORWARDED_FOR', 'X_REAL_IP', 'X_FORWARDED_HOST'))
-        return bool(self.alone) and is_loopback(self.alone) and not relayed
-
-    def check_right(self):
-        if self.why_not:
-            raise Refused(403, 'You may look, not change anything: %s.' % self.why_not)
+        return is_loopback(self.alone) and not any(name.startswith(
+            ('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA')) for name in self.environ)
 
     @property
     def why_not(self):
         """Why who asks may not change anything; '' for who may."""
         editors = self.config.web_editors
         if self.config.web_readonly:
-            return 'it is read-only for all'
+            return 'the page is read-only for all'
         if self.user is None and (editors or not self.on_loopback):
             return 'you have not logged in'
-        if editors and self.user not in editors:
-            return 'you are not one of its editors'
-        return ''
+        return 'you are no editor' if editors and self.user not in editors else ''
 
-    def who(self):
-        """Name and address, in one word, for web.log."""
-        return clean('%s@%s' % (self.user or '-', self.environ.get('REMOTE_ADDR') or '-'),
-                     ' ')
-
-    # Where from.
+    def check_right(self):
+        if self.why_not:
+            raise Refused(403, 'You may look, not change anything: %s.' % self.why_not)
 
     def check_host(self):
         """Alone on loopback the names of this machine only: a page of another site can
         give itself our address by DNS, but then it calls us by its own name."""
         name = re.sub(':[0-9]*$', '', self.host).strip('[]').lower()
-        if self.alone and is_loopback(self.alone) and not (
-                name == 'localhost' or is_loopback(name)):
+        if is_loopback(self.alone) and name != 'localhost' and not is_loopback(name):
             raise Refused(421, 'This page answers on this machine only, as localhost.')
-
-    def check_origin(self):
-        """A form comes from a page of ours, not of another site."""
-        origin = self.environ.get('HTTP_ORIGIN') or self.environ.get('HTTP_REFERER', '')
-        if not self.is_mine(origin):
-            raise Refused(403, 'The form does not come from a page of this host.')
 
     def is_mine(self, address):
         """Whether an address is on the host that was asked."""
         with suppress(ValueError):
             parts = urlsplit(address)
-            port = {'http': ':80', 'https': ':443'}.get(parts.scheme)
-            return port is not None and (parts.scheme == 'https' or not self.secure) and (
-                self.host != '' and parts.netloc.lower().removesuffix(port)
-                == self.host.lower().removesuffix(port))
+            port = {'https': ':443', 'http': None if self.secure else ':80'}.get(
+                parts.scheme)
+            return bool(port and self.host) and parts.netloc.lower().removesuffix(
+                port) == self.host.lower().removesuffix(port)
         return False
 
     def came_from(self):
         """The path of ours from which a form came, with its query; else the list's."""
         address = self.environ.get('HTTP_REFERER', '')
-        if self.is_mine(address):
-            parts = urlsplit(address)
-            path = parts.path.removeprefix(self.base)
-            if parts.path.startswith(self.base) and re.fullmatch(
-                    '/(job/[0-9]+|run/[0-9]+/[0-9]+|hosts)?', path):
-                query = '?' + parts.query if re.fullmatch(
-                    r'[\w%+=&.~-]+', parts.query, re.ASCII) else ''
-                return path + query
-        return '/'
+        match = re.fullmatch(
+            r'https?://[^/]*%s(/(job/[0-9]+|run/[0-9]+/[0-9]+|hosts)?(\?[\w%%+=&.~-]+)?)'
+            % re.escape(self.base), address, re.ASCII)
+        return match[1] if match and self.is_mine(address) else '/'
 
     # Its session: a random cookie, to which forms are bound by a secret of ours.
 
     def token(self):
         """What a form must carry, in this session of this user."""
-        session = self.cookies.get(COOKIE, '')
-        if not re.fullmatch('[0-9a-f]{32}', session):
-            session = self.cookies[COOKIE] = os.urandom(16).hex()
-            self.set_cookie(COOKIE, session)
-        text = '%s %s' % (session, self.user)
+        if not re.fullmatch('[0-9a-f]{32}', self.cookies.get(COOKIE, '')):
+            self.cookies[COOKIE] = os.urandom(16).hex()
+            self.set_cookie(COOKIE, self.cookies[COOKIE])
+        text = '%s %s' % (self.cookies[COOKIE], self.user)
         return hmac.new(secret(self.config), text.encode('utf-8', 'replace'),
                         hashlib.sha256).hexdigest()
 
     def set_cookie(self, name, value, more=''):
-        self.new_cookies.append(('Set-Cookie', '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s'
-                                 % (name, value, self.base or '/',
-                                    more + '; Secure' * self.secure)))
-
-
-def throw_away_body(environ):
-    """Read a body that nobody wanted, up to some size: a server that can't send all of
-    it to us may cut off our answer (Apache's mod_cgid does)."""
-    length = environ.get('CONTENT_LENGTH') or ''
-    left = min(int(length), 4 * MOST_BODY) if re.fullmatch('[0-9]{1,15}', length) else 0
-    with suppress(OSError):
-        while left > 0 and (piece := environ['wsgi.input'].read(min(left, 65536))):
-            left -= len(piece)
+        self.new_cookies.append((
+            'Set-Cookie', '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s' % (
+                name, value, self.base or '/', more + '; Secure' * self.secure)))
 
 
 def fields(text, most, status):
@@ -200,9 +162,9 @@ def fields(text, most, status):
     if len(text) > most:
         raise Refused(status, 'Too long; allowed: %d bytes.' % most)
     try:
+        text.encode('ascii')  # all else is sent as %XX
         lists = parse_qs(text, keep_blank_values=True, errors='strict',
                          max_num_fields=MOST_FIELDS)
-        text.encode('ascii')  # all else is sent as %XX
         values = {name: value for name, (value,) in lists.items()}
     except ValueError:
         raise Refused(400, 'Fields that are no UTF-8 text, came twice, or are too '
@@ -212,14 +174,23 @@ def fields(text, most, status):
     return values
 
 
+def throw_away_body(environ):
+    """Read a body that nobody wanted, up to some size: a server that can't send all of
+    it to us may cut off our answer (Apache's mod_cgid does)."""
+    length = environ.get('CONTENT_LENGTH') or ''
+    left = min(int(length), 4 * MOST_BODY) if is_length(length) else 0
+    with suppress(OSError):
+        while left > 0 and (piece := environ['wsgi.input'].read(min(left, 65536))):
+            left -= len(piece)
+
+
+def is_length(text):
+    return re.fullmatch('[0-9]{1,15}', text) is not None
+
+
 def is_loopback(address):
     """Whether an address is of this machine only."""
-    return address == '::1' or re.fullmatch(r'127(\.[0-9]{1,3}){3}', address) is not None
-
-
-def clean(text, between=' '):
-    """Text for one line of a log: no control characters, no line ends."""
-    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', between, text)
+    return re.fullmatch(r'::1|127(\.[0-9]{1,3}){3}', address or '') is not None
 
 
 def secret(config):
@@ -229,7 +200,7 @@ def secret(config):
     try:
         if not os.path.exists(path):
             os.makedirs(config.log_location, exist_ok=True)
-            handle, made = tempfile.mkstemp(dir=config.log_location, prefix='web.secret.')
+            handle, made = tempfile.mkstemp('', 'web.secret.', config.log_location)
             with open(handle, 'w') as file:
                 file.write(os.urandom(32).hex())
             with suppress(FileExistsError):
@@ -238,7 +209,7 @@ def secret(config):
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), 'rb') as file:
             about, value = os.fstat(file.fileno()), file.read(100)
     except OSError as error:
-        raise dc.Problem('%s: %s' % (path, error.strerror)) from None
+        raise dc.Problem(dc.line_of(error)) from None
     if about.st_uid != os.geteuid() or about.st_mode & 0o077 or len(value) != 64:
         raise dc.Problem('%s: is not a secret of this user alone; remove it' % path)
     return value
