@@ -287,7 +287,8 @@ class Place:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            process.stderr.close()
+            if process.stderr:
+                process.stderr.close()
         for marked in dc.marked_processes().items():
             for process in marked[1]:
                 if self.owns(marked[0].split('.')[0]):

@@ -70,7 +70,8 @@ class Site:
             self.process = subprocess.Popen(
                 [*self.command, self.path('server.conf')], stdout=output,
                 stderr=output, env={**ENVIRONMENT, **self.environment()})
-        wait_until(lambda: answers(self.process, self.port), what=self.log())
+        place.started.append(self.process)  # so that it ends if it does not come up
+        wait_until(lambda: answers(self.process, self.port), what='the web server')
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -210,8 +211,11 @@ def group_of(user):
 @contextlib.contextmanager
 def site_of(request, server, engine, **how):
     """A web server with the page of a place; its job 1 has run once."""
-    folder = tempfile.mkdtemp(prefix='dc-test-')  # pytest's own are for its user alone
-    with contextlib.contextmanager(make_place)(request, folder, engine) as place:
+    with contextlib.ExitStack() as stack:
+        folder = tempfile.mkdtemp(prefix='dc-test-')  # pytest's are for its user alone
+        stack.callback(shutil.rmtree, folder)
+        place = stack.enter_context(
+            contextlib.contextmanager(make_place)(request, folder, engine))
         with open(folder + '/db.password', 'w') as file:
             file.write('secret\n')
         if engine != 'sqlite':  # as the README has it
@@ -221,11 +225,8 @@ def site_of(request, server, engine, **how):
         place.add('echo hello', description='greets')
         place.run('run')
         site = server(place, **how)
-        try:
-            yield site
-        finally:
-            site.stop()
-    shutil.rmtree(folder)
+        stack.callback(site.stop)
+        yield site
 
 
 def name_of(pair):
