@@ -205,7 +205,8 @@ def varied(place):
             {'description': 'fails'}, {'description': 'is lost'},
             {'description': 'parked', 'next_run_utc': '9999-12-31 00:00:00'},
             {'description': '\u202eturned \x1b[1m', 'command': 'a\x07b'}):
-        place.add(**{'command': 'true', 'next_run_utc': dc.text_of(now + dc.DAY), **values})
+        place.add(**{'command': 'true', 'next_run_utc': dc.text_of(
+            now + dc.DAY + 9 * dc.MINUTE), **values})
     add_history(place, 1, 130, EVIL[:99], EVIL[:90] + '-7', output=EVIL)
     add_history(place, 2, 3)
     add_history(place, 7, 25, 'ERROR: exit 3', exit_code=3)
@@ -1065,5 +1066,5 @@ def test_it_is_short():
             assert [line for line in text.splitlines() if len(line) > 88] == [], name
             assert [node.name for node in ast.walk(tree) if isinstance(
                 node, ast.FunctionDef) and node.end_lineno - node.lineno >= 40] == []
-    assert total <= 1500, total
+    assert total <= 1080, total  # to be lowered, never raised
 

@@ -14,7 +14,7 @@ from web.pages import ROOT, Application  # noqa: E402
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request: browsers open connections in advance and leave them."""
+    """A thread for each request, as browsers open connections and leave them idle."""
 
     daemon_threads = True
 

@@ -17,8 +17,8 @@ def metrics(request):
     """All of them, as text. Labels are numbers and our own words: nothing to escape."""
     store, now = request.store, request.now
     ended = EPOCH[store.config.db_engine] % 'last_end'
-    jobs = store.query('SELECT id, run_no, run_token, last_status, %s AS ended FROM job '
-                       'ORDER BY id' % ended)
+    jobs = store.query('''SELECT id, run_no, run_token, last_status, %s AS ended
+        FROM job ORDER BY id''' % ended)
     seen, lines = counted(request, jobs), []
     for name, label, values, kind, text in (
             ('jobs', 'state', queries.counts(store, now), 'gauge', 'Jobs by state.'),
@@ -53,8 +53,8 @@ def overdue(store, now):
 
 def counted(request, jobs):
     """What is known of each job: up to which run it was counted, its failures, its last
-    success. Kept in a file, so that no scrape reads the whole history; a job has one run
-    at a time, so that all before it have been recorded."""
+    success. Kept in a file, so that no scrape reads the whole history; a job has one
+    run at a time, so that all before it have been recorded."""
     path = os.path.join(request.config.log_location, 'web.metrics')
     try:
         os.makedirs(request.config.log_location, exist_ok=True)

@@ -48,9 +48,10 @@ class Application:
         status, headers, body = self.answer(environ)
         throw_away_body(environ)
         body = body.encode('utf-8', 'replace') if isinstance(body, str) else body
-        kept = [] if 'Cache-Control' in dict(headers) else [('Cache-Control', 'no-store')]
+        if 'Cache-Control' not in dict(headers):
+            headers = [*headers, ('Cache-Control', 'no-store')]
         start_response('%d %s' % (status, HTTPStatus(status).phrase), [
-            *headers, *kept, *HEADERS, ('Content-Length', str(len(body)))])
+            *headers, *HEADERS, ('Content-Length', str(len(body)))])
         return [] if environ['REQUEST_METHOD'] == 'HEAD' else [body]
 
     def answer(self, environ):
@@ -81,10 +82,11 @@ def refusal_of(error):
     if isinstance(error, Refused):
         return error
     if isinstance(error, dc.Problem) and not isinstance(error, dc.BadConfig):
-        return Refused(503, 'The database, or a file that this page needs, is not to be '
-                       'had; the error log says why.', ('Retry-After', '10'), cause=error)
-    return Refused(500, 'The configuration or this page is wrong; the error log has more.',
-                   cause=error if isinstance(error, dc.Problem) else repr(error))
+        return Refused(503, 'The database, or a file of this page, is not to be had; '
+                       'the error log says why.', ('Retry-After', '10'), cause=error)
+    cause = error if isinstance(error, dc.Problem) else repr(error)
+    return Refused(500, 'The configuration, or this page, is wrong; the error log says '
+                   'more.', cause=cause)
 
 
 def clean(text):
@@ -189,11 +191,10 @@ def columns_of(values):
     """The texts of a form as columns of a job, and what is wrong, by field. What dc
     looks at itself is left to it."""
     by_time, wrong = values['kind'] == 'schedule', {}
-    columns = {name: values[name].strip() or None
-               for name in ('start_anchor', 'stop_anchor')}
-    columns.update(active=int(bool(values['active'])), description=values['description'],
-                   command=values['command'],
-                   schedule=values['schedule'].strip() if by_time else None)
+    columns = {name: values[name] or None for name in ('start_anchor', 'stop_anchor')}
+    columns.update(
+        active=int(bool(values['active'])), description=values['description'],
+        command=values['command'], schedule=values['schedule'] if by_time else None)
     for name in ['max_run_time'] + ['frequency'] * (not by_time):
         if re.fullmatch('[1-9][0-9]{0,8}', values[name]):
             columns[name] = int(values[name])
@@ -255,15 +256,17 @@ def preview_page(request):
 
 def save(request, id=None):
     form = request.form()
-    values = {name: form.get(name, '').replace('\r\n', '\n') for name in FIELDS}
+    values = {name: form.get(name, '').strip() for name in FIELDS}
+    values['command'] = form.get('command', '').replace('\r\n', '\n')
     job = found_job(request, id) if id else None
     columns, wrong = columns_of(values)
     if form.get('action') != 'save':
         return show_form(request, job, values, wrong)
     if job:  # only what changes, so that what others change meanwhile stays
         old = values_of(job)
-        columns = {name: value for name, value in columns.items() if values[name] != old[
-            name] or name == 'schedule' and values['kind'] != old['kind']}
+        columns = {name: value for name, value in columns.items()
+                   if values[name] != old[name]
+                   or name == 'schedule' and values['kind'] != old['kind']}
     elif not columns['description']:
         del columns['description']  # the table has a better one
     try:
@@ -272,10 +275,10 @@ def save(request, id=None):
                 id, _ = dc.save_job(request.store, id, columns)
                 log(id, differences(job, columns))
     except (dc.BadConfig, dc.BadSchedule, dc.BadData) as problem:
-        word = re.match('[a-z_-]*', str(problem))[0]
-        field = {'--every': 'frequency', '--max-run-time': 'max_run_time'}.get(word, word)
-        wrong[field if field in FIELDS else 'schedule'] = str(problem).replace(
-            '--every', field).replace('--max-run-time', field)
+        text = str(problem).replace('--every', 'frequency').replace(
+            '--max-run-time', 'max_run_time')
+        field = re.match('[a-z_]*', text)[0]
+        wrong[field if field in FIELDS else 'schedule'] = text
     if wrong:
         return show_form(request, job, values, wrong, 422)
     event = 'add' if not job else 'edit' if columns else 'same'
@@ -286,13 +289,14 @@ def differences(job, columns):
     """What changes, from what to what."""
     def said(value):
         return json.dumps(value, ensure_ascii=False, default=str)
-    return ', '.join('%s %s%s' % (name, '%s -> ' % said(getattr(job, name)) if job else '',
-                                  said(value)) for name, value in columns.items())
+    return ', '.join('%s %s%s' % (
+        name, '%s -> ' % said(getattr(job, name)) if job else '', said(value))
+        for name, value in columns.items())
 
 
 @contextmanager
 def audit(request):
-    """A change that is written into web.log; where that can't be, nothing is changed."""
+    """A change that is written into web.log; without a log nothing is changed."""
     path = os.path.join(request.config.log_location, 'web.log')
     try:
         open(path, 'ab').close()
@@ -376,7 +380,8 @@ def written(request, run, offset=0):
     """What a run wrote, from an offset in its log on: the text, the offset behind it,
     and whether the log is on this host."""
     path = request.config.job_log(run.job_id)
-    here = run.worker.rpartition('-')[0] == request.config.name and os.path.exists(path)
+    here = run.worker.rpartition('-')[0] == request.config.name and os.access(
+        path, os.R_OK)
     text, live = run.output or '', run.status == 'running'
     # The history has the last 4096 bytes: of what is longer the log has more.
     if here and dc.moment(run.started_at) and (live or len(text.encode()) >= 4096):
@@ -449,8 +454,7 @@ def health_page(request):
         wrong.append('overdue jobs: %d' % counts['overdue'])
     if sum(counts.values()) > counts['disabled'] and is_quiet(request, seen):
         wrong.append('no worker has been seen for %d minutes' % (QUIET // dc.MINUTE))
-    return 503 if wrong else 200, [TEXT], (
-        '; '.join(wrong) or 'ok') + '\n'
+    return 503 if wrong else 200, [TEXT], ('; '.join(wrong) or 'ok') + '\n'
 
 
 def metrics_page(request):

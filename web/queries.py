@@ -32,7 +32,8 @@ def found(now, search):
 def counts(store, now, search=''):
     """How many jobs are in each state."""
     jobs, args = found(now, search)
-    there = dict(store.query('SELECT state, COUNT(*) FROM %s GROUP BY state' % jobs, *args))
+    there = dict(store.query(
+        'SELECT state, COUNT(*) FROM %s GROUP BY state' % jobs, *args))
     return {state: there.get(state, 0) for state in STATES}
 
 
@@ -50,8 +51,9 @@ def jobs(store, now, search, state, sort, order, first, size):
 
 def jobs_by_id(store, ids):
     """Rows of job, with next_run_utc as the database's local time too."""
-    return ids and store.query('SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)' % (
-        store.dialect.pieces['to_local'].replace('?', 'next_run_utc'), dc.marks(ids)), *ids)
+    local = store.dialect.pieces['to_local'].replace('?', 'next_run_utc')
+    return ids and store.query('SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)'
+                               % (local, dc.marks(ids)), *ids)
 
 
 def strips(store, ids, count=20):
@@ -60,7 +62,8 @@ def strips(store, ids, count=20):
     last = {id: [] for id in ids}
     one = ('SELECT * FROM (SELECT %s FROM run WHERE job_id = ? ORDER BY job_id DESC, '
            'run_no DESC LIMIT %d) AS r%%d' % (RUN, count))
-    rows = ids and store.query(' UNION ALL '.join(map(one.__mod__, range(len(ids)))), *ids)
+    rows = ids and store.query(
+        ' UNION ALL '.join(one % index for index in range(len(ids))), *ids)
     for row in sorted(rows, key=lambda row: row.run_no):
         last[row.job_id].append(row)
     return last

@@ -27,8 +27,8 @@ def escape(value):
 
 @lru_cache(None)
 def compiled(file):
-    """An HTML file as code: {{ }} is an expression, a line that begins with % is Python,
-    and its block goes to a line `% end`."""
+    """An HTML file as code: {{ }} is an expression, a line that begins with % is
+    Python, and its block goes to a line `% end`."""
     source, depth = [], 0
     with open(os.path.join(HERE, file + '.html'), encoding='utf-8') as stream:
         for line in stream:

@@ -30,7 +30,7 @@ class Request:
 
     def __init__(self, environ, config, alone=None):
         self.environ, self.config, self.alone = environ, config, alone
-        self.method, self.path = environ['REQUEST_METHOD'], environ['PATH_INFO'] or '/'
+        self.method, self.path = environ['REQUEST_METHOD'], environ.get('PATH_INFO') or '/'
         script = environ.get('SCRIPT_NAME', '').strip('/')
         self.base = '/' + quote(script, encoding='latin-1') if script else ''
         self.user = None if alone else environ.get('REMOTE_USER') or None
@@ -136,7 +136,7 @@ class Request:
         """The path of ours from which a form came, with its query; else the list's."""
         address = self.environ.get('HTTP_REFERER', '')
         match = re.fullmatch(
-            r'https?://[^/]*%s(/(job/[0-9]+|run/[0-9]+/[0-9]+|hosts)?(\?[\w%%+=&.~-]+)?)'
+            r'https?://[^/]*%s(/(job/\d+|run/\d+/\d+|hosts)?(\?[\w%%+=&.~-]+)?)'
             % re.escape(self.base), address, re.ASCII)
         return match[1] if match and self.is_mine(address) else '/'
 
