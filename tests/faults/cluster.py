@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 IS_ROOT = os.getuid() == 0
 PRIVILEGES = {'own mounts': False}  # and with them network namespaces
-FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1'
+FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), 'no libfaketime')
 
 
 def now():
