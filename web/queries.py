@@ -88,3 +88,18 @@ def lately(store, since, most):
         '''SELECT id AS job_id, run_no, last_start AS started_at, {local} AS ended_at,
         last_worker AS worker, 'running' AS status FROM job WHERE run_token IS NOT NULL
         ORDER BY run_token LIMIT ?''', most)
+
+
+def failures(store, since):
+    """How many runs of each job have failed after a local time."""
+    return dict(store.query("""SELECT job_id, COUNT(*) FROM run WHERE ended_at >= ?
+        AND status <> 'Success' GROUP BY job_id""", dc.text_of(since)))
+
+
+def successes(store, ids):
+    """When each of some jobs last had a run that succeeded, as local time."""
+    one = ("SELECT * FROM (SELECT job_id, ended_at FROM run WHERE job_id = ? AND status "
+           "= 'Success' ORDER BY job_id DESC, run_no DESC LIMIT 1) AS r%d")
+    return dict(row for start in range(0, len(ids), 100) for row in store.query(
+        ' UNION ALL '.join(one % id for id in ids[start:start + 100]),
+        *ids[start:start + 100]))
