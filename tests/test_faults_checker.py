@@ -141,6 +141,21 @@ def test_a_record_that_is_not_the_truth():
     assert judged((job, runs, lost), killed._replace(begin=99, end=99.5))[0] == ['died']
 
 
+def test_a_result_that_its_host_lost_before_it_could_tell_it():
+    job, runs, records = once()
+    lost = [records[0]._replace(status=DEAD)]
+    down = fault('down', [], 99, 120, end=115)
+    gone = fault('lose-host', ['one'], 110, 125, True)._replace(forgets=True)
+    assert judged((job, runs, lost), down, gone) == ([], ['died'])
+    assert judged((job, runs, lost), gone)[0] == ['died']  # there was time to tell it
+    assert judged((job, runs, lost), down, gone._replace(hosts=['two']))[0] == ['died']
+    assert judged((job, runs, lost), down, gone._replace(forgets=False))[0] == ['died']
+    full = fault('state-full', ['one'], 99, 130, end=110)
+    killed = fault('kill-host', ['one'], 108, 125, True)
+    assert judged((job, runs, lost), killed, full)[0] == ['died']
+    assert judged((job, runs, lost), killed, full._replace(withholds=True)) == ([], ['died'])
+
+
 def test_a_run_that_died_without_a_cause():
     job, runs, records = once()
     dead = [runs[0]._replace(end=None, code=None)]

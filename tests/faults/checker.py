@@ -22,9 +22,9 @@ Run = namedtuple('Run', 'job run_no host start end code busy', defaults=(None, N
 Record = namedtuple('Record', 'job run_no host status started')
 # hosts: those that it hits; none: it hits all, as one of the database. end: when it was
 # healed. until: when the last start that it explains has come. kills: it may kill runs.
-# forgets: hosts lose their state folders.
-Fault = namedtuple('Fault', 'kind hosts begin end until kills forgets',
-                   defaults=(False, False))
+# forgets: hosts lose their state folders. withholds: results can't be written there.
+Fault = namedtuple('Fault', 'kind hosts begin end until kills forgets withholds',
+                   defaults=(False, False, False))
 Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
@@ -130,6 +130,7 @@ class Judge:
         # What is left of a command is ended when its host is back, or its runner missed.
         killers = [fault for fault in hits if fault.kills
                    and (run.end or 0) < fault.end + 1.5]
+        killers += self.forgotten(run) if run.end else []
         if run.end is None:
             causes = {'ERROR: lost': killers, 'ERROR: signal': killers,
                       'ERROR: timed out': job.hangs or hits, 'ERROR: stopped': hits}
@@ -139,7 +140,8 @@ class Judge:
         for begin, cause in causes.items():
             if status.startswith(begin):
                 if cause is not True:
-                    self.find('died', run, '%r, on %s' % (status, run.host), cause)
+                    self.find('died', run, '%r, on %s, which saw %.2f to %s' % (
+                        status, run.host, run.start, run.end), cause)
                 break
         else:
             self.find('misrecorded', run, '%r, but its command %s' % (
@@ -152,6 +154,22 @@ class Judge:
                       'for lost' % (run.start - record.started))
         if run.end and run.end - run.start > job.limit and not hits:
             self.find('overdue', run, 'took %.2f s' % (run.end - run.start))
+
+    def forgotten(self, run):
+        """The fault by which a host lost a result that it could not report before, since
+        the database or its worker was away; or could not even write, and was killed."""
+        told = written = run.end + 2
+        for fault in self.faults:
+            if not self.is_of_all(fault) and run.host not in fault.hosts:
+                continue
+            if fault.begin >= run.start and (fault.forgets and fault.begin <= told
+                                             or fault.kills and fault.begin <= written):
+                return [fault]
+            if fault.begin <= told:
+                told = max(told, fault.until)
+            if fault.begin <= written and fault.withholds:
+                written = max(written, fault.end + 2)
+        return []
 
     def hits(self, job, run):
         """The faults that may have hit a run, or a record of one, from its claim until it

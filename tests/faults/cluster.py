@@ -292,6 +292,17 @@ class Host:
                 stdin=subprocess.DEVNULL, env=self.environment(), start_new_session=True)
         return self
 
+    def start_again(self):
+        """Start, and wait until it is at work: Python may take a second for it."""
+        self.start()
+        path = os.path.join(self.log, self.name + '.log')
+        limit, begin = now() + 10, '%s-%d: ' % (self.name, self.worker.pid)
+        while now() < limit:
+            with contextlib.suppress(OSError), open(path, errors='replace') as file:
+                if begin in file.read():
+                    return
+            time.sleep(0.1)
+
     def run(self, *arguments):
         """A command of the program, to its end."""
         return subprocess.run(self.command(*arguments), env=self.environment(), timeout=60,

@@ -24,7 +24,8 @@ BACK = 10  # seconds in which workers are back at a database that has come back
 class Fault:
     """One fault of a cluster, perhaps of one of its hosts."""
 
-    of, seconds, kills, forgets = 'host', (0.3, 3), False, False
+    of, seconds = 'host', (0.3, 3)
+    kills = forgets = withholds = False
     mixed, bites = True, False
     loaded = True  # other jobs run meanwhile
     mounts = False  # whether it needs mounts of its own
@@ -53,7 +54,7 @@ class Fault:
         """Heal it; returns it as the checker knows it."""
         self.heal()
         return checker.Fault(self.kind, self.hosts, self.begin, now(), now() + self.cost,
-                             self.kills, self.forgets)
+                             self.kills, self.forgets, self.withholds)
 
     def length(self):
         return self.random.uniform(*self.seconds)
@@ -85,7 +86,7 @@ class KillWorker(Fault):
         self.host.worker.wait()
 
     def heal(self):
-        self.host.start()
+        self.host.start_again()
 
 
 class KillRunner(Fault):
@@ -202,7 +203,7 @@ class KillInClaim(StopInClaim):
     def heal(self):
         super().heal()
         self.host.worker.wait()
-        self.host.start()
+        self.host.start_again()
 
 
 class KillInReport(KillInClaim):
@@ -239,13 +240,13 @@ class LogFull(Fault):
 
 
 class StateFull(LogFull):
-    folder, bites = 'state', True
+    folder, bites, withholds = 'state', True, True
 
 
 class StateReadOnly(Fault):
     """By a read-only view of it mounted over it; files that are open stay writable."""
 
-    seconds, bites, mounts = (3, 5), True, True
+    seconds, bites, mounts, withholds = (3, 5), True, True, True
 
     def start(self):
         subprocess.run(['mount', '--bind', '-o', 'ro', *[self.host.state] * 2], check=True)
@@ -272,7 +273,7 @@ class WrongClock(KillWorker):
             raise RuntimeError('libfaketime is missing')
         super().start()
         self.host.more = environment
-        self.host.start()
+        self.host.start_again()
 
 
 class SameName(Fault):
