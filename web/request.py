@@ -107,7 +107,7 @@ class Request:
         editors = self.config.web_editors
         if self.config.web_readonly:
             return 'the page is read-only for all'
-        if self.user is None and (editors or not self.on_loopback):
+        if self.user is None and not self.on_loopback:
             return 'you have not logged in'
         return 'you are no editor' if editors and self.user not in editors else ''
 
