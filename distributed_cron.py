@@ -169,7 +169,7 @@ class Worker:
         if self.failures & (self.failures - 1) == 0:
             self.complain(line_of(problem))
         self.failures += 1
-        return min(5, 0.25 * 2 ** min(self.failures, 5)) * random.uniform(0.5, 1)
+        return min(4, 0.25 * 2 ** min(self.failures, 4)) * random.uniform(0.5, 1)
 
     def finished(self):
         if self.claims:  # a drain does not wait for the database
@@ -1161,14 +1161,15 @@ class MySQL(Dialect):
         # A lock is waited for less long than an answer: so a claim is never in doubt.
         cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
                        'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1))
+        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
+            cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
         cursor.execute('SELECT @@global.read_only')
         if cursor.fetchone()[0]:
             raise self.driver.OperationalError(1290, 'the server is read-only')
         if create:
-            name = '`%s`' % config.db_database.replace('`', '``')
-            cursor.execute(
-                'CREATE DATABASE IF NOT EXISTS %s CHARACTER SET utf8mb4' % name)
-            cursor.execute('USE ' + name)
+            make = 'CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4'
+            cursor.execute(make % config.db_database.replace('`', '``'))
+            connection.select_db(config.db_database)
         return connection
 
     def problem(self, error):
@@ -1828,8 +1829,9 @@ def save_job(store, id, values):
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
             job.max_run_time, most))
-    now = store.now()
-    when = next_run(job, now, now, store.zone)
+    now = store.now()  # what is wrong is refused, also of an inactive job
+    when = next_run(job._replace(active=1), now, now, store.zone)
+    when = when if job.active else PARKED
     values = dict(values, max_run_time=job.max_run_time)
     if id is None or set(PLANNED_FROM) & set(values):  # else its plan stays
         values['next_run_utc'] = text_of(when) if id is None else None

@@ -1,18 +1,24 @@
 """What all tests stand on: a private MariaDB server, and one `Place` for each test."""
 import contextlib
 import glob
+import http.client
 import importlib.util
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64encode
+from collections import namedtuple
 from datetime import datetime, timezone
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import psycopg
 import pymysql
@@ -21,6 +27,7 @@ import yaml
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'distributed_cron.py')
+PAGE = os.path.join(ROOT, 'web', 'index.cgi')
 spec = importlib.util.spec_from_file_location('distributed_cron', SCRIPT)
 dc = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(dc)
@@ -225,6 +232,17 @@ class Place:
         self.started.append(process)
         return process
 
+    def page(self, where='', **how):
+        """Serve the web page alone; returns a Visitor to it."""
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, PAGE, '--config', self.file, '--serve',
+             '%s%d' % (where and where + ':', port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how)
+        self.started.append(process)
+        wait_until(lambda: answers(process, port), what='the page')
+        return Visitor('http://127.0.0.1:%d/' % port)
+
     def wait_runs(self, count, seconds=20):
         wait_until(lambda: len(self.runs()) >= count, seconds, '%d runs' % count)
         return self.runs()
@@ -269,7 +287,8 @@ class Place:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            process.stderr.close()
+            if process.stderr:
+                process.stderr.close()
         for marked in dc.marked_processes().items():
             for process in marked[1]:
                 if self.owns(marked[0].split('.')[0]):
@@ -279,6 +298,67 @@ class Place:
         log = os.path.join(self.folder, 'log')
         return any(os.path.exists(os.path.join(log, state, token))
                    for state in (os.listdir(log) if os.path.isdir(log) else ()))
+
+
+def answers(process, port):
+    """Whether somebody listens at a port; fails when the process has ended."""
+    assert process.poll() is None, process.stderr and process.stderr.read().decode()
+    with contextlib.suppress(OSError):
+        socket.create_connection(('127.0.0.1', port), 5).close()
+        return True
+
+
+UNVERIFIED = ssl._create_unverified_context()  # the tests sign their own certificates
+Answer = namedtuple('Answer', 'status headers text')
+
+
+class Visitor:
+    """Somebody who looks at a site by plain HTTP: keeps cookies and sends forms."""
+
+    def __init__(self, url, login=None):
+        """url: of the site's first page; login: (name, password)."""
+        self.url, self.login, self.cookies = url, login, {}
+
+    def request(self, method, path, fields=None, **headers):
+        """Ask for a path below the site's; fields are those of a form."""
+        url = urlsplit(urljoin(self.url, path))
+        if url.scheme == 'https':
+            connection = http.client.HTTPSConnection(
+                url.hostname, url.port, timeout=60, context=UNVERIFIED)
+        else:
+            connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+        headers = {name.replace('_', '-'): value for name, value in headers.items()}
+        headers['Cookie'] = '; '.join('%s=%s' % pair for pair in self.cookies.items())
+        body = None
+        if fields is not None:
+            body = urlencode(fields)
+            headers = {'Origin': '%s://%s' % (url.scheme, url.netloc),
+                       'Content-Type': 'application/x-www-form-urlencoded', **headers}
+        if self.login:
+            pair = b64encode(('%s:%s' % self.login).encode()).decode()
+            headers['Authorization'] = 'Basic ' + pair
+        with contextlib.closing(connection):
+            connection.request(method, url._replace(
+                scheme='', netloc='').geturl(), body, headers)
+            answer = connection.getresponse()
+            for cookie in answer.headers.get_all('Set-Cookie', ()):
+                name, _, value = cookie.partition(';')[0].partition('=')
+                self.cookies[name] = value
+            return Answer(answer.status, answer.headers,
+                          answer.read().decode('utf-8'))
+
+    def get(self, path=''):
+        """The text of a page, which must be there."""
+        answer = self.request('GET', path)
+        assert answer.status == 200, (path, answer)
+        return answer.text
+
+    def submit(self, page, path=None, **fields):
+        """Send a form of a page, to that page's path unless told otherwise."""
+        token = re.search(r'name="?csrf"? value="([^"]*)"', self.get(page))
+        assert token, 'no form on ' + page
+        return self.request('POST', page if path is None else path,
+                            {'csrf': token[1], **fields})
 
 
 FAKE_CLOCK = '''CREATE SCHEMA IF NOT EXISTS fake;
@@ -314,6 +394,12 @@ def place(request, tmp_path):
 def server_place(request, tmp_path):
     """A Place on each server, for what several hosts do."""
     yield from make_place(request, tmp_path, request.param)
+
+
+@pytest.fixture
+def sqlite_place(request, tmp_path):
+    """A Place for what does not depend on the database."""
+    yield from make_place(request, tmp_path, 'sqlite')
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
     (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
     (['add', '--every', '5', '--schedule', '* * * * *', 'x'], ['--every', 'one of']),
     (['add', '--start', '24:00', 'x'], ['start_anchor', '24:00', '23:59']),
+    (['add', '--inactive', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
+    (['add', '--inactive', '--start', '24:00', 'x'], ['start_anchor', '24:00']),
     (['add', '--start', '9:00', 'x'], ['start_anchor', '9:00']),
     (['add', '--start', '09:00', '--stop', '09:00', 'x'], ['equal']),
     (['add', '--schedule', '0 1 * * *', '--start', '09:00', 'x'], ['no time']),

@@ -1,0 +1,346 @@
+"""An attack: a cluster at work, faults, and the verdict over what was seen."""
+import contextlib
+import glob
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from datetime import datetime, timezone
+
+from faults import checker
+from faults.cluster import HERE, PRIVILEGES, Cluster, is_refusal, now
+from faults.nemesis import FAULTS
+
+SLOWEST = 3  # seconds that a command takes at most, if it does not hang
+YEAR = 525600  # minutes: a job that is due once
+
+
+class Attack:
+    """Jobs on a cluster while faults come and go. Afterwards `verdict`."""
+
+    def __init__(self, cluster, seed, say=print, rate=4):
+        self.cluster, self.say, self.rate = cluster, say, rate
+        self.random = random.Random(seed)
+        self.jobs, self.faults, self.failures = {}, [], []
+        self.is_mixed = False
+        self.lock, self.loading = threading.Lock(), threading.Event()
+        self.folder = tempfile.mkdtemp(dir=cluster.folder, prefix='runs-')
+        self.first = self.next = 1 + (cluster.query('SELECT MAX(id) FROM job')[0][0] or 0)
+        self.numbers = iter(range(100 + 100 * len(os.listdir(cluster.folder)), 10 ** 9))
+
+    def fail(self, text):
+        self.failures.append(text)
+
+    def next_host(self):
+        return next(self.numbers)
+
+    # Jobs
+
+    def command(self, seconds, code):
+        return '%s/command.sh %s %s %d' % (HERE, self.folder, seconds, code)
+
+    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None,
+                minutes=1):
+        """One row by a plain INSERT; returns its id. due: when, on the clock of now()."""
+        with self.lock:
+            job, self.next = self.next, self.next + 1
+        begin, hangs = now(), seconds > SLOWEST and minutes == 1
+        limit = self.cluster.deadline + (minutes - 1) * self.cluster.minute
+        frequency = {'every': 1, 'minute': 60, 'once': YEAR}[kind]
+        try:
+            self.cluster.query(
+                'INSERT INTO job (id, description, command, frequency, max_run_time, '
+                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)', job,
+                kind, self.command(seconds, code), frequency, minutes,
+                '* * * * *' if kind == 'minute' else None, active, due and utc_of(due))
+        except Exception as error:
+            if not is_refusal(error):  # it was there already: a cut COMMIT had landed
+                raise
+        self.jobs[job] = checker.Job(
+            job, kind, [due or begin], limit=limit, code=code, hangs=hangs)
+        return job
+
+    def add_jobs(self, count, kind='once'):
+        for _ in range(count):
+            self.add_job(round(self.random.uniform(0.05, SLOWEST), 2), kind=kind)
+
+    def load(self):
+        """Add jobs that run once, some a second, until told to stop."""
+        chance = random.Random(self.random.random())
+        try:
+            while not self.loading.wait(chance.expovariate(self.rate)):
+                hangs, fails = chance.random() < 0.06, chance.random() < 0.1
+                seconds = round(chance.uniform(0.05, SLOWEST), 2)
+                self.add_job(300 if hangs else seconds, 3 if fails else 0)
+                if chance.random() < 0.5 / self.rate:  # all wake at the same moment
+                    due = (now() + wall()) // 1 + 3 - wall()
+                    for _ in range(10):
+                        self.add_job(round(chance.uniform(0.05, 1), 2), due=due)
+        except Exception as error:
+            self.fail('the load: %r' % error)
+
+    @contextlib.contextmanager
+    def loaded(self):
+        thread = threading.Thread(target=self.load)
+        self.loading.clear()
+        thread.start()
+        try:
+            yield
+        finally:
+            self.loading.set()
+            thread.join()
+
+    def has_started(self, job):
+        return bool(glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
+
+    def has_ended(self, job):
+        return any(open(path).read().count('end')
+                   for path in glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
+
+    # Hosts and nodes
+
+    def drain(self, host):
+        """Have a host leave, and remove it."""
+        host.worker.terminate()
+        with contextlib.suppress(Exception):
+            host.worker.wait(self.cluster.deadline + 10)
+        if host.worker.poll() not in (0, 1):
+            self.fail('%s left with %s' % (host.label, host.worker.poll()))
+        self.look_at_errors(host)
+        host.close()
+
+    def busy_host(self):
+        """A host on which something runs."""
+        limit = now() + 10
+        while now() < limit:
+            for host in self.random.sample(self.cluster.hosts, len(self.cluster.hosts)):
+                if host.runners():
+                    return host
+            time.sleep(0.05)
+        raise RuntimeError('nothing runs anywhere')
+
+    def look_at_errors(self, host):
+        with open(os.path.join(host.folder, 'stderr'), errors='replace') as file:
+            text = file.read()
+        if 'Traceback' in text:
+            self.fail('%s: %s' % (host.label, text[-2000:]))
+        if os.environ.get('FAULTS_SHOW'):
+            self.say('%s says:\n%s' % (host.label, text[-3000:]))
+
+    def node_in_use(self):
+        """The server to which most connections go."""
+        links = Counter()
+        for host in self.cluster.hosts:
+            for server, proxy in zip(self.cluster.servers, host.proxies):
+                links[server] += len(proxy.links)
+        return links.most_common(1)[0][0]
+
+    def wait_for_node(self, node):
+        limit = now() + 60
+        while not node.is_ready():
+            if now() > limit:
+                raise RuntimeError('a node does not come back')
+            time.sleep(0.2)
+
+    # Faults
+
+    def fault(self, name, host=None):
+        host = host or self.random.choice(self.cluster.hosts)
+        return FAULTS[name](self, host, random.Random(self.random.random()))
+
+    def inflict(self, fault, length=None):
+        """One fault, from its start until it is healed."""
+        length = fault.length() if length is None else length
+        what = '%s%s' % (fault.name, ' ' + fault.host.label * (fault.of == 'host'))
+        self.say('%8.2f %s for %.1f s' % (now(), what, length))
+        fault.inflict(length)
+        time.sleep(length)
+        self.faults.append(fault.end())
+        self.say('%8.2f %s is healed' % (now(), what))
+
+    def alone(self, name, length=None):
+        """One fault alone, under load."""
+        if FAULTS[name].mounts and not PRIVILEGES['own mounts']:
+            return self.say('not done: %s needs mounts, which root may have' % name)
+        with self.loaded() if FAULTS[name].loaded else contextlib.nullcontext():
+            time.sleep(1.5)
+            fault = self.fault(name, self.cluster.hosts[-1] if name == 'cut-off'
+                               else FAULTS[name].loaded and self.busy_host())
+            before = self.complaints()
+            self.inflict(fault, length)
+            if fault.bites and self.complaints() == before:
+                self.fail('%s did not bite' % name)
+            time.sleep(1.5)
+        self.settle()
+
+    def complaints(self):
+        """How much the workers have complained."""
+        return sum(os.path.getsize(os.path.join(host.folder, 'stderr'))
+                   for host in self.cluster.hosts)
+
+    def mixed(self, seconds):
+        """Faults of hosts, of the database and of the table at random, side by side."""
+        end, self.is_mixed = now() + seconds, True
+        self.add_jobs(20, 'minute')
+        self.add_jobs(10, 'every')
+        names = {of: [name for name, fault in FAULTS.items() if fault.mixed
+                      and fault.of in of and fault.mounts <= PRIVILEGES['own mounts']
+                      and self.cluster.database in fault.databases]
+                 for of in ('host', 'database node', 'table')}
+        threads = [threading.Thread(target=self.nemesis, args=(
+            one, end - 15, random.Random(self.random.random()))) for one in names.values()]
+        with self.loaded():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            time.sleep(max(0, end - now()))
+        self.settle()
+
+    def nemesis(self, names, end, chance):
+        try:
+            while True:
+                time.sleep(chance.uniform(2, 12) * (1 if len(names) > 2 else 3))
+                fault = FAULTS[chance.choice(names)](
+                    self, chance.choice(self.cluster.hosts), chance)
+                length = fault.length()
+                if now() + length > end:
+                    return
+                self.inflict(fault, length)
+        except Exception as error:
+            self.fail('the nemesis: %r' % error)
+
+    # The end
+
+    def settle(self):
+        """Wait until all that was due has run and is recorded."""
+        self.stop_ticks()
+        limit = now() + 2 * self.cluster.deadline + 20
+        due = max((job.due[0] for job in self.jobs.values()), default=0)
+        while now() < limit:
+            if now() > due + 1 and not self.unsettled():
+                self.end = now()
+                time.sleep(0.3)
+                return
+            time.sleep(0.3)
+        self.end = now()
+        self.fail('not settled: %s' % self.unsettled()[:5])
+
+    def unsettled(self):
+        return self.cluster.query(
+            "SELECT id, run_no, run_token, next_run_utc, last_status, last_worker FROM job "
+            "WHERE id >= ? AND (run_token IS NOT NULL OR active = 1 AND "
+            "(next_run_utc IS NULL OR next_run_utc <= %s))" % UTC[
+                self.cluster.servers[0].engine], self.first)
+
+    def stop_ticks(self):
+        """Disable the jobs that would go on, and work out when they were due."""
+        self.cluster.query("UPDATE job SET active = 0 WHERE description <> 'once' AND "
+                           'id >= ?', self.first)
+        until = now()
+        for id, job in self.jobs.items():
+            if job.kind == 'minute':
+                first = (job.due[0] + wall()) // 60 * 60 + 60 - wall()
+                due = [first + 60 * n for n in range(int((until - first) // 60) + 1)]
+                job = job._replace(due=due)
+            if job.kind != 'once':
+                self.jobs[id] = job._replace(until=until)
+
+    def verdict(self):
+        """What the checker finds, in lines; and says what was done."""
+        runs, records = self.read_runs(), self.read_records()
+        names = [host.name for host in self.cluster.hosts]
+        finds, costs = checker.check(self.jobs.values(), runs, records, self.faults, names,
+                                     self.end)
+        for host in self.cluster.hosts:
+            self.look_at_errors(host)
+            if host.worker.poll() is not None:
+                self.fail('%s: its worker left with %s' % (host.name, host.worker.poll()))
+            left = host.processes() - {host.worker.pid}
+            if left:
+                self.fail('%s: processes are left: %s' % (host.name, sorted(left)))
+        self.say('%d jobs, %d runs, %d records, %d faults; explained by them: %s' % (
+            len(self.jobs), len(runs), len(records), len(self.faults), ', '.join(
+                '%d %s' % (count, kind) for kind, count in sorted(Counter(
+                    cost.kind for cost in costs).items())) or 'nothing'))
+        lines = self.failures + ['%s: job %s run %s: %s' % find for find in finds]
+        for fault in self.faults:
+            if fault.kind == 'failover-that-loses-claims' and not {
+                    'duplicate', 'overlap'} & {cost.kind for cost in costs}:
+                lines.append('no claim was lost by the failover')
+        for line in lines:
+            self.say(line)
+        self.say('%d finds' % len(lines) if lines else
+                 'nothing lost, no duplicate, no overlap, no run without its record')
+        return lines
+
+    def read_runs(self):
+        runs = []
+        for name in os.listdir(self.folder):
+            if name.endswith('.lock'):
+                continue
+            with open(os.path.join(self.folder, name)) as file:
+                lines = [line.split() for line in file.read().splitlines()]
+            job, number = map(int, name.split('.')[:2])
+            if not lines:  # killed between creation and writing
+                lines = [('start', os.path.getmtime(file.name) - time.time() + now(), 1, '')]
+            run = checker.Run(job, number, lines[0][3], float(lines[0][1]),
+                              busy=lines[0][2] == '0')
+            if len(lines) > 1:
+                run = run._replace(end=float(lines[1][1]), code=int(lines[1][2]))
+            runs.append(run)
+        return runs
+
+    def read_records(self):
+        rows = self.cluster.query('SELECT job_id, run_no, worker, status, started_at FROM '
+                                  'run WHERE job_id >= ?', self.first)
+        return [checker.Record(job, number, worker.rpartition('-')[0], status,
+                               started and seconds_of(started) - wall())
+                for job, number, worker, status, started in rows]
+
+
+def wall():
+    """What is to be added to now() for the seconds since 1970."""
+    return time.time() - now()
+
+
+def utc_of(when):
+    return datetime.fromtimestamp(round(when + wall()), timezone.utc).strftime(
+        '%Y-%m-%d %H:%M:%S')
+
+
+UTC = {'mysql': 'UTC_TIMESTAMP()', 'sqlite': "datetime('now')",
+       'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')"}
+
+
+def seconds_of(when):
+    """A time of the history, which is UTC here, as seconds since 1970."""
+    return datetime.fromisoformat(str(when)).replace(tzinfo=timezone.utc).timestamp()
+
+
+@contextlib.contextmanager
+def cluster_of(database, **how):
+    """A cluster whose hosts are at work, in a folder of its own."""
+    os.environ['TZ'] = 'UTC'
+    time.tzset()
+    folder = tempfile.mkdtemp(prefix='faults-')
+    os.chmod(folder, 0o755)  # PostgreSQL's user passes through it
+    cluster = Cluster(database, folder, **how)
+    try:
+        for host in cluster.hosts:
+            host.start()
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_by_signals():
+    """A SIGTERM ends the harness as Ctrl-C does: its processes end with it."""
+    def stop(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, stop)

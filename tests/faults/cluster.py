@@ -1,0 +1,536 @@
+"""Real servers and real workers, each worker as a host of its own: with a name, a state
+folder, a log folder, a way to the database and processes that nobody else has."""
+import contextlib
+import ctypes
+import glob
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import psycopg
+import pymysql
+import yaml
+
+from faults.proxy import Proxy
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+IS_ROOT = os.getuid() == 0
+PRIVILEGES = {'own mounts': False}  # and with them network namespaces
+FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), 'no libfaketime')
+
+
+def now():
+    """The clock of all that is judged."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def wait_until(condition, seconds, what):
+    limit = now() + seconds
+    while not condition():
+        if now() > limit:
+            raise RuntimeError('waited %s s for %s' % (seconds, what))
+        time.sleep(0.05)
+
+
+def own_mounts():
+    """Have what this process mounts, and its network namespaces, end with it; if it may."""
+    if IS_ROOT and not ctypes.CDLL(None).unshare(0x00020000):  # CLONE_NEWNS
+        PRIVILEGES['own mounts'] = not subprocess.run(
+            ['mount', '--make-rprivate', '/']).returncode
+
+
+# ----------------------------------------------------------------------- databases
+
+class MariaDB:
+    """A server on a folder, which may be killed, and started again."""
+
+    engine, errors = 'mysql', pymysql.err.Error
+
+    def __init__(self, folder, port, options=(), data=None):
+        self.folder, self.port, self.process = folder, port, None
+        self.socket = os.path.join(folder, 's')
+        os.makedirs(os.path.join(folder, 'tmp'))
+        basic = ['--no-defaults', '--datadir=' + os.path.join(folder, 'data'),
+                 '--tmpdir=' + os.path.join(folder, 'tmp'), *['--user=mysql'] * IS_ROOT]
+        if IS_ROOT:  # rsync, by which a node gets its data, is nobody where that is root
+            subprocess.run(['chown', '-R', 'mysql:', folder], check=True)
+        if data:
+            subprocess.run(['cp', '-a', data, folder], check=True)
+        else:
+            subprocess.run(['mariadb-install-db', *basic, '--skip-test-db',
+                            '--auth-root-authentication-method=normal'],
+                           check=True, stdout=subprocess.DEVNULL)
+        self.command = [
+            'mariadbd', *basic, '--socket=' + self.socket, '--port=%d' % port,
+            '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=64M',
+            '--max-connections=300', '--pid-file=' + os.path.join(folder, 'pid'),
+            '--log-bin-trust-function-creators=1', *options]
+
+    def start(self, *more, wait=60):
+        with open(os.path.join(self.folder, 'log'), 'ab') as log:
+            self.process = subprocess.Popen([*self.command, *more], stdout=log, stderr=log,
+                                            start_new_session=True)
+        wait_until(self.is_up, wait, 'MariaDB in ' + self.folder)
+        return self
+
+    def make_account(self):
+        with contextlib.closing(self.connect()) as connection:
+            for text in ("CREATE USER dc IDENTIFIED BY 'secret'", 'CREATE DATABASE dc',
+                         'GRANT ALL ON dc.* TO dc'):  # not more, or read_only is nothing
+                connection.cursor().execute(text)
+        return self
+
+    def connect(self, database=None):
+        return pymysql.connect(unix_socket=self.socket, user='root', autocommit=True,
+                               database=database, connect_timeout=3, read_timeout=5)
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            with open(os.path.join(self.folder, 'log'), errors='replace') as log:
+                raise RuntimeError('MariaDB ended: ' + log.read()[-1500:])
+        with contextlib.suppress(pymysql.err.Error):
+            self.connect().close()
+            return True
+
+    def settings(self, *texts):
+        with contextlib.closing(self.connect()) as connection:
+            for text in texts:
+                connection.cursor().execute(text)
+
+    def value(self, name):
+        """A variable or a status of the server."""
+        with contextlib.closing(self.connect()) as connection:
+            cursor = connection.cursor()
+            for kind in ('STATUS', 'VARIABLES'):
+                cursor.execute("SHOW GLOBAL %s LIKE '%s'" % (kind, name))
+                for row in cursor.fetchall():
+                    return row[1]
+
+    def set_read_only(self, value):
+        self.settings('SET GLOBAL read_only = %d' % value)
+
+    def limit_connections(self, value):
+        self.settings('SET GLOBAL max_connections = %d' % (10 if value else 300))
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+        self.kill()
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+class Galera(MariaDB):
+    """One node of a cluster on loopback."""
+
+    def __init__(self, folder, ports, number, data=None):
+        group = ports[3 * number:3 * number + 3]
+        address = 'gcomm://' + ','.join('127.0.0.1:%d' % port for port in ports[1::3])
+        super().__init__(folder, group[0], data=data, options=[
+            '--wsrep-on=ON', '--wsrep-provider=/usr/lib/galera/libgalera_smm.so',
+            '--wsrep-cluster-address=' + address, '--wsrep-node-name=n%d' % number,
+            '--wsrep-node-address=127.0.0.1:%d' % group[1],
+            '--wsrep-sst-receive-address=127.0.0.1:%d' % group[2],
+            '--wsrep-provider-options=base_port=%d;gcache.size=32M' % group[1],
+            '--wsrep-sst-method=rsync', '--binlog-format=ROW', '--log-bin',
+            '--innodb-autoinc-lock-mode=2'])
+
+    def is_ready(self):
+        with contextlib.suppress(pymysql.err.Error):
+            return self.value('wsrep_ready') == 'ON'
+
+    def start(self, *more, wait=60):
+        super().start(*more, wait=wait)
+        wait_until(self.is_ready, wait, 'a node that is ready in ' + self.folder)
+        return self
+
+    def isolate(self, value):
+        """Partition it away from the others, or let it come back."""
+        self.settings("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=%d'" % value)
+
+
+class PostgreSQL:
+    """A server on a folder, which may be killed, and started again."""
+
+    engine, errors, process = 'postgresql', psycopg.Error, None
+
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
+        self.binaries = sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1]
+        self.user = {'user': 'postgres', 'group': 'postgres'} if IS_ROOT else {}
+        if IS_ROOT:
+            shutil.chown(folder, 'postgres')
+        subprocess.run([self.binaries + '/initdb', '-D', folder + '/data', '-U', 'postgres',
+                        '-A', 'trust', '-E', 'UTF8', '--no-instructions'], check=True,
+                       cwd=folder, stdout=subprocess.DEVNULL, **self.user)
+
+    def start(self, *_, wait=60):
+        with open(os.path.join(self.folder, 'log'), 'ab') as log:
+            self.process = subprocess.Popen(
+                [self.binaries + '/postgres', '-D', self.folder + '/data', '-p',
+                 str(self.port), '-k', self.folder, '-c', 'listen_addresses=127.0.0.1',
+                 '-c', 'max_connections=60'], stdout=log, stderr=log, cwd=self.folder,
+                start_new_session=True, **self.user)
+        wait_until(self.is_up, wait, 'PostgreSQL in ' + self.folder)
+        return self
+
+    def make_account(self):
+        with self.connect() as connection:
+            connection.execute("CREATE ROLE dc LOGIN PASSWORD 'secret'")
+            connection.execute('CREATE DATABASE dc OWNER dc')
+        return self
+
+    def connect(self, database='postgres'):
+        return psycopg.connect(host=self.folder, port=self.port, user='postgres',
+                               dbname=database, autocommit=True, connect_timeout=3)
+
+    def is_up(self):
+        if self.process.poll() is not None:  # after kill -9 its children may hold on
+            time.sleep(0.5)
+            return self.start()
+        with contextlib.suppress(psycopg.Error):
+            self.connect().close()
+            return True
+
+    def set_read_only(self, value):
+        with self.connect() as connection:
+            connection.execute('ALTER SYSTEM SET default_transaction_read_only = %s' % (
+                'on' if value else 'off'))
+            connection.execute('SELECT pg_reload_conf()')
+
+    def limit_connections(self, value):
+        pass  # it is started with few
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)  # a fast shutdown
+            self.process.wait(60)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class SQLite:
+    """A file. There is nothing to start; it can be locked."""
+
+    engine, errors, port = 'sqlite', sqlite3.Error, None
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, 'd.db')
+
+    def connect(self, database=None):
+        return sqlite3.connect(self.path, timeout=20, isolation_level=None)
+
+    def stop(self):
+        pass
+
+
+# --------------------------------------------------------------------------- hosts
+
+class Host:
+    """A worker, its runners and their commands, as a machine of its own."""
+
+    def __init__(self, cluster, number, name=None, network=False, disks=True):
+        self.cluster, self.name = cluster, name or 'host%d' % number
+        self.disks = disks and PRIVILEGES['own mounts']
+        self.label = 'host%d' % number  # its own also where another has its name
+        self.folder = os.path.join(cluster.folder, self.label)
+        self.log, self.state = (os.path.join(self.folder, part) for part in ('log', 'state'))
+        for folder, size in ((self.log, '16M'), (self.state, '2M')):
+            os.makedirs(folder)
+            if self.disks:  # of its own, so that they can be full
+                subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs',
+                                folder], check=True)
+        self.network = Network(number) if network else None
+        address = self.network.address if network else '127.0.0.1'
+        self.proxies = [Proxy(server.port, address) for server in cluster.servers
+                        if server.port]
+        self.mark = 'FAULTS_HOST=' + self.folder
+        self.worker, self.more = None, {}  # more: environment for the next start
+        self.file = os.path.join(self.folder, 'dc.yml')
+        self.configure(address)
+
+    def configure(self, address):
+        if self.proxies:
+            db = {'engine': self.cluster.servers[0].engine, 'database': 'dc',
+                  'username': 'dc', 'password': 'secret',
+                  'host': ['%s:%d' % (address, proxy.port) for proxy in self.proxies]}
+        else:
+            db = {'engine': 'sqlite', 'path': self.cluster.servers[0].path}
+        with open(self.file, 'w') as file:
+            yaml.safe_dump({
+                'db': db, 'log': {'location': self.log}, 'state': {'location': self.state},
+                'max_tasks': 40, 'poll_seconds': 0.5, 'history': {'runs': 100000},
+                'kill_grace': self.cluster.grace}, file)
+
+    def command(self, *arguments):
+        return [sys.executable, os.path.join(HERE, 'worker.py'), str(self.cluster.minute),
+                str(self.cluster.margin), '--config', self.file, '--name', self.name,
+                *arguments]
+
+    def environment(self):
+        return dict(os.environ, FAULTS_HOST=self.folder, TZ='UTC', **self.more)
+
+    def start(self, *arguments):
+        inside = ['nsenter', '--net=/run/netns/' + self.network.name] if (
+            self.network) else []
+        with open(os.path.join(self.folder, 'stderr'), 'ab') as errors:
+            self.worker = subprocess.Popen(
+                [*inside, *self.command(*(arguments or ['run', '--forever']))], stderr=errors,
+                stdin=subprocess.DEVNULL, env=self.environment(), start_new_session=True)
+        return self
+
+    def start_again(self):
+        """Start, and wait until it is at work: Python may take a second for it."""
+        self.start()
+        path = os.path.join(self.log, self.name + '.log')
+        limit, begin = now() + 10, '%s-%d: ' % (self.name, self.worker.pid)
+        while now() < limit:
+            with contextlib.suppress(OSError), open(path, errors='replace') as file:
+                if begin in file.read():
+                    return
+            time.sleep(0.1)
+
+    def run(self, *arguments):
+        """A command of the program, to its end."""
+        return subprocess.run(self.command(*arguments), env=self.environment(), timeout=60,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def processes(self):
+        """All that carry the host's mark: worker, runners, commands and theirs."""
+        found, mark = set(), self.mark.encode()
+        for name in filter(str.isdigit, os.listdir('/proc')):
+            with contextlib.suppress(OSError), open('/proc/%s/environ' % name, 'rb') as file:
+                if mark in file.read().split(b'\0'):
+                    found.add(int(name))
+        return found
+
+    def runners(self):
+        """Those that have the worker's command line, but the worker."""
+        found = []
+        for process in self.processes() - {self.worker.pid}:
+            with contextlib.suppress(OSError), open('/proc/%d/cmdline' % process) as file:
+                if 'worker.py\0' in file.read():
+                    found.append(process)
+        return found
+
+    def freeze(self):
+        stopped = set()
+        while new := self.processes() - stopped:
+            for process in new:
+                send(process, signal.SIGSTOP)
+            stopped |= new
+        return stopped
+
+    def thaw(self):
+        for process in self.processes():
+            send(process, signal.SIGCONT)
+
+    def kill(self):
+        """All processes as one: nobody acts while the others die."""
+        for process in self.freeze():
+            send(process, signal.SIGKILL)
+        if self.worker:
+            self.worker.wait()
+        wait_until(lambda: not self.processes(), 10, 'the end of ' + self.label)
+
+    def fill(self, folder):
+        """Have a folder's disk full."""
+        with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'wb',
+                                                buffering=0) as file:
+            while file.write(b'\0' * 65536):
+                pass
+        with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'ab',
+                                                buffering=0) as file:
+            while file.write(b'\0' * 512):
+                pass
+
+    def close(self):
+        self.kill()
+        for proxy in self.proxies:
+            proxy.close()
+        if self.network:
+            self.network.close()
+        if self.disks:
+            for folder in (self.log, self.state):
+                subprocess.run(['umount', folder])
+
+
+class Network:
+    """A network namespace with one way out, to the database, which can be cut."""
+
+    def __init__(self, number):
+        self.name = 'faults%d-%d' % (os.getpid(), number)
+        self.inner, self.outer = 'fi%d' % os.getpid(), 'fo%d' % os.getpid()
+        net = '10.%d.%d' % (64 + os.getpid() // 250 % 64, os.getpid() % 250)
+        self.address = net + '.1'
+        ip('netns', 'add', self.name)
+        ip('link', 'add', self.outer, 'type', 'veth', 'peer', 'name', self.inner, 'netns',
+           self.name)
+        ip('addr', 'add', self.address + '/24', 'dev', self.outer)
+        ip('link', 'set', self.outer, 'up')
+        ip('-n', self.name, 'addr', 'add', net + '.2/24', 'dev', self.inner)
+        ip('-n', self.name, 'link', 'set', self.inner, 'up')
+        ip('-n', self.name, 'link', 'set', 'lo', 'up')
+
+    def cut(self, value):
+        ip('-n', self.name, 'link', 'set', self.inner, 'down' if value else 'up')
+
+    def close(self):
+        ip('netns', 'del', self.name)
+
+
+def ip(*arguments):
+    subprocess.run(['ip', *arguments], check=True)
+
+
+def send(process, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+# ------------------------------------------------------------------------- cluster
+
+class Cluster:
+    """The servers of a database and the hosts that share it."""
+
+    def __init__(self, database, folder, hosts=3, times=(4, 4, 1), seed=0, network=False):
+        self.database, self.folder = database, folder
+        self.minute, self.margin, self.grace = times
+        self.random = random.Random(seed)
+        self.ports = [free_port() for _ in range(9)]
+        self.hosts = self.servers = ()
+        try:
+            self.servers = getattr(self, database)()
+            # The last host has a network of its own.
+            count = 1 if database == 'sqlite' else hosts
+            self.hosts = []
+            for number in range(count):
+                self.hosts.append(Host(self, number, network=(
+                    network and PRIVILEGES['own mounts'] and number == count - 1)))
+            done = self.hosts[0].run('init')
+            if done.returncode:
+                raise RuntimeError(done.stderr.decode())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def deadline(self):
+        """Seconds after its claim by which a run of a minute at most is dead."""
+        return self.minute + self.margin + self.grace + 1
+
+    def place(self, name):
+        folder = os.path.join(self.folder, name)
+        os.makedirs(folder)
+        return folder
+
+    def mariadb(self):
+        return [MariaDB(self.place('mariadb'), self.ports[0]).start().make_account()]
+
+    def postgresql(self):
+        return [PostgreSQL(self.place('postgresql'), self.ports[0]).start().make_account()]
+
+    def sqlite(self):
+        return [SQLite(self.place('sqlite'))]
+
+    def galera(self):
+        first = Galera(self.place('n0'), self.ports, 0)
+        data = os.path.join(first.folder, 'data')
+        nodes = [first] + [Galera(self.place('n%d' % number), self.ports, number, data)
+                           for number in (1, 2)]
+        self.servers = nodes
+        first.start('--wsrep-new-cluster').make_account()
+        for node in nodes[1:]:
+            node.start()
+        return nodes
+
+    def replica(self):
+        """A primary and its asynchronous replica, which is read-only."""
+        options = ['--log-bin', '--binlog-format=ROW', '--read-only=0']
+        self.servers = [MariaDB(self.place('n%d' % number), self.ports[number], [
+            *options, '--server-id=%d' % (number + 1)]) for number in (0, 1)]
+        primary, replica = self.servers
+        primary.start()
+        replica.start().settings(
+            "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = %d, MASTER_USER = "
+            "'copy', MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, "
+            'MASTER_CONNECT_RETRY = 1' % primary.port, 'SET GLOBAL read_only = 1')
+        primary.settings("CREATE USER copy IDENTIFIED BY 'secret'",
+                         'GRANT REPLICATION SLAVE ON *.* TO copy')
+        replica.settings('START SLAVE')
+        primary.make_account()
+        return self.servers
+
+    def promote(self):
+        """What an administrator does when the primary is gone."""
+        replica = self.servers[1]
+        replica.settings('STOP SLAVE', 'RESET SLAVE ALL', 'SET GLOBAL read_only = 0')
+        self.servers.reverse()
+
+    # What the harness itself asks the database, on a way that is never disturbed.
+
+    def query(self, text, *values, seconds=60):
+        """Rows of a statement on any server that is ready, or their number."""
+        limit = now() + seconds
+        while True:
+            for server in self.writable():
+                try:
+                    return execute(server, text, values)
+                except server.errors as error:
+                    if is_refusal(error) or now() > limit:
+                        raise
+                except RuntimeError:
+                    pass  # a node that is not ready
+            time.sleep(0.1)
+
+    def writable(self):
+        """The servers that the harness may write to: root is stopped by no read_only."""
+        return self.servers[:1] if self.database == 'replica' else self.servers
+
+    def close(self):
+        for host in self.hosts:
+            host.close()
+        for server in self.servers:
+            server.stop()
+
+
+def execute(server, text, values):
+    if isinstance(server, Galera) and not server.is_ready():
+        raise RuntimeError('not ready')
+    if server.engine != 'sqlite':
+        text = text.replace('?', '%s')
+    with contextlib.closing(server.connect('dc')) as connection:
+        cursor = connection.cursor()
+        if isinstance(server, Galera):
+            cursor.execute('SET SESSION wsrep_sync_wait = 7')
+        cursor.execute(text, values)
+        return cursor.fetchall() if cursor.description else cursor.rowcount
+
+
+def is_refusal(error):
+    """Whether a database refuses a row for what is in it, such as for a key it has."""
+    return isinstance(error, (pymysql.err.IntegrityError, psycopg.IntegrityError,
+                              sqlite3.IntegrityError))
+
+
+def free_port():
+    import socket
+    for _ in range(1000):  # below those that the system gives to clients
+        port = random.SystemRandom().randrange(10000, 32000)
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(('127.0.0.1', port))
+            return port
+    raise RuntimeError('no free port')

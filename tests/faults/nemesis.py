@@ -1,0 +1,620 @@
+"""What breaks things: each fault as a class that starts and heals it.
+
+`of`: what it hits: a 'host', the 'database', a 'node' of a cluster, or the 'table'.
+`seconds`: how long it lasts, at least and at most. `cost`: the seconds after its healing in
+which what it delayed has been made up for. `kills`: runs may die of it. `bites`: workers
+complain of it.
+"""
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from faults import checker
+from faults.cluster import FAKETIME, Host, now, send, wait_until
+
+CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
+COLLECT = b'FROM job WHERE run_token = '
+DATABASES = ('mariadb', 'postgresql')
+BACK = 10  # seconds in which workers are back at a database that has come back
+
+
+class Fault:
+    """One fault of a cluster, perhaps of one of its hosts."""
+
+    of, seconds = 'host', (0.3, 3)
+    kills = forgets = withholds = False
+    mixed, bites = True, False
+    loaded = True  # other jobs run meanwhile
+    mounts = False  # whether it needs mounts of its own
+    databases = ('mariadb', 'postgresql', 'sqlite', 'galera')
+
+    def __init__(self, attack, host, random):
+        self.attack, self.host, self.random = attack, host, random
+        self.cluster = attack.cluster
+        self.cost = BACK if self.of in ('database', 'node') else self.cluster.deadline + 3
+
+    @property
+    def kind(self):
+        """As the checker and the README name it."""
+        return self.name
+
+    @property
+    def hosts(self):
+        """Names of the hosts that it hits; none: of all."""
+        return [self.host.name] if self.of == 'host' else []
+
+    def inflict(self, length):
+        self.begin = now()
+        self.start()
+
+    def end(self):
+        """Heal it; returns it as the checker knows it."""
+        self.heal()
+        return checker.Fault(self.kind, self.hosts, self.begin, now(), now() + self.cost,
+                             self.kills, self.forgets, self.withholds)
+
+    def length(self):
+        return self.random.uniform(*self.seconds)
+
+    def start(self):
+        raise NotImplementedError
+
+    def heal(self):
+        pass
+
+    def miss(self, text):
+        """It did not hit what it was for; beside others that may be."""
+        if not self.attack.is_mixed:
+            self.attack.fail('%s: %s' % (self.name, text))
+
+    @property
+    def server(self):
+        return self.cluster.servers[0]
+
+    def proxies(self):
+        return [proxy for host in self.cluster.hosts for proxy in host.proxies]
+
+
+# Hosts, and what is of them.
+
+class KillWorker(Fault):
+    def start(self):
+        self.host.worker.kill()
+        self.host.worker.wait()
+
+    def heal(self):
+        self.host.start_again()
+
+
+class KillRunner(Fault):
+    kills = True
+
+    def start(self):
+        for _ in range(40):
+            runners = self.host.runners()
+            if runners:
+                break
+            time.sleep(0.05)
+        for process in runners:
+            send(process, signal.SIGKILL)
+
+
+class KillBoth(KillWorker):
+    kills = True
+
+    def start(self):
+        for process in [self.host.worker.pid, *self.host.runners()]:
+            send(process, signal.SIGKILL)
+        self.host.worker.wait()
+
+
+class KillBothAndStayAway(KillBoth):
+    """For longer than the deadline: a command may run beside its successor."""
+
+    mixed = False
+
+    def length(self):
+        return self.cluster.deadline + 3
+
+
+class KillHost(KillWorker):
+    kills = True
+
+    def start(self):
+        self.host.kill()
+
+
+class LoseHost(KillHost):
+    """It comes back without its state folder."""
+
+    forgets = True
+
+    def start(self):
+        self.host.kill()
+        for name in os.listdir(self.host.state):
+            path = os.path.join(self.host.state, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+
+class StopWorker(Fault):
+    def length(self):
+        return self.cluster.deadline + self.random.uniform(1, 3)
+
+    def start(self):
+        send(self.host.worker.pid, signal.SIGSTOP)
+
+    def heal(self):
+        send(self.host.worker.pid, signal.SIGCONT)
+
+
+class StopHost(StopWorker):
+    def start(self):
+        self.host.freeze()
+
+    def heal(self):
+        self.host.thaw()
+
+
+class StopInClaim(StopWorker):
+    """The worker is frozen when it has claimed, and just asks for what."""
+
+    databases, statement = (*DATABASES, 'galera'), COLLECT
+
+    def start(self):
+        self.hit = None
+        for proxy in self.host.proxies:
+            proxy.watch(CLAIM if self.cluster.database == 'postgresql' and
+                        self.statement == COLLECT else self.statement, self.strike)
+        limit = now() + 20
+        while not self.hit and now() < limit:
+            time.sleep(0.05)
+        if not self.hit:
+            self.miss('no such statement')
+            self.strike()
+
+    def strike(self):
+        if not self.hit:  # there is a proxy for each node
+            self.hit = now()
+            self.hurt()
+
+    def hurt(self):
+        send(self.host.worker.pid, signal.SIGSTOP)
+
+    def heal(self):
+        for proxy in self.host.proxies:
+            proxy.watched = None
+        super().heal()
+
+
+class StopInReport(StopInClaim):
+    statement = REPORT
+
+
+class KillInClaim(StopInClaim):
+    def length(self):
+        return self.random.uniform(0.3, 3)
+
+    def hurt(self):
+        self.host.worker.kill()
+
+    def heal(self):
+        super().heal()
+        self.host.worker.wait()
+        self.host.start_again()
+
+
+class KillInReport(KillInClaim):
+    statement = REPORT
+
+
+class CutOff(StopWorker):
+    """The host's way to the database swallows all, for longer than the deadline."""
+
+    databases, bites = (*DATABASES, 'galera'), True
+
+    def start(self):
+        self.set(True)
+
+    def heal(self):
+        self.set(False)
+
+    def set(self, value):
+        if self.host.network:
+            self.host.network.cut(value)
+        for proxy in self.host.proxies:
+            proxy.swallows = value
+
+
+class LogFull(Fault):
+    seconds, folder, mounts = (3, 5), 'log', True
+
+    def start(self):
+        self.host.fill(getattr(self.host, self.folder))
+
+    def heal(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(getattr(self.host, self.folder), 'filler'))
+
+
+class StateFull(LogFull):
+    folder, bites, withholds = 'state', True, True
+
+
+class StateReadOnly(Fault):
+    """By a read-only view of it mounted over it; files that are open stay writable."""
+
+    seconds, bites, mounts, withholds = (3, 5), True, True, True
+
+    def start(self):
+        subprocess.run(['mount', '--bind', '-o', 'ro', *[self.host.state] * 2], check=True)
+
+    def heal(self):
+        subprocess.run(['umount', '--lazy', self.host.state], check=True)
+
+
+class WrongClock(KillWorker):
+    """The worker starts anew with a wall clock that is wrong by hours."""
+
+    # not SQLite's, whose clock it is
+    seconds, databases = (5, 8), (*DATABASES, 'galera')
+
+    def start(self):
+        self.restart({'LD_PRELOAD': FAKETIME, 'FAKETIME_DONT_FAKE_MONOTONIC': '1',
+                      'FAKETIME': '%+dh' % self.random.choice([-30, -5, 3, 26])})
+
+    def heal(self):
+        self.restart({})
+
+    def restart(self, environment):
+        if not os.path.exists(FAKETIME):
+            raise RuntimeError('libfaketime is missing')
+        super().start()
+        self.host.more = environment
+        self.host.start_again()
+
+
+class SameName(Fault):
+    """Another host takes this one's name."""
+
+    seconds, databases = (4, 7), (*DATABASES, 'galera')
+
+    def start(self):
+        self.other = Host(self.cluster, self.attack.next_host(), self.host.name)
+        self.other.start()
+
+    def heal(self):
+        self.attack.drain(self.other)
+
+
+class FiftyWorkers(Fault):
+    """Fifty hosts more start in the same second, as from their crontabs."""
+
+    of, databases, mixed = 'table', (*DATABASES, 'galera'), False
+
+    def start(self):
+        self.more = [Host(self.cluster, self.attack.next_host(), disks=False)
+                     for _ in range(50)]
+        self.attack.add_jobs(100)
+        for host in self.more:
+            host.start('run')
+
+    def heal(self):
+        for host in self.more:
+            if host.worker.wait(60):
+                self.attack.fail('%s left with %d' % (host.name, host.worker.returncode))
+            self.attack.drain(host)
+
+
+# The database, for all hosts.
+
+class DatabaseRestarted(Fault):
+    of, databases, seconds = 'database', DATABASES, (0, 0)
+    bites = True
+
+    def start(self):
+        self.server.stop()
+
+    def heal(self):
+        self.server.start()
+
+
+class DatabaseKilled(DatabaseRestarted):
+    def start(self):
+        self.server.kill()
+
+
+class DatabaseDown(DatabaseKilled):
+    seconds = (10, 20)
+
+
+class DownWithFiftyRunning(DatabaseKilled):
+    """All go on undisturbed, and all results are there within 5 s of its return."""
+
+    seconds, mixed, count = (60, 60), False, 50
+
+    def inflict(self, length):
+        self.jobs = [self.attack.add_job(length * 0.8, minutes=20 + int(length))
+                     for _ in range(self.count)]
+        wait_until(lambda: all(map(self.attack.has_started, self.jobs)), 20, 'their start')
+        super().inflict(length)
+
+    def heal(self):
+        ended = sum(map(self.attack.has_ended, self.jobs))
+        if ended < self.count:
+            self.attack.fail('only %d of %d ended by themselves' % (ended, self.count))
+        super().heal()
+        back = now()
+        wait_until(lambda: self.recorded() == self.count, 20, 'the results')
+        self.attack.say('all %d results are there after %.2f s' % (self.count, now() - back))
+        if now() - back > 5:
+            self.attack.fail('after %.2f s' % (now() - back))
+
+    def recorded(self):
+        return self.cluster.query(
+            "SELECT COUNT(*) FROM run WHERE status = 'Success' AND job_id IN (%s)"
+            % ', '.join(map(str, self.jobs)))[0][0]
+
+
+class DatabaseSlow(Fault):
+    """Half of the requests wait for longer than the worker does, and land all the same."""
+
+    of, databases, seconds = 'database', (*DATABASES, 'galera'), (8, 12)
+
+    @property
+    def bites(self):  # PostgreSQL's driver waits as long as the other end takes it
+        return self.cluster.database != 'postgresql'
+
+    def start(self):
+        for proxy in self.proxies():
+            proxy.delay, proxy.share = 3, 0.5
+
+    def heal(self):
+        for proxy in self.proxies():
+            proxy.heal()
+        time.sleep(3)  # what waits lands until then
+
+
+class HalfOpen(DatabaseSlow):
+    seconds = (4, 12)
+
+    def start(self):
+        for proxy in self.proxies():
+            proxy.swallows = True
+
+    def heal(self):
+        for proxy in self.proxies():
+            proxy.heal()
+
+
+class CutClaim(HalfOpen):
+    """Claims are cut before the server has them; others after it did them."""
+
+    pattern, answered, seconds = CLAIM, False, (3, 6)
+
+    def start(self):
+        self.before = sum(proxy.cuts for proxy in self.proxies())
+        for proxy in self.proxies():
+            proxy.cut(self.pattern, self.answered, 2)
+
+    def heal(self):
+        limit = now() + 10
+        while self.cuts() == 0 and now() < limit:
+            time.sleep(0.1)
+        if not self.cuts():
+            self.miss('nothing was cut')
+        super().heal()
+
+    def cuts(self):
+        return sum(proxy.cuts for proxy in self.proxies()) - self.before
+
+
+class CutClaimAnswered(CutClaim):
+    answered = True
+
+
+class CutReport(CutClaim):
+    pattern = REPORT
+
+
+class CutReportAnswered(CutReport):
+    answered = True
+
+
+class OutOfConnections(Fault):
+    of, databases, seconds = 'database', DATABASES, (3, 6)
+    bites = True
+
+    def start(self):
+        self.hog = []
+        self.server.limit_connections(True)
+        with contextlib.suppress(self.server.errors):
+            while len(self.hog) < 400:
+                self.hog.append(self.server.connect())
+        for proxy in self.proxies():
+            proxy.reset()
+
+    def heal(self):
+        if len(self.hog) in (0, 400):
+            self.attack.fail('%d connections were had' % len(self.hog))
+        for connection in self.hog:
+            connection.close()
+        time.sleep(0.2)
+        self.server.limit_connections(False)
+
+
+class ReadOnly(Fault):
+    of, databases, seconds = 'database', DATABASES, (3, 8)
+    bites = True
+
+    def start(self):
+        self.server.set_read_only(True)
+
+    def heal(self):
+        self.server.set_read_only(False)
+
+
+class Locked(Fault):
+    """Somebody holds the SQLite file's lock."""
+
+    of, databases, seconds = 'database', ('sqlite',), (3, 12)
+
+    def start(self):
+        self.connection = self.server.connect()
+        self.connection.execute('BEGIN EXCLUSIVE')
+
+    def heal(self):
+        self.connection.execute('ROLLBACK')
+        self.connection.close()
+
+
+# Nodes of a cluster.
+
+class KillNode(Fault):
+    """The node in use."""
+
+    of, databases, seconds = 'node', ('galera',), (5, 12)
+    bites = True
+
+    def start(self):
+        self.node = self.attack.node_in_use()
+        self.node.kill()
+
+    def heal(self):
+        self.node.start(wait=120)
+
+
+class RestartNodes(Fault):
+    """All nodes, one by one."""
+
+    of, databases, seconds = 'node', ('galera',), (0, 0)
+    bites = True
+
+    def start(self):
+        for node in self.cluster.servers:
+            node.stop()
+            time.sleep(2)
+            node.start(wait=120)
+            time.sleep(2)
+
+
+class IsolateNode(KillNode):
+    """The node in use is parted from the others, which go on; later it is back."""
+
+    seconds = (10, 15)
+
+    def start(self):
+        self.node = self.attack.node_in_use()
+        self.node.isolate(True)
+
+    def heal(self):
+        self.node.isolate(False)
+        self.attack.wait_for_node(self.node)
+
+
+class NodeRejects(KillNode):
+    """The node in use is not ready: it refuses all queries."""
+
+    value = 'SET GLOBAL wsrep_reject_queries = %s', 'ALL', 'NONE'
+
+    def start(self):
+        self.node = self.attack.node_in_use()
+        self.node.settings(self.value[0] % self.value[1])
+
+    def heal(self):
+        self.node.settings(self.value[0] % self.value[2])
+
+
+class NodeReadOnly(NodeRejects):
+    value = 'SET GLOBAL read_only = %s', '1', '0'
+
+
+# A primary and its asynchronous replica.
+
+class Promote(Fault):
+    """The primary is given up in good order: the replica has all when it is promoted."""
+
+    of, databases, mixed, seconds = 'database', ('replica',), False, (0, 0)
+
+    def start(self):
+        primary, replica = self.cluster.servers
+        primary.settings('FLUSH TABLES WITH READ LOCK', 'SET GLOBAL read_only = 1')
+        primary.settings('SET GLOBAL max_connections = 10')
+        for proxy in self.proxies():
+            proxy.reset()
+        position = primary.value('gtid_binlog_pos')
+        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
+        primary.kill()
+        self.cluster.promote()
+
+
+class FailoverThatLosesClaims(Promote):
+    """The primary dies with claims that it never sent: their jobs run once more."""
+
+    loaded = False
+
+    def inflict(self, length):
+        primary, replica = self.cluster.servers
+        jobs = [self.attack.add_job(2.5, due=now() + 4) for _ in range(5)]
+        position = primary.value('gtid_binlog_pos')
+        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
+        replica.settings('STOP SLAVE IO_THREAD')
+        wait_until(lambda: all(map(self.attack.has_started, jobs)), 20, 'their start')
+        super().inflict(length)
+
+    def start(self):
+        self.cluster.servers[0].kill()
+        self.cluster.promote()
+
+
+# The table, by people.
+
+class TableChanges(Fault):
+    """Jobs are deleted, disabled, edited, and get another command, while they run."""
+
+    of, seconds = 'table', (2, 3)
+
+    def start(self):
+        self.jobs = [self.attack.add_job(1.5) for _ in range(10)]
+        limit = now() + 5
+        while not all(map(self.attack.has_started, self.jobs)) and now() < limit:
+            time.sleep(0.1)
+        query, other = self.cluster.query, self.attack.command(0.1, 9)
+        for number, job in enumerate(filter(self.attack.has_started, self.jobs)):
+            change = ('DELETE FROM job WHERE id = ?',
+                      'UPDATE job SET active = 0 WHERE id = ?',
+                      "UPDATE job SET description = 'edited', frequency = 525599 WHERE id = ?",
+                      "UPDATE job SET command = '%s' WHERE id = ?" % other,
+                      'UPDATE job SET max_run_time = 2, start_anchor = NULL WHERE id = ?')
+            query(change[number % 5], job)
+
+
+class OldRows(Fault):
+    """Rows as the Perl program leaves them: it ran an hour ago, and ended, or did not."""
+
+    of = 'table'
+
+    def start(self):
+        for end in ('NULL', "'2026-01-01 00:10:00'", "'2025-12-31 00:00:00'"):
+            job = self.attack.add_job(0.2, active=0)
+            self.cluster.query(
+                "UPDATE job SET last_start = '2026-01-01 00:00:00', last_end = %s, "
+                "last_status = 'Success', last_worker = 'perl-1', claimed_start = NULL, "
+                'frequency = 60, active = 1 WHERE id = ?' % end, job)
+
+
+def all_faults():
+    """The faults by name."""
+    found, classes = {}, [Fault]
+    for one in classes:
+        classes += one.__subclasses__()
+        one.name = ''.join('-' * letter.isupper() + letter.lower()
+                           for letter in one.__name__).strip('-')
+        found[one.name] = one
+    del found['fault']
+    return found
+
+
+FAULTS = all_faults()

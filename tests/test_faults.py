@@ -1,0 +1,182 @@
+"""Real workers under attack: each fault once, and a mixed run. See tests/faults/README.md.
+
+Each test is a command that people can type; the harness judges what came of it.
+"""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, dc, wait_until
+
+RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
+CLEAN = 'nothing lost, no duplicate, no overlap, no run without its record'
+ALONE = {
+    'killed': 'kill-worker kill-runner kill-both kill-both-and-stay-away kill-host lose-host '
+              'kill-in-claim kill-in-report',
+    'frozen': 'stop-worker stop-host stop-in-claim stop-in-report cut-off',
+    'around': 'log-full state-full state-read-only wrong-clock same-name table-changes '
+              'old-rows fifty-workers',
+    'away': 'database-restarted database-killed database-down read-only out-of-connections',
+    'wires': 'database-slow half-open cut-claim cut-claim-answered cut-report '
+             'cut-report-answered'}
+
+
+def attack(database, *arguments, faults=''):
+    """Run the harness; returns what it printed. A find fails the test."""
+    command = [sys.executable, RUN, '--database', database, *arguments]
+    for name in faults.split():
+        command += ['--fault', name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out = done.stdout.decode('utf-8', 'replace')
+    print(out)  # its seed and what it did, if it fails
+    assert done.returncode == 0, [line for line in out.splitlines() if ': ' in line][-20:]
+    skipped = out.count('not done: ')
+    assert out.count(CLEAN) == max(1, len(faults.split()))
+    if skipped:
+        pytest.skip('%d faults need rights that root may have: %s' % (
+            skipped, ', '.join(re.findall('not done: (\\S+)', out))))
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('group', ALONE)
+def test_each_fault_alone(group):
+    attack('mariadb', faults=ALONE[group])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_each_fault_that_a_single_host_has():
+    attack('sqlite', faults='kill-both kill-host lose-host stop-host state-full locked')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_faults_of_postgresql():
+    attack('postgresql', faults='database-killed read-only cut-claim-answered '
+                                'cut-report-answered kill-in-claim stop-in-report')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_mixed_run_from_a_random_seed():
+    attack('mariadb', '--seconds', '170')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_galera_cluster():
+    """Workers go on with the next node within 10 s, whichever way one is gone."""
+    attack('galera', faults='kill-node restart-nodes isolate-node node-rejects '
+                            'node-read-only')
+
+
+@pytest.mark.slow
+def test_a_replica_is_promoted():
+    attack('replica', faults='promote')
+
+
+@pytest.mark.slow
+def test_a_failover_that_loses_claims_runs_their_jobs_once_more():
+    """As the README says: it is not promised that they don't."""
+    out = attack('replica', faults='failover-that-loses-claims')
+    assert re.search(r'explained by them: \d+ duplicate', out)
+
+
+@pytest.mark.slow
+def test_results_are_there_within_5_s_of_the_databases_return():
+    attack('mariadb', '--length', '15', faults='down-with-fifty-running')
+
+
+@pytest.mark.slow
+def test_a_galera_node_that_is_behind_is_not_believed(tmp_path):
+    """After a change of nodes a claim must be seen: else its run is taken for ended."""
+    from faults.cluster import Cluster, execute
+    os.chmod(tmp_path, 0o755)
+    for folder in tmp_path.parents:
+        if str(folder).startswith('/tmp/'):
+            os.chmod(folder, 0o755)  # the nodes run as another user
+    cluster = Cluster('galera', str(tmp_path), hosts=1, times=(60, 20, 10))
+    try:
+        config = dc.load_config(cluster.hosts[0].file, 'one')
+        config.hosts = [('127.0.0.1', cluster.servers[1].port, None)]
+        store = dc.Store(config)
+        store.connect()
+        execute(cluster.servers[0], "INSERT INTO job (command) VALUES ('true')", ())
+        assert [row.command for row in store.query('SELECT * FROM job')] == ['true']
+        blocker = cluster.servers[1].connect()
+        blocker.cursor().execute('FLUSH TABLES WITH READ LOCK')  # it applies nothing now
+        execute(cluster.servers[0], "UPDATE job SET run_token = 'mine'", ())
+        with pytest.raises((dc.Away, dc.Again)):  # not: no such claim
+            store.query("SELECT * FROM job WHERE run_token = 'mine'")
+        blocker.close()
+        wait_until(lambda: store.connect() or store.query(
+            "SELECT * FROM job WHERE run_token = 'mine'"))
+        store.close()
+    finally:
+        cluster.close()
+
+
+def test_a_worker_asks_for_its_database_every_4_seconds_at_least(sqlite_place):
+    worker = dc.Worker(sqlite_place.config('one'), True)
+    assert max(worker.back_off(dc.Away('away')) for _ in range(200)) <= 4
+
+
+# Nothing grows.
+
+def footprint():
+    with open('/proc/self/statm') as file:
+        pages = int(file.read().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE'), len(os.listdir('/proc/self/fd'))
+
+
+@pytest.mark.slow
+def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
+    """24 simulated hours: 70 jobs, every 10 minutes. Memory is flat; no descriptor, no
+    process, no file of the state folder is left."""
+    place = sqlite_place
+    place.write(max_tasks=100)
+    for _ in range(70):
+        place.add('true', frequency=10)
+    reader, writer = os.pipe()
+    if not os.fork():
+        code = 1
+        try:
+            os.write(writer, ('%r' % (day_of(place),)).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader) as stream:
+        (memory, descriptors), (memory_now, descriptors_now) = eval(stream.read())
+    assert os.wait()[1] == 0
+    assert place.sql('SELECT COUNT(*) FROM run')[0][0] == 144 * 70
+    assert descriptors_now == descriptors
+    assert memory_now - memory < 1 << 20, (memory, memory_now)
+    state = os.path.join(place.folder, 'log', 'state-one')
+    assert sorted(os.listdir(state)) == ['machine', 'wake', 'worker.lock']
+
+
+def day_of(place):
+    """The footprint after two hours, and after all 24."""
+    import datetime
+    worker, seen = dc.Worker(place.config('one'), True), []
+    worker.state.lock()
+    worker.listen()
+    worker.store.connect()
+    for step in range(144):
+        place.set_clock(datetime.datetime(2026, 5, 20) + datetime.timedelta(
+            minutes=10 * step), worker.store)
+        while True:
+            pause = worker.turn()
+            if pause and not worker.claims:
+                break
+            worker.sleep(min(pause, 0.05))
+        if step in (11, 143):
+            seen.append(footprint())
+    with open('/proc/self/task/%d/children' % os.getpid()) as file:
+        assert not file.read().split()
+    return seen

@@ -1,0 +1,381 @@
+"""The web page in a real browser: Debian's chromium, driven by selenium."""
+import contextlib
+import os
+import shutil
+from importlib.util import find_spec
+
+import pytest
+import screenshots
+from conftest import dc, wait_until
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+OPTIONS = ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
+           'disable-background-networking', 'disable-component-update', 'disable-sync')
+LOOKS = 'prefers-color-scheme'
+
+
+class Browser(webdriver.Chrome):
+    """A chromium with a new profile; css finds what there must be one of."""
+
+    def __init__(self, folder, script=True):
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which('chromium')
+        for option in (*OPTIONS, 'window-size=1280,1000', 'user-data-dir=%s' % folder):
+            options.add_argument('--' + option)
+        if not script:
+            options.add_experimental_option('prefs', {
+                'profile.managed_default_content_settings.javascript': 2})
+        options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+        super().__init__(options, webdriver.ChromeService(shutil.which('chromedriver')))
+        self.set_page_load_timeout(60)
+
+    def css(self, selector):
+        return wait_until(lambda: self.all(selector), 10, selector)[0]
+
+    def all(self, selector):
+        return self.find_elements('css selector', selector)
+
+    def text(self, selector='body'):
+        """What an element shows; '' while the page is being changed."""
+        with contextlib.suppress(WebDriverException):
+            return ' '.join(found.text for found in self.all(selector))
+        return ''
+
+    def wait_text(self, text, selector='body', seconds=20):
+        wait_until(lambda: text in self.text(selector), seconds, '%r in %s' % (
+            text, selector))
+
+    def fill(self, **values):
+        """Type into the fields of the form on the page."""
+        for name, value in values.items():
+            field = self.css('#job-form [name=%s]:not([type=hidden])' % name)
+            field.clear()
+            field.send_keys(value)
+
+    def click(self, selector):
+        """Click on what there must be one of, again if it was just put anew."""
+        def clicked():
+            with contextlib.suppress(WebDriverException):
+                self.css(selector).click()
+                return True
+        wait_until(clicked, 10, 'a click on ' + selector)
+
+    def press(self, value, within=''):
+        """Press the button of an action; returns once the next page is there."""
+        self.leave(lambda: self.click('%s button[value="%s"]' % (within, value)))
+
+    def leave(self, act):
+        """Do what leads to another page."""
+        page = self.css('html')
+        act()
+        wait_until(lambda: is_gone(page), 20, 'another page')
+        wait_until(lambda: self.all('body'), 20, 'its body')
+
+    def emulate(self, command, **values):
+        self.execute_cdp_cmd('Emulation.' + command, values)
+
+    def check(self):
+        """No error on the console; a violation of the page's policy would be one."""
+        assert self.get_log('browser') == []
+
+
+def is_gone(element):
+    try:
+        element.is_enabled()
+    except WebDriverException:  # stale, or in a document that is just going
+        return True
+
+
+@pytest.fixture(scope='module')
+def shared_browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp('chromium'))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(shared_browser):
+    """The browser, as if it were just started."""
+    shared_browser.get('about:blank')
+    shared_browser.get_log('browser')
+    shared_browser.emulate('clearDeviceMetricsOverride')
+    shared_browser.emulate('setEmulatedMedia', features=[])
+    yield shared_browser
+    shared_browser.check()
+
+
+@pytest.fixture
+def site(place, browser):
+    """The page, served alone and open in the browser; the place it shows."""
+    place.visitor = place.page()
+    browser.get(place.visitor.url)
+    return place
+
+
+def on(engine):
+    return pytest.mark.parametrize('place', [engine], indirect=True)
+
+
+@pytest.fixture
+def some_jobs(site, browser):
+    """Jobs in several states, with a history."""
+    for number, command in enumerate(('echo fine', 'echo bad; exit 3', 'echo also')):
+        site.add(command, description='job number %d' % number, frequency=600)
+    site.run('run')
+    site.add(active=0, description='sleeping')
+    site.store.change("UPDATE job SET last_status = 'ERROR: lost: x' WHERE id = 3")
+    browser.refresh()
+    return site
+
+
+# A job's life
+
+def add_a_job(browser, **more):
+    browser.leave(lambda: browser.click('a[href$="job/add"]'))
+    browser.fill(description='counts slowly', **more)
+
+
+def life_of_a_job(site, browser, reload):
+    """Add, run, watch, edit, disable and delete a job, by what the page shows; reload
+    is called where a page without JavaScript stays as it is."""
+    browser.fill(command='for n in 1 2 3 4 5 6; do echo line $n; sleep 0.5; done')
+    browser.press('save', '#job-form')
+    (job,) = site.sql('SELECT * FROM job')
+    assert (job.description, job.schedule, job.frequency, job.active) == (
+        'counts slowly', '30 2 * * mon-fri', 60, 1)
+    assert site.runs() == []
+    browser.get(site.visitor.url)
+    row = 'tr[data-job="%d"]' % job.id
+    browser.press('run-now', row)
+    site.worker(os.uname().nodename)  # the page reads logs of its own host only
+    wait_until(lambda: site.job(job.id).run_token, what='the start')
+    browser.get('%srun/%d/1' % (site.visitor.url, job.id))
+    seen = []
+    def growing():
+        reload()
+        seen.append(browser.text('#log').count('line '))
+        return 'Success' in browser.text('main') or 'success' in browser.text('main')
+    wait_until(growing, 30, 'success')
+    assert len(set(seen) - {0, 6}) >= 2, seen  # it was seen half written, more than once
+    assert browser.text('#log').count('line ') == 6
+    browser.get(site.visitor.url)
+    browser.wait_text('Success', row + ' ')
+    assert 'counts slowly' in browser.text(row)
+
+    browser.get('%sjob/%d/edit' % (site.visitor.url, job.id))
+    browser.fill(description='counts no more')
+    browser.press('save', '#job-form')
+    assert site.job(job.id).description == 'counts no more'
+    browser.get(site.visitor.url)
+    browser.press('disable', row)
+    assert site.job(job.id).active == 0
+    browser.get(site.visitor.url)
+    assert 'disabled' in browser.text(row + ' td.status')
+    browser.press('enable', row)
+    assert site.job(job.id).active == 1
+
+    browser.get('%sjob/%d/delete' % (site.visitor.url, job.id))
+    assert 'counts no more' in browser.text() and site.job(job.id)
+    browser.press('delete', 'main form')
+    assert site.sql('SELECT * FROM job') == []
+    assert 'counts no more' not in browser.text('#jobs')
+
+
+@pytest.mark.parametrize('place', ['sqlite', 'postgresql'], indirect=True)
+def test_the_life_of_a_job(site, browser):
+    add_a_job(browser)
+    browser.click('[name=kind][value=schedule]')
+    preview = 0
+    for typed, said in (('30 2 * * ', None), ('mon-fri', '02:30')):
+        browser.css('#job-form [name=schedule]').send_keys(typed)
+        if said:
+            browser.wait_text(said, '#preview')
+            preview = browser.text('#preview')
+    assert preview.count('02:30:00') >= 5, preview  # the next five times
+    browser.css('#job-form [name=schedule]').send_keys('x')
+    wait_until(lambda: browser.text('#preview') != preview, 10, 'another preview')
+    browser.css('#job-form [name=schedule]').send_keys(Keys.BACKSPACE)
+    wait_until(lambda: browser.text('#preview') == preview, 10, 'the first preview')
+    life_of_a_job(site, browser, lambda: None)
+
+
+@on('mysql')
+def test_the_same_without_javascript(place, tmp_path):
+    browser = Browser(tmp_path / 'chromium', script=False)
+    try:
+        browser.get('data:text/html,<p>off<script>document.body.append("on")</script>')
+        assert browser.text() == 'off'
+        place.visitor = place.page()
+        browser.get(place.visitor.url)
+        add_a_job(browser, schedule='30 2 * * mon-fri', command='true')
+        browser.click('[name=kind][value=schedule]')
+        browser.press('preview', '#job-form')
+        assert browser.text('#preview').count('02:30:00') >= 5
+        assert place.sql('SELECT * FROM job') == []
+        life_of_a_job(place, browser, browser.refresh)
+        browser.check()
+    finally:
+        browser.quit()
+
+
+@on('sqlite')
+def test_an_error_stands_at_its_field(site, browser):
+    add_a_job(browser, schedule='61 * * * *', command='true')
+    browser.click('[name=kind][value=schedule]')
+    browser.press('save', '#job-form')
+    field = browser.css('#job-form [name=schedule]')
+    assert field.get_attribute('value') == '61 * * * *'
+    assert field.get_attribute('aria-invalid') == 'true'
+    about = ' '.join(browser.text('#' + id)
+                     for id in field.get_attribute('aria-describedby').split())
+    assert '61' in about
+    assert site.sql('SELECT * FROM job') == []
+    log = browser.get_log('browser')  # the browser itself notes the status
+    assert all('status of 4' in entry['message'] for entry in log), log
+
+
+# The list
+
+@on('sqlite')
+def test_search_as_you_type(some_jobs, browser):
+    browser.css('#search').send_keys('number 1')
+    wait_until(lambda: shown(browser) == ['2'], 10, 'one row')
+    browser.css('#search').send_keys(Keys.CONTROL, 'a')
+    browser.css('#search').send_keys(Keys.DELETE)
+    wait_until(lambda: len(shown(browser)) == 4, 10, 'all rows')
+
+
+def shown(browser):
+    """Ids of the jobs that the list shows, in its order; none while it is put anew."""
+    with contextlib.suppress(WebDriverException):
+        return [row.get_attribute('data-job') for row in browser.all('#jobs tr[data-job]')
+                if row.is_displayed()]
+    return []
+
+
+@on('sqlite')
+def test_columns_sort_and_states_filter(some_jobs, browser):
+    def wait_for(*jobs):
+        wait_until(lambda: shown(browser) == list(jobs), 10, 'jobs %s' % (jobs,))
+    wait_for('1', '2', '3', '4')
+    browser.click('#jobs th a[href*="sort=description"]')
+    wait_for('1', '2', '3', '4')  # job number 0 …, sleeping
+    assert browser.css('#jobs th[aria-sort=ascending]').text == 'Job'
+    browser.click('#jobs th a[href*="sort=description"]')
+    wait_for('4', '3', '2', '1')
+    browser.click('a[href*="state=error"]')
+    wait_for('2')
+    browser.refresh()  # the address is that of what one sees
+    wait_for('2')
+
+
+@on('sqlite')
+def test_the_icon_tells_of_failing_jobs(site, browser):
+    site.add('true')
+    site.run('run')
+    browser.refresh()
+    def icon():
+        return browser.css('link[rel~=icon]').get_attribute('href')
+    well = icon()
+    site.add('false')
+    site.run('run')
+    browser.refresh()
+    assert icon() != well
+
+
+# Who uses it how
+
+@on('sqlite')
+def test_by_keyboard_alone(some_jobs, browser):
+    """Tab reaches Run now, one sees where one is, and Enter presses it."""
+    browser.execute_script('document.body.focus()')
+    for _ in range(60):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        style = browser.execute_script(
+            'const s = getComputedStyle(arguments[0]);'
+            'return [s.outlineStyle, parseFloat(s.outlineWidth), s.boxShadow]', focused)
+        if focused.get_attribute('type') != 'checkbox':
+            assert style[0] != 'none' and style[1] >= 1 or style[2] != 'none', (
+                focused.get_attribute('outerHTML'), style)
+        if focused.get_attribute('value') == 'run-now':
+            break
+    assert focused.get_attribute('value') == 'run-now'
+    job = focused.find_element('xpath', 'ancestor::tr').get_attribute('data-job')
+    browser.leave(lambda: focused.send_keys(Keys.ENTER))
+    assert some_jobs.job(job).run_requested == 1
+
+
+PATHS = ('', 'job/add', 'job/2', 'job/2/edit', 'job/2/delete', 'run/2/1', 'hosts',
+         '?search_string=nothing')
+
+
+@on('sqlite')
+@pytest.mark.parametrize('width', [360, 768, 1024, 1280])
+def test_no_page_scrolls_sideways(some_jobs, browser, width):
+    """On a phone, a tablet, and beside another window."""
+    some_jobs.add('x' * 300, description='y' * 200, schedule='0 7-19 1-7 jan-jun mon-fri')
+    browser.emulate('setDeviceMetricsOverride', width=width, height=740,
+                    deviceScaleFactor=2, mobile=width == 360)
+    for path in (*PATHS, 'job/5', 'job/5/edit', 'job/5/delete'):
+        browser.get(some_jobs.visitor.url + path)
+        assert browser.execute_script('return innerWidth') == width, path
+        wide = browser.execute_script('return document.documentElement.scrollWidth')
+        assert wide <= width, (path, wide)
+        for button in browser.all('button, input:not([type=hidden])') * (width == 360):
+            assert button.size['height'] >= 24 or button.get_attribute('type') in (
+                'radio', 'checkbox'), button.get_attribute('outerHTML')
+
+
+@on('sqlite')
+def test_dark_and_light(some_jobs, browser):
+    def colours(look):
+        browser.emulate('setEmulatedMedia', features=[{'name': LOOKS, 'value': look}])
+        return browser.execute_script(
+            'const s = getComputedStyle(document.body);'
+            'return [s.backgroundColor, s.color].map(c => Number(c.match(/\\d+/)[0]))')
+    dark, light = colours('dark'), colours('light')
+    assert dark[0] < 80 < 160 < dark[1] and light[1] < 80 < 160 < light[0], (dark, light)
+
+
+@on('sqlite')
+@pytest.mark.parametrize('look', ['light', 'dark'])
+def test_axe_finds_nothing(some_jobs, browser, look):
+    """Accessibility, contrast in both looks included, as far as a program can tell."""
+    package = find_spec('axe_playwright_python').submodule_search_locations[0]
+    axe, found = dc.read_text(os.path.join(package, 'axe.min.js')), []
+    browser.emulate('setEmulatedMedia', features=[{'name': LOOKS, 'value': look}])
+    for path in PATHS:
+        browser.get(some_jobs.visitor.url + path)
+        browser.execute_script(axe)
+        result = browser.execute_async_script(
+            'axe.run().then(arguments[0], error => arguments[0]({error: `${error}`}))')
+        assert result['passes'], result
+        found += [(path, violation['id'], violation['impact'], node['html'][:200])
+                  for violation in result['violations'] for node in violation['nodes']]
+    assert not found, '\n'.join(map(str, found))
+
+
+@on('sqlite')
+def test_each_page_has_a_name_and_a_language(some_jobs, browser):
+    titles = set()
+    for path in PATHS[:-1]:
+        browser.get(some_jobs.visitor.url + path)
+        titles.add(browser.title)
+        assert browser.css('html').get_attribute('lang') == 'en'
+        assert len(browser.all('h1')) == 1 and browser.css('main')
+        for table in browser.all('table'):
+            assert table.find_elements('css selector', 'caption, th[scope]')
+    assert len(titles) == len(PATHS) - 1, titles
+
+
+def test_the_pictures_are_of_this_page():
+    """After a change of the page: python tests/screenshots.py."""
+    for picture in screenshots.PICTURES.values():
+        with open(picture, 'rb') as file:
+            data = file.read()
+        assert screenshots.mark_of(data) == screenshots.sources(), picture
+        assert len(data) < 200000

@@ -1,0 +1,1 @@
+"""The web page of distributed cron; index.cgi starts it."""
