@@ -151,7 +151,8 @@ class Worker:
         startable = seen.due_in <= 0 < slots
         self.burst = self.burst + startable if seen.due_in <= 0 else 0
         if startable:  # at first a few, and then a pause: other hosts take their share
-            moved += self.start_due(slots if self.burst > 4 else min(slots, 3), seen.now)
+            slots = slots if self.burst > 4 else min(slots, 3)
+            moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
         wait = 0.1 if self.dying else self.config.poll_seconds
