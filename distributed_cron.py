@@ -49,7 +49,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
-CLAIM_SIZE = 64  # runs that one claim takes, and one runner holds, at most
+CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
 STAY = 5  # a worker of the crontab stays for what is due within these seconds
 OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
@@ -151,7 +151,7 @@ class Worker:
         startable = seen.due_in <= 0 < slots
         self.burst = self.burst + startable if seen.due_in <= 0 else 0
         if startable:  # at first a few, and then a pause: other hosts take their share
-            slots = min(slots, 3 * 2 ** min(max(self.burst - 4, 0), 5))
+            slots = slots if self.burst > 4 else min(slots, 3)
             moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
