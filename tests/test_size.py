@@ -26,6 +26,22 @@ def test_each_dialect_is_short():
     assert len(sizes) == 3 and max(sizes.values()) < 60, sizes
 
 
+def test_the_web_page_is_short():
+    """Of all its Python, the lines that are code: not blank, no comment, no docstring."""
+    count = 0
+    for name in sorted(os.listdir(os.path.join(ROOT, 'web'))):
+        if name.endswith(('.py', '.cgi')):
+            with open(os.path.join(ROOT, 'web', name), encoding='utf-8') as file:
+                text = file.read()
+            said = {number for node in ast.walk(ast.parse(text)) if isinstance(
+                node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+                    node) for number in range(node.body[0].lineno,
+                                              node.body[0].end_lineno + 1)}
+            count += sum(not re.match(r'\s*(#|$)', line) and number not in said
+                         for number, line in enumerate(text.splitlines(), 1))
+    assert 600 < count <= 770, count
+
+
 def test_nothing_above_the_banner_calls_below_it():
     banner = TEXT[:TEXT.index('= banner')].count('\n')
     below = {node.name for node in TREE.body if getattr(node, 'name', None)
