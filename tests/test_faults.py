@@ -9,6 +9,8 @@ import sys
 
 import pytest
 from conftest import ROOT, dc, wait_until
+from faults.attack import cluster_of
+from faults.cluster import execute
 
 RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
 CLEAN = 'nothing lost, no duplicate, no overlap, no run without its record'
@@ -75,11 +77,13 @@ def test_a_galera_cluster():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_replica_is_promoted():
     attack('replica', faults='promote')
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_failover_that_loses_claims_runs_their_jobs_once_more():
     """As the README says: it is not promised that they don't."""
     out = attack('replica', faults='failover-that-loses-claims')
@@ -87,20 +91,16 @@ def test_a_failover_that_loses_claims_runs_their_jobs_once_more():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_results_are_there_within_5_s_of_the_databases_return():
     attack('mariadb', '--length', '15', faults='down-with-fifty-running')
 
 
 @pytest.mark.slow
-def test_a_galera_node_that_is_behind_is_not_believed(tmp_path):
+@pytest.mark.timeout(300)
+def test_a_galera_node_that_is_behind_is_not_believed():
     """After a change of nodes a claim must be seen: else its run is taken for ended."""
-    from faults.cluster import Cluster, execute
-    os.chmod(tmp_path, 0o755)
-    for folder in tmp_path.parents:
-        if str(folder).startswith('/tmp/'):
-            os.chmod(folder, 0o755)  # the nodes run as another user
-    cluster = Cluster('galera', str(tmp_path), hosts=1, times=(60, 20, 10))
-    try:
+    with cluster_of('galera', hosts=1, at_work=False) as cluster:
         config = dc.load_config(cluster.hosts[0].file, 'one')
         config.hosts = [('127.0.0.1', cluster.servers[1].port, None)]
         store = dc.Store(config)
@@ -116,8 +116,6 @@ def test_a_galera_node_that_is_behind_is_not_believed(tmp_path):
         wait_until(lambda: store.connect() or store.query(
             "SELECT * FROM job WHERE run_token = 'mine'"))
         store.close()
-    finally:
-        cluster.close()
 
 
 def test_a_worker_asks_for_its_database_every_4_seconds_at_least(sqlite_place):
@@ -134,6 +132,7 @@ def footprint():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
     """24 simulated hours: 70 jobs, every 10 minutes. Memory is flat; no descriptor, no
     process, no file of the state folder is left."""

@@ -3,7 +3,7 @@ import os
 
 import pytest
 from conftest import ROOT
-from faults.checker import NOT_PROMISED, Fault, Job, Record, Run, check
+from faults.checker import NOT_PROMISED, SLOW, Fault, Job, Record, Run, check
 
 HOSTS = ('one', 'two', 'three')
 END = 1000
@@ -172,6 +172,8 @@ def test_a_late_start():
     assert judged((job, late, records)) == (['late'], [])
     assert judged((job, late, records), fault('down', [], 99, 108)) == ([], ['delayed'])
     assert judged((job, late, records), fault('down', [], 99, 106))[0] == ['late']
+    assert judged((job, late, records), fault(SLOW, [], 99, 108)) == ([], ['delayed'])
+    assert judged((job, [], []), fault(SLOW, [], 99, 108))[0] == ['lost']
     # of a host that had nothing to do with it
     assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True))[0] == [
         'late']

@@ -28,6 +28,7 @@ Fault = namedtuple('Fault', 'kind hosts begin end until kills forgets withholds'
 Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
+SLOW = 'slow-machine'  # the kind of a fault that nobody made
 EARLY = 0.05  # what /proc/uptime and the databases' clocks leave in doubt
 
 # Kinds of faults after which two runs at once are not promised, in the README's words.
@@ -59,7 +60,10 @@ class Judge:
             self.runs[run.job].append(run)
         for record in records:
             self.records[record.job].append(record)
-        self.faults, self.hosts, self.end = sorted(faults, key=begin_of), set(hosts), end
+        self.hosts, self.end = set(hosts), end
+        self.delays = sorted(faults, key=begin_of)
+        # That the machine was too busy explains that starts were late, and nothing else.
+        self.faults = [fault for fault in self.delays if fault.kind != SLOW]
         self.finds, self.costs = [], []
 
     def find(self, kind, what, text, excuses=()):
@@ -232,7 +236,7 @@ class Judge:
         latest = due + LATE
         numbers = {run.run_no for run in runs}
         hidden = numbers != set(range(1, 1 + max(numbers, default=1)))  # a claim was lost
-        for fault in self.faults:
+        for fault in self.delays:
             if fault.begin <= latest and fault.until > due and (
                     self.is_of_all(fault) or hidden or self.held(job, fault, runs, records)):
                 latest = max(latest, fault.until + LATE)

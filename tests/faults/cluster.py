@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg
@@ -410,6 +411,7 @@ class Cluster:
         self.database, self.folder = database, folder
         self.minute, self.margin, self.grace = times
         self.random = random.Random(seed)
+        self.writing = threading.RLock()  # held: the harness writes nothing
         self.ports = [free_port() for _ in range(9)]
         self.hosts = self.servers = ()
         try:
@@ -474,6 +476,14 @@ class Cluster:
         primary.make_account()
         return self.servers
 
+    def wait_for_replica(self):
+        """Until the replica has what the primary has now."""
+        def sequence(server, name):
+            return int((server.value(name) or '0').rpartition('-')[2])
+        primary, replica = self.servers
+        wanted = sequence(primary, 'gtid_binlog_pos')
+        wait_until(lambda: sequence(replica, 'gtid_slave_pos') >= wanted, 60, 'the replica')
+
     def promote(self):
         """What an administrator does when the primary is gone."""
         replica = self.servers[1]
@@ -488,7 +498,8 @@ class Cluster:
         while True:
             for server in self.writable():
                 try:
-                    return execute(server, text, values)
+                    with self.writing:
+                        return execute(server, text, values)
                 except server.errors as error:
                     if is_refusal(error) or now() > limit:
                         raise

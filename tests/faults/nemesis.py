@@ -539,15 +539,12 @@ class Promote(Fault):
     of, databases, mixed, seconds = 'database', ('replica',), False, (0, 0)
 
     def start(self):
-        primary, replica = self.cluster.servers
-        primary.settings('FLUSH TABLES WITH READ LOCK', 'SET GLOBAL read_only = 1')
-        primary.settings('SET GLOBAL max_connections = 10')
-        for proxy in self.proxies():
-            proxy.reset()
-        position = primary.value('gtid_binlog_pos')
-        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
-        primary.kill()
-        self.cluster.promote()
+        with self.cluster.writing:
+            primary = self.cluster.servers[0]
+            primary.settings('SET GLOBAL read_only = 1')
+            self.cluster.wait_for_replica()
+            primary.kill()
+            self.cluster.promote()
 
 
 class FailoverThatLosesClaims(Promote):
@@ -556,10 +553,9 @@ class FailoverThatLosesClaims(Promote):
     loaded = False
 
     def inflict(self, length):
-        primary, replica = self.cluster.servers
+        replica = self.cluster.servers[1]
         jobs = [self.attack.add_job(2.5, due=now() + 4) for _ in range(5)]
-        position = primary.value('gtid_binlog_pos')
-        wait_until(lambda: replica.value('gtid_slave_pos') == position, 20, 'the replica')
+        self.cluster.wait_for_replica()
         replica.settings('STOP SLAVE IO_THREAD')
         wait_until(lambda: all(map(self.attack.has_started, jobs)), 20, 'their start')
         super().inflict(length)
