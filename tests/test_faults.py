@@ -153,7 +153,7 @@ def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
         (memory, descriptors), (memory_now, descriptors_now) = eval(stream.read())
     assert os.wait()[1] == 0
     assert place.sql('SELECT COUNT(*) FROM run')[0][0] == 144 * 70
-    assert descriptors_now == descriptors
+    assert descriptors_now <= descriptors
     assert memory_now - memory < 1 << 20, (memory, memory_now)
     state = os.path.join(place.folder, 'log', 'state-one')
     assert sorted(os.listdir(state)) == ['machine', 'wake', 'worker.lock']
