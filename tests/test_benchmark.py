@@ -34,7 +34,7 @@ def test_an_idle_poll_is_one_statement_that_reads_few_rows(bench):
     assert len(polls) == 2 and '100000' in polls[1].what
     for row in polls:
         statements, polled = map(int, re.findall(r'\d+', row.beside))
-        assert polled <= statements <= polled + 5, row  # 4: what hello sends a minute
+        assert polled / 2 <= statements <= polled + 5, row  # 4: what hello sends a minute
         assert 0 < int(re.search(r'(\d+) rows', row.measured)[1]) < 50, row
 
 
