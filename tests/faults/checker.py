@@ -114,7 +114,8 @@ class Judge:
                 self.find('duplicate', run, 'a second run of this number, on %s' % run.host,
                           self.not_promised(same[0], run))
             if run_no not in recorded:
-                self.find('unrecorded', same[0], 'ran on %s' % same[0].host)
+                self.find('unrecorded', same[0], 'ran on %s' % same[0].host,
+                          job.until < math.inf and self.unknown_to_all(same[0]))
             elif len(same) == 1:
                 self.tell_truth(job, same[0], recorded[run_no])
 
@@ -174,6 +175,12 @@ class Judge:
             if fault.begin <= written and fault.withholds:
                 written = max(written, fault.end + 2)
         return []
+
+    def unknown_to_all(self, run):
+        """Whether only its host's state folder knew of a run, its job having been deleted,
+        and that was lost."""
+        return [fault for fault in self.forgotten(run._replace(end=run.end or run.start))
+                if fault.forgets]
 
     def hits(self, job, run):
         """The faults that may have hit a run, or a record of one, from its claim until it
