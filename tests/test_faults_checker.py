@@ -109,6 +109,14 @@ def test_a_run_without_a_record():
         'unrecorded']  # no fault excuses it
 
 
+def test_a_run_of_a_deleted_job_whose_host_forgot_it():
+    job, runs, _ = once(until=101)
+    gone = fault('lose-host', ['one'], 101, 120, True)._replace(forgets=True)
+    assert judged((job, runs, []), gone) == ([], ['unrecorded'])
+    assert judged((job, runs, []), gone._replace(forgets=False))[0] == ['unrecorded']
+    assert judged((once()[0], runs, []), gone)[0] == ['unrecorded']  # not deleted
+
+
 def test_a_record_without_a_run():
     job, _, records = once()
     assert judged((job, [], records))[0] == ['lost', 'phantom']

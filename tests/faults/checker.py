@@ -114,7 +114,8 @@ class Judge:
                 self.find('duplicate', run, 'a second run of this number, on %s' % run.host,
                           self.not_promised(same[0], run))
             if run_no not in recorded:
-                self.find('unrecorded', same[0], 'ran on %s' % same[0].host)
+                self.find('unrecorded', same[0], 'ran on %s' % same[0].host,
+                          job.until < math.inf and self.unknown_to_all(same[0]))
             elif len(same) == 1:
                 self.tell_truth(job, same[0], recorded[run_no])
 
@@ -175,14 +176,22 @@ class Judge:
                 written = max(written, fault.end + 2)
         return []
 
+    def unknown_to_all(self, run):
+        """Whether only its host's state folder knew of a run, its job having been deleted,
+        and that was lost."""
+        return [fault for fault in self.forgotten(run._replace(end=run.end or run.start))
+                if fault.forgets]
+
     def hits(self, job, run):
         """The faults that may have hit a run, or a record of one, from its claim until it
         was dead for certain."""
+        return [fault for fault in self.faults if self.hit(fault, job, run)]
+
+    def hit(self, fault, job, run):
         start = getattr(run, 'start', None) or getattr(run, 'started', None) or 0
         end = getattr(run, 'end', None) or start + job.limit
-        return [fault for fault in self.faults
-                if (self.is_of_all(fault) or run.host in fault.hosts)
-                and fault.begin <= end + 2 and start - 2 <= fault.until]
+        return fault.begin <= end + 2 and start - 2 <= fault.until and (
+            run.host in fault.hosts or self.is_of_all(fault))
 
     def is_of_all(self, fault):
         return self.hosts <= set(fault.hosts or self.hosts)
@@ -244,8 +253,8 @@ class Judge:
 
     def held(self, job, fault, runs, records):
         """Whether one of a fault's hosts had a run of the job when it came."""
-        return any(fault in self.hits(job, one) for one in (*runs, *records)
-                   if one.host in fault.hosts)
+        return any(one.host in fault.hosts and self.hit(fault, job, one)
+                   for one in (*runs, *records))
 
     def died_unseen(self, job, due, following, records):
         """Whether a claim for this tick died with its host before its run began."""

@@ -585,6 +585,8 @@ class TableChanges(Fault):
                       "UPDATE job SET command = '%s' WHERE id = ?" % other,
                       'UPDATE job SET max_run_time = 2, start_anchor = NULL WHERE id = ?')
             query(change[number % 5], job)
+            if number % 5 == 0:
+                self.attack.jobs[job] = self.attack.jobs[job]._replace(until=now())
 
 
 class OldRows(Fault):
