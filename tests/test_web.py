@@ -767,8 +767,11 @@ def test_bodies_that_are_no_forms(sqlite_place):
     assert status(CONTENT_TYPE='text/plain') == status(CONTENT_TYPE='') == 415
     assert status(CONTENT_TYPE='application/json') == 415
     for more in (b'&x=%ff', b'&x=\xff', b'&x=%00', b'&csrf=x', b'&a=1' * 40,
-                 b'&x=%ed%a0%80', b'&a=1&a=2'):
+                 b'&x=%ed%a0%80', b'&a=1&a=2',
+                 b''.join(b'&a%d=1' % number for number in range(40))):
         assert status(body + more) == 400, more
+
+    assert browser.ask('/?x=' + 'y' * 5000).status == 414
 
     class Stalled(io.BytesIO):
         def read(self, size):
@@ -776,6 +779,26 @@ def test_bodies_that_are_no_forms(sqlite_place):
     assert status(**{'wsgi.input': Stalled()}) == 408
     assert tables(sqlite_place) == before
     assert status() == 303
+
+
+@pytest.mark.parametrize('path', [
+    '/?sort=id;DROP', '/?sort=command', '/?state=x', '/?order=up', '/?page=0', '/?page=x',
+    '/?page=-1', '/?search_string=' + 'x' * 201, '/?sort=id%00', '/?sort=id&sort=id',
+    '/job/1?page=x', '/run/1/1/log?offset=-1', '/run/1/1/log?offset=x',
+    '/preview?kind=x', '/preview?id=x', '/?x=%ff', '/?x=\xff'])
+def test_a_query_that_can_not_be_is_refused(sqlite_place, path):
+    sqlite_place.add()
+    add_history(sqlite_place, 1, 1)
+    assert Browser(sqlite_place).ask(path).status == 400
+
+
+def test_only_our_own_words_are_told(sqlite_place):
+    browser = Browser(sqlite_place)
+    for told in 'xss.1', 'stop.x', 'stop', '<b>.1', 'stop.' + '9' * 11:
+        browser.cookies = {request.TOLD: told}
+        assert 'class="told"' not in browser.get()
+    browser.cookies = {request.TOLD: 'stop.1'}
+    assert 'class="told"' in browser.get() and 'class="told"' not in browser.get()
 
 
 def hostile(token):
