@@ -117,14 +117,27 @@ class Attack:
     # Hosts and nodes
 
     def drain(self, host):
-        """Have a host leave, and remove it."""
+        """Have a host leave, and remove it. A drain does not wait for the database: what
+        waits for the host's next worker gets one."""
+        limit = now() + 90
+        while self.leave(host) and now() < limit:
+            time.sleep(1)
+            host.start_again()
+        self.look_at_errors(host)
+        host.close()
+
+    def leave(self, host):
+        """End a worker in good order; whether it left results behind."""
+        log = os.path.join(host.folder, 'stderr')
+        before = os.path.getsize(log)
         host.worker.terminate()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(subprocess.TimeoutExpired):
             host.worker.wait(self.cluster.deadline + 10)
         if host.worker.poll() not in (0, 1):
             self.fail('%s left with %s' % (host.label, host.worker.poll()))
-        self.look_at_errors(host)
-        host.close()
+        with open(log, errors='replace') as file:
+            file.seek(before)
+            return "this host's next worker" in file.read()
 
     def busy_host(self):
         """A host on which something runs."""
