@@ -52,8 +52,9 @@ def jobs(store, now, search, state, sort, order, first, size):
 def jobs_by_id(store, ids):
     """Rows of job, with next_run_utc as the database's local time too."""
     local = store.dialect.pieces['to_local'].replace('?', 'next_run_utc')
-    return ids and store.query('SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)'
-                               % (local, dc.marks(ids)), *ids)
+    return ids and store.query(
+        'SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)' % (
+            local, dc.marks(ids)), *ids)
 
 
 def strips(store, ids, count=20):

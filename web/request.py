@@ -30,7 +30,8 @@ class Request:
 
     def __init__(self, environ, config, alone=None):
         self.environ, self.config, self.alone = environ, config, alone
-        self.method, self.path = environ['REQUEST_METHOD'], environ.get('PATH_INFO') or '/'
+        self.method = environ['REQUEST_METHOD']
+        self.path = environ.get('PATH_INFO') or '/'
         script = environ.get('SCRIPT_NAME', '').strip('/')
         self.base = '/' + quote(script, encoding='latin-1') if script else ''
         self.user = None if alone else environ.get('REMOTE_USER') or None
