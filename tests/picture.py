@@ -11,15 +11,15 @@ STYLE = '''text { font: 13px sans-serif; fill: #333 } .title { font-weight: bold
 
 
 def picture(rows):
-    """Above, starts per second beside the limit and other crons; below, how far from
+    """Above, the rate beside the limit and other crons; below, how far from
     its goal each row is."""
     shapes, top = [], 20
     rates = rates_of(rows)
     if rates:
         most = max(rate for _, rate, _ in rates)
-        top = heading(shapes, top, '500 commands due at once, per second')
+        top = heading(shapes, top, '500 commands due at once: the rate, where ours is 1')
         for name, rate, kind in rates:
-            top = bar(shapes, top, name, rate / most, kind, '%.0f' % rate)
+            top = bar(shapes, top, name, rate / most, kind, '%.2f' % rate)
         top += LINE / 2
     judged = [(row, share_of(row)) for row in rows]
     judged = [(row, share) for row, share in judged if share is not None]
@@ -55,14 +55,15 @@ def bar(shapes, top, name, share, kind, text):
 
 
 def rates_of(rows):
-    """(name, starts per second, kind of bar), of us, the limit and the peers."""
+    """(name, rate, kind of bar), of us, the limit and the peers: each as a ratio to ours
+    in turns with it, since a machine is not as fast at all times."""
     rates = []
     for row in rows:
         if row.what.startswith('500 due at once, one'):
-            rates.append(('distributed cron, with history', number(row.measured), 'good'))
-            rates.append(("Python's posix_spawn: the limit", number(row.beside), 'other'))
+            rates.append(('distributed cron, with history', 1, 'good'))
+            rates.append(("Python's posix_spawn: the limit", 1 / row.ratio, 'other'))
         elif row.what.endswith(', 500 due at once'):
-            rates.append((row.what.rpartition(', ')[0], number(row.measured), 'other'))
+            rates.append((row.what.rpartition(', ')[0], row.ratio, 'other'))
     return sorted(rates, key=lambda rate: -rate[1])
 
 
