@@ -21,8 +21,9 @@ def metrics(request):
              'How long the most overdue job, or run, is overdue.'),
             ('runs_total', 'job', {job.id: job.run_no for job in jobs}, 'counter',
              'Runs that were claimed since the job was added.'),
-            ('failures_last_day', 'job', {job.id: failed.get(job.id, 0) for job in jobs},
-             'gauge', 'Runs of the last 24 hours that did not end as Success.'),
+            ('failures_last_day', 'job', {
+                job.id: failed.get(job.id, 0) for job in jobs}, 'gauge',
+             'Runs of the last 24 hours that did not end as Success.'),
             ('last_success_timestamp_seconds', 'job', {
                 id: seconds(when) for id, when in good.items() if when}, 'gauge',
              'When the last run that ended as Success did so.')):

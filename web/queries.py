@@ -99,8 +99,8 @@ def failures(store, since):
 
 def successes(store, ids):
     """When each of some jobs last had a run that succeeded, as local time."""
-    one = ("SELECT * FROM (SELECT job_id, ended_at FROM run WHERE job_id = ? AND status "
-           "= 'Success' ORDER BY job_id DESC, run_no DESC LIMIT 1) AS r%d")
+    one = """SELECT * FROM (SELECT job_id, ended_at FROM run WHERE job_id = ?
+        AND status = 'Success' ORDER BY job_id DESC, run_no DESC LIMIT 1) AS r%d"""
     return dict(row for start in range(0, len(ids), 100) for row in store.query(
         ' UNION ALL '.join(one % id for id in ids[start:start + 100]),
         *ids[start:start + 100]))
