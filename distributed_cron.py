@@ -1028,6 +1028,7 @@ class Dialect:
     """A database: its words, as data, and what it alone does: open, problem, init."""
 
     mark, begin, replace, returning, other_words = '%s', 'BEGIN', 'REPLACE', False, ()
+    port = 3306  # unless the configuration says another
     unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
     def __init__(self, config):
@@ -1202,7 +1203,7 @@ def upgrade(store, table, rules):
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, replace, returning = 'psycopg', 'INSERT', True
+    module, port, replace, returning = 'psycopg', 5432, 'INSERT', True
     pieces = pieces_of(
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
@@ -1562,7 +1563,7 @@ class Config:
         for key, (default, _) in KEYS.items():
             setattr(self, key.replace('.', '_'), given.get(key, default))
         hosts = self.db_host if isinstance(self.db_host, list) else [self.db_host]
-        port = port or {'postgresql': 5432}.get(self.db_engine, 3306)
+        port = port or DIALECTS[self.db_engine].port
         self.hosts = [self.host_of(str(host), port) for host in hosts]
         share = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}.get(self.max_tasks)
         if share:
