@@ -227,7 +227,7 @@ def preview_of(request, job, values):
     store, times, after = request.store, [], request.now
     columns, wrong = columns_of({**values, 'command': '-', 'description': '',
                                  'max_run_time': '1'})
-    row = job or dc.row_type(*dc.JOB_COLUMNS)(*[None] * len(dc.JOB_COLUMNS))
+    row = job or dc.Job()
     row = row._replace(**{**columns, 'active': 1})
     try:
         while not wrong and len(times) < 5:
