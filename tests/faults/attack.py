@@ -198,8 +198,12 @@ class Attack:
                                else FAULTS[name].loaded and self.busy_host())
             before = self.complaints()
             self.inflict(fault, length)
-            if fault.bites and self.complaints() == before:
-                self.fail('%s did not bite' % name)
+            limit = now() + 5  # a worker that sleeps learns of it at its next poll
+            while fault.bites and self.complaints() == before:
+                if now() > limit:
+                    self.fail('%s did not bite' % name)
+                    break
+                time.sleep(0.1)
             time.sleep(1.5)
         self.settle()
 
