@@ -32,7 +32,6 @@ import errno
 import fcntl
 import json
 import os
-import random
 import re
 import select
 import selectors
@@ -50,6 +49,7 @@ CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
+SHARED = 4  # claims by which a worker takes but a share of what has fallen due
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
 STAY = 5  # a worker of the crontab stays for what is due within these seconds
 OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
@@ -101,7 +101,7 @@ class Worker:
         self.claims = {}  # token -> Claim; those that landed
         self.endings = []  # Endings to be reported, as settle found them
         self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
-        self.stopping = self.misses = self.burst = self.failures = self.due_in = 0
+        self.stopping = self.misses = self.burst = self.failures = self.due_at = 0
         self.configure(config)
 
     def configure(self, config):
@@ -139,44 +139,44 @@ class Worker:
                                          if ending.token == token])
         self.endings = []
         self.look_after_mine(free)
-        seen = self.store.look()
-        self.due_in = seen.due_in
+        asked, seen = boottime(), self.store.look()
+        self.due_at = asked + seen.due_in
         if boottime() >= self.next_hello:
             self.next_hello = boottime() + 60
             self.store.hello(self.name, self.running(), seen.now)
         if seen.overdue:
             self.end('recover', self.store.overdue())
         moved = self.store.plan(seen.now) if seen.unplanned else 0
-        slots = 0 if self.stopping else self.config.max_tasks - self.running()
-        startable = seen.due_in <= 0 < slots
+        slots = min(CLAIM_SIZE, self.config.max_tasks - self.running())
+        startable = seen.due_in <= 0 < slots and not self.stopping
         self.burst = self.burst + startable if seen.due_in <= 0 else 0
-        if startable:  # at first a few, and then a pause: other hosts take their share
-            slots = slots if self.burst > 4 else min(slots, 3)
+        if startable:
             moved += self.start_due(slots, seen.now)
         self.failures = 0
         self.misses = self.misses + 1 if startable and not moved else 0
+        if moved:  # go on; first with a pause in which other hosts take their share
+            return 0.02 if 0 < self.burst <= SHARED and moved < slots else 0
         wait = 0.1 if self.dying else self.config.poll_seconds
         if startable:  # others were faster or the row can't be had: never a busy loop
-            wait = min(wait, 0.01 * 2 ** min(self.misses, 9) * random.uniform(0.5, 1))
-        elif seen.due_in > 0:
-            wait = min(wait, seen.due_in + 0.001)
-        return wait if not moved else 0.02 if 0 < self.burst <= 4 else 0
+            return min(wait, jitter(0.01 * 2 ** min(self.misses, 9)))
+        left = max(0, self.due_at - boottime()) + 0.0005
+        return wait if seen.due_in <= 0 else min(wait, left)
 
     def back_off(self, problem):
         """Say what is wrong, more and more seldom; returns the seconds to sleep."""
         if isinstance(problem, Again):
-            return random.uniform(0.005, 0.1)
+            return jitter(0.05)
         self.store.close()
         if self.failures & (self.failures - 1) == 0:
             self.complain(line_of(problem))
         self.failures += 1
-        return min(4, 0.25 * 2 ** min(self.failures, 4)) * random.uniform(0.5, 1)
+        return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
 
     def finished(self):
         if self.claims:  # a drain does not wait for the database
             return self.stopping and self.failures and not self.running()
         return self.stopping or not self.forever and (
-            self.failures or self.due_in > STAY)
+            self.failures or self.due_at - boottime() > STAY)
 
     def running(self):
         return sum(len(claim.runs) for claim in self.claims.values()) - len(
@@ -195,9 +195,16 @@ class Worker:
             signal.signal(number, lambda number, _: self.signals.append(number))
 
     def sleep(self, seconds):
-        """Sleep, or until a signal comes, which is obeyed, or a result is written."""
-        if select.select([self.state.fifo], [], [], seconds)[0]:
-            os.read(self.state.fifo, 65536)
+        """Sleep, or until a signal comes, which is obeyed, or a result is written. A
+        turn costs the same for many: so then wait a bit for a quarter of them."""
+        until, woken = boottime() + seconds, 0
+        while 4 * woken < max(1, self.running()):
+            left = until - boottime()  # of which Linux may be late by a thousandth
+            if select.select([self.state.fifo], [], [], max(0, 0.998 * left))[0]:
+                woken += len(os.read(self.state.fifo, 65536))
+                until = min(until, boottime() + 0.02)
+            elif left < 0.0001:
+                break
         while self.signals:
             number = signal.Signals(self.signals.pop(0))
             if number == signal.SIGHUP:
@@ -227,11 +234,11 @@ class Worker:
 
     def start_due(self, slots, now):
         """find, claim, collect, start: returns the number of runs started."""
-        jobs = self.store.find(slots)
+        jobs = self.store.find(slots, share=self.burst <= SHARED)
         if not jobs:  # due by time, but for the window or a Perl worker's run
             self.store.plan(now, due=True)
             return 0
-        claim = self.state.claim('%032x' % random.SystemRandom().getrandbits(128))
+        claim = self.state.claim(os.urandom(16).hex())
         claim.create()
         try:
             sent = boottime()
@@ -317,6 +324,12 @@ class Worker:
                                    or (age or boottime()) > OPEN_CLAIM):
                 self.claims.pop(token, None)  # age: since its start, or the machine's
                 claim.remove()
+
+
+def jitter(seconds):
+    """From half of the seconds to all of them: so that workers don't keep step."""
+    from random import uniform  # here, as a pass that finds nothing does without
+    return uniform(seconds / 2, seconds)
 
 
 # --------------------------------------------------------------------- state folder
@@ -517,10 +530,11 @@ class Runner:
     def keep(self):
         """Keep results over crashes, and wake whichever worker there is."""
         with suppress(OSError):  # a full disk: keep them, and the lock
+            wake = b'.' * len(self.results)
             append(self.claim.file, *self.results)
             os.fsync(self.claim.file)
             self.results.clear()
-            os.write(self.wake, b'.')
+            os.write(self.wake, wake)
 
     def start(self, run):
         """Start one command, unless too little of its time is left."""
@@ -678,8 +692,8 @@ class Log:
         self.at_start = True  # of a line
 
     def write(self, *lines):
-        for line in lines:
-            self.feed(line.replace('\n', ' ').encode('utf-8', 'replace') + b'\n')
+        self.feed(''.join(line.replace('\n', ' ') + '\n' for line in lines).encode(
+            'utf-8', 'replace'))
 
     def feed(self, data):
         """Write a piece of a stream, wherever its lines begin and end."""
@@ -763,12 +777,15 @@ class Store:
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
-    def find(self, slots):
-        """Ids of due jobs, for so many slots: at random among the first of them."""
-        count = min(slots, CLAIM_SIZE)
+    def find(self, count, share=False):
+        """Ids of so many due jobs, at random among the first of them; with share: of
+        an eighth, where all could be had."""
         found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
                            count + CLAIM_SIZE)
-        return sorted(row.id for row in random.sample(found, min(count, len(found))))
+        if share and len(found) <= count:
+            count = max(3, len(found) // 8)
+        from random import sample
+        return sorted(row.id for row in sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what it took."""
