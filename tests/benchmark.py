@@ -520,14 +520,16 @@ def pass_(bench):
         for name, arguments in (
                 ('a crontab pass with nothing due', [SCRIPT]),
                 ('the same, as a module', ['-c', module % (
-                    place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())')])):
+                    place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())')]),
+                ('of it its two libraries alone', ['-c', 'import yaml, pymysql'])):
             cpu_time(arguments, env)
             cpu, bare, ratio = bench.beside(
                 15, lambda: cpu_time(arguments, env),  # noqa: B023
                 lambda: cpu_time(['-c', 'import sqlite3, argparse'], env))
+            goal = '' if 'alone' in name else '≤ 3'
             yield Row(name, '%.0f ms of CPU' % (1000 * cpu),
-                      'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio, '≤ 3',
-                      ratio <= 3)
+                      'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio, goal,
+                      ratio <= 3 if goal else None)
 
 
 def cpu_time(arguments, env):
