@@ -166,6 +166,8 @@ def day_of(place):
     worker.state.lock()
     worker.listen()
     worker.store.connect()
+    # SQLite keeps up to 2 MB of the growing history in memory, of its own accord.
+    worker.store.execute('PRAGMA cache_size = -100')
     for step in range(144):
         place.set_clock(datetime.datetime(2026, 5, 20) + datetime.timedelta(
             minutes=10 * step), worker.store)
