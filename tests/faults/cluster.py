@@ -377,6 +377,9 @@ class Network:
         self.inner, self.outer = 'fi%d' % os.getpid(), 'fo%d' % os.getpid()
         net = '10.%d.%d' % (64 + os.getpid() // 250 % 64, os.getpid() % 250)
         self.address = net + '.1'
+        # A harness that was killed leaves the name, and the numbers of processes come again.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink('/run/netns/' + self.name)
         ip('netns', 'add', self.name)
         ip('link', 'add', self.outer, 'type', 'veth', 'peer', 'name', self.inner, 'netns',
            self.name)
@@ -492,7 +495,7 @@ class Cluster:
 
     # What the harness itself asks the database, on a way that is never disturbed.
 
-    def query(self, text, *values, seconds=60):
+    def query(self, text, *values, seconds=120):
         """Rows of a statement on any server that is ready, or their number."""
         limit = now() + seconds
         while True:
