@@ -30,6 +30,7 @@ Exact behaviour
 """
 import errno
 import fcntl
+import gc
 import json
 import os
 import re
@@ -260,6 +261,7 @@ class Worker:
             return self.log.write('start: ' + ', '.join(
                 'job %d run %d' % (run.job, run.run_no) for run in runs))
         try:
+            gc.disable()  # what it collects may close a number that is ours by now
             become_runner(claim.file)
             Runner(self.config, self.name, claim, runs).loop()
         except BaseException as error:
