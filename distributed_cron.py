@@ -261,7 +261,7 @@ class Worker:
             return self.log.write('start: ' + ', '.join(
                 'job %d run %d' % (run.job, run.run_no) for run in runs))
         try:
-            gc.disable()  # what it collects may close a number that is ours by now
+            gc.freeze()  # the worker's garbage would close numbers that are ours now
             become_runner(claim.file)
             Runner(self.config, self.name, claim, runs).loop()
         except BaseException as error:
@@ -1785,7 +1785,8 @@ def init(args, config):
         if statement and not re.match('CREATE DATABASE|USE', statement):
             store.dialect.init(store, statement)
     store.close()
-    store.connect()
+    store.connect()  # looks at them
+    store.close()
     print('tables ready')
 
 

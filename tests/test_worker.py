@@ -7,12 +7,14 @@ import selectors
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import dc, wait_until
+from conftest import ROOT, dc, wait_until
 
 
 def status_of(place, job):
@@ -315,6 +317,28 @@ def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
     assert run.status.startswith('ERROR: lost') and run.run_no == 1
     assert not processes(place, 'sleep\x00' + place.mark)
     assert worker.poll() is None
+
+
+LITTERED = '''if True:
+    import gc, os, sys
+    gc.disable()
+    class Ring:
+        pass
+    for _ in range(20):  # garbage that owns the numbers which a runner takes first
+        ring = Ring()
+        ring.self, ring.file = ring, open(os.devnull)
+    import distributed_cron
+    sys.addaudithook(lambda event, _: event == 'os.posix_spawn' and gc.collect())
+    sys.exit(distributed_cron.main(sys.argv[1:]))'''
+
+
+def test_a_runner_lets_its_workers_garbage_be(sqlite_place):
+    """Collected, it would close what the runner has opened."""
+    sqlite_place.add('echo hello')
+    subprocess.run([sys.executable, '-c', LITTERED, '--config', sqlite_place.file,
+                    'run'], cwd=ROOT, check=True, timeout=60)
+    (run,) = sqlite_place.runs()
+    assert (run.status, run.output) == ('Success', 'hello\n')
 
 
 def test_kill_of_both_the_hosts_next_worker_ends_the_command_first(place):
