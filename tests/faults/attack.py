@@ -13,7 +13,7 @@ from collections import Counter
 from datetime import datetime, timezone
 
 from faults import checker
-from faults.cluster import HERE, PRIVILEGES, Cluster, is_refusal, now
+from faults.cluster import HERE, PRIVILEGES, Cluster, is_refusal, now, wait_until, within
 from faults.nemesis import FAULTS
 
 SLOWEST = 3  # seconds that a command takes at most, if it does not hang
@@ -141,13 +141,9 @@ class Attack:
 
     def busy_host(self):
         """A host on which something runs."""
-        limit = now() + 10
-        while now() < limit:
-            for host in self.random.sample(self.cluster.hosts, len(self.cluster.hosts)):
-                if host.runners():
-                    return host
-            time.sleep(0.05)
-        raise RuntimeError('nothing runs anywhere')
+        hosts = self.cluster.hosts
+        return wait_until(lambda: next((host for host in self.random.sample(
+            hosts, len(hosts)) if host.runners()), None), 10, 'a run on any host')
 
     def look_at_errors(self, host):
         with open(os.path.join(host.folder, 'stderr'), errors='replace') as file:
@@ -164,13 +160,6 @@ class Attack:
             for server, proxy in zip(self.cluster.servers, host.proxies):
                 links[server] += len(proxy.links)
         return links.most_common(1)[0][0]
-
-    def wait_for_node(self, node):
-        limit = now() + 60
-        while not node.is_ready():
-            if now() > limit:
-                raise RuntimeError('a node does not come back')
-            time.sleep(0.2)
 
     # Faults
 
@@ -198,12 +187,9 @@ class Attack:
                                else FAULTS[name].loaded and self.busy_host())
             before = self.complaints()
             self.inflict(fault, length)
-            limit = now() + 5  # a worker that sleeps learns of it at its next poll
-            while fault.bites and self.complaints() == before:
-                if now() > limit:
-                    self.fail('%s did not bite' % name)
-                    break
-                time.sleep(0.1)
+            # A worker that sleeps learns of it at its next poll.
+            if fault.bites and not within(lambda: self.complaints() > before, 5):
+                self.fail('%s did not bite' % name)
             time.sleep(1.5)
         self.settle()
 

@@ -31,12 +31,19 @@ def now():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def wait_until(condition, seconds, what):
+def within(condition, seconds):
+    """What a condition says when it is met, or when so many seconds are over."""
     limit = now() + seconds
-    while not condition():
-        if now() > limit:
-            raise RuntimeError('waited %s s for %s' % (seconds, what))
+    while not (value := condition()) and now() < limit:
         time.sleep(0.05)
+    return value
+
+
+def wait_until(condition, seconds, what):
+    value = within(condition, seconds)
+    if not value:
+        raise RuntimeError('waited %s s for %s' % (seconds, what))
+    return value
 
 
 def own_mounts():

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from faults import checker
-from faults.cluster import FAKETIME, Host, now, send, wait_until
+from faults.cluster import FAKETIME, Host, now, send, wait_until, within
 
 CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
 COLLECT = b'FROM job WHERE run_token = '
@@ -93,12 +93,7 @@ class KillRunner(Fault):
     kills = True
 
     def start(self):
-        for _ in range(40):
-            runners = self.host.runners()
-            if runners:
-                break
-            time.sleep(0.05)
-        for process in runners:
+        for process in within(self.host.runners, 2):
             send(process, signal.SIGKILL)
 
 
@@ -168,10 +163,7 @@ class StopInClaim(StopWorker):
         for proxy in self.host.proxies:
             proxy.watch(CLAIM if self.cluster.database == 'postgresql' and
                         self.statement == COLLECT else self.statement, self.strike)
-        limit = now() + 20
-        while not self.hit and now() < limit:
-            time.sleep(0.05)
-        if not self.hit:
+        if not within(lambda: self.hit, 20):
             self.miss('no such statement')
             self.strike()
 
@@ -400,10 +392,7 @@ class CutClaim(HalfOpen):
             proxy.cut(self.pattern, self.answered, 2)
 
     def heal(self):
-        limit = now() + 10
-        while self.cuts() == 0 and now() < limit:
-            time.sleep(0.1)
-        if not self.cuts():
+        if not within(self.cuts, 10):
             self.miss('nothing was cut')
         super().heal()
 
@@ -511,7 +500,7 @@ class IsolateNode(KillNode):
 
     def heal(self):
         self.node.isolate(False)
-        self.attack.wait_for_node(self.node)
+        wait_until(self.node.is_ready, 60, 'a node that comes back')
 
 
 class NodeRejects(KillNode):
@@ -574,9 +563,7 @@ class TableChanges(Fault):
 
     def start(self):
         self.jobs = [self.attack.add_job(1.5) for _ in range(10)]
-        limit = now() + 5
-        while not all(map(self.attack.has_started, self.jobs)) and now() < limit:
-            time.sleep(0.1)
+        within(lambda: all(map(self.attack.has_started, self.jobs)), 5)
         query, other = self.cluster.query, self.attack.command(0.1, 9)
         for number, job in enumerate(filter(self.attack.has_started, self.jobs)):
             change = ('DELETE FROM job WHERE id = ?',
