@@ -1164,19 +1164,22 @@ class MySQL(Dialect):
               (('2003',), Away, '; is it up? look at db.host'))
 
     def open(self, create, host, port, socket):
-        config, constants = self.config, self.driver.constants
+        config, types = self.config, self.driver.constants.FIELD_TYPE
         timeout = None if create else config.db_timeout
-        # Without: PyMySQL tries TLS in any case, and reads all certificates for that.
         local = socket or host in ('localhost', '127.0.0.1', '::1')
-        connection = self.driver.connect(
+        how = dict(
             host=host, port=port, unix_socket=socket, user=config.db_username,
             password=config.db_password, charset='utf8mb4', ssl=config.db_tls,
-            ssl_disabled=bool(local and not config.db_tls),
             database=None if create else config.db_database, autocommit=True,
             connect_timeout=config.db_timeout, read_timeout=timeout,
-            write_timeout=timeout, client_flag=constants.CLIENT.FOUND_ROWS,
-            conv={**self.driver.converters.conversions,  # times stay text
-                  constants.FIELD_TYPE.DATETIME: str, constants.FIELD_TYPE.TIME: str})
+            write_timeout=timeout, client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
+            conv={**self.driver.converters.conversions, types.TIME: str,  # stay text
+                  types.DATETIME: str, types.TIMESTAMP: str})
+        try:  # without TLS, for which PyMySQL reads all certificates, where it may be
+            connection = self.driver.connect(
+                **how, ssl_disabled=bool(local and not config.db_tls))
+        except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
+            connection = self.driver.connect(**how)
         cursor = connection.cursor()
         cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
         # A lock is waited for less long than an answer: so a claim is never in doubt.

@@ -58,6 +58,9 @@ def wait_until(condition, seconds=20, what='it', pause=0.02):
 class MariaDB:
     """A server on a temporary folder, ended by the process that was started."""
 
+    server, zones = 'mariadbd', 'mariadb-tzinfo-to-sql'
+    settings = 'SET GLOBAL aria_checkpoint_interval = 30;'
+
     def __init__(self, folder, *more):
         self.socket, self.port = os.path.join(folder, 's'), free_port()
         data = os.path.join(folder, 'data')
@@ -66,21 +69,24 @@ class MariaDB:
         os.mkdir(scratch)
         options = ['--no-defaults', '--datadir=' + data, '--tmpdir=' + scratch, *(
             ['--user=root'] if os.getuid() == 0 else [])]
-        subprocess.run(['mariadb-install-db', *options, '--skip-test-db',
-                        '--auth-root-authentication-method=normal'],
-                       check=True, stdout=subprocess.DEVNULL)
         self.log = open(os.path.join(folder, 'log'), 'wb')
+        subprocess.run(self.install(options), check=True, stdout=self.log,
+                       stderr=self.log)
         self.process = subprocess.Popen(
-            ['mariadbd', *options, '--socket=' + self.socket, '--port=%d' % self.port,
+            [self.server, *options, '--socket=' + self.socket, '--port=%d' % self.port,
              '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=256M',
              '--max-connections=400', '--pid-file=' + os.path.join(folder, 'pid'),
-             '--skip-log-bin', *more], stdout=self.log, stderr=self.log)
-        wait_until(self.is_up, 60, 'MariaDB')
-        zones = subprocess.run(['mariadb-tzinfo-to-sql', '/usr/share/zoneinfo'],
+             '--max-allowed-packet=16M', '--skip-log-bin', *more],
+            stdout=self.log, stderr=self.log)
+        wait_until(self.is_up, 60, self.server)
+        zones = subprocess.run([self.zones, '/usr/share/zoneinfo'],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.client('SET GLOBAL aria_checkpoint_interval = 30; USE mysql;'
-                    + zones.stdout.decode())
+        self.client(self.settings + 'USE mysql;' + zones.stdout.decode())
         self.client("CREATE USER dc IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO dc;")
+
+    def install(self, options):
+        return ['mariadb-install-db', *options, '--skip-test-db',
+                '--auth-root-authentication-method=normal']
 
     def is_up(self):
         assert self.process.poll() is None, open(self.log.name).read()[-2000:]
@@ -101,6 +107,17 @@ class MariaDB:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         self.log.close()
+
+
+class MySQL(MariaDB):
+    """MySQL in its place: the server that DISTRIBUTED_CRON_MYSQLD names."""
+
+    server = os.environ.get('DISTRIBUTED_CRON_MYSQLD', '')
+    zones = os.path.join(os.path.dirname(server), 'mysql_tzinfo_to_sql')
+    settings = ''
+
+    def install(self, options):
+        return [self.server, *options, '--initialize-insecure']
 
 
 class PostgreSQL:
@@ -157,7 +174,7 @@ def postgresql():
 @pytest.fixture(scope='session')
 def mariadb(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mariadb')
-    server = MariaDB(str(folder))
+    server = (MySQL if MySQL.server else MariaDB)(str(folder))
     yield server
     server.stop()
 

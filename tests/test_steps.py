@@ -280,6 +280,15 @@ def test_many_long_outputs_at_once_fit_the_packets_of_the_database(at):
     assert len(at.runs()) == 300
 
 
+def test_times_are_text_of_whatever_type(at):
+    """NOW() is a DATETIME for MySQL, and a TIMESTAMP for MariaDB 11.8."""
+    at.store.execute('CREATE TEMPORARY TABLE t (a TIMESTAMP(0) NULL, b TIME(0) NULL)')
+    at.store.execute("INSERT INTO t VALUES ('2026-03-01 12:00:00', '12:00:00')")
+    assert at.store.query('SELECT * FROM t')[0] == ('2026-03-01 12:00:00', '12:00:00')
+    assert all(type(value) is str for value in at.store.query(
+        'SELECT {local}, {utc}, {utc_exact}')[0])
+
+
 def test_disabled_between_claim_and_give_back_does_not_run(at):
     job = at.add()
     plan(at)
