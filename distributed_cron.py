@@ -42,7 +42,7 @@ import time
 from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -1167,19 +1167,18 @@ class MySQL(Dialect):
         config, types = self.config, self.driver.constants.FIELD_TYPE
         timeout = None if create else config.db_timeout
         local = socket or host in ('localhost', '127.0.0.1', '::1')
-        how = dict(
-            host=host, port=port, unix_socket=socket, user=config.db_username,
-            password=config.db_password, charset='utf8mb4', ssl=config.db_tls,
-            database=None if create else config.db_database, autocommit=True,
-            connect_timeout=config.db_timeout, read_timeout=timeout,
+        connect = partial(
+            self.driver.connect, host=host, port=port, unix_socket=socket,
+            user=config.db_username, password=config.db_password, ssl=config.db_tls,
+            database=None if create else config.db_database, charset='utf8mb4',
+            autocommit=True, connect_timeout=config.db_timeout, read_timeout=timeout,
             write_timeout=timeout, client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
             conv={**self.driver.converters.conversions, types.TIME: str,  # stay text
                   types.DATETIME: str, types.TIMESTAMP: str})
         try:  # without TLS, for which PyMySQL reads all certificates, where it may be
-            connection = self.driver.connect(
-                **how, ssl_disabled=bool(local and not config.db_tls))
+            connection = connect(ssl_disabled=bool(local and not config.db_tls))
         except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
-            connection = self.driver.connect(**how)
+            connection = connect()
         cursor = connection.cursor()
         cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
         # A lock is waited for less long than an answer: so a claim is never in doubt.
