@@ -180,7 +180,8 @@ class Attack:
     def alone(self, name, length=None):
         """One fault alone, under load."""
         if FAULTS[name].mounts and not PRIVILEGES['own mounts']:
-            return self.say('not done: %s needs mounts, which root may have' % name)
+            self.say('not done: %s needs mounts, which root may have' % name)
+            return self.settle()
         with self.loaded() if FAULTS[name].loaded else contextlib.nullcontext():
             time.sleep(1.5)
             fault = self.fault(name, self.cluster.hosts[-1] if name == 'cut-off'
