@@ -31,6 +31,7 @@ Exact behaviour
 import errno
 import fcntl
 import gc
+import io
 import json
 import os
 import re
@@ -1680,16 +1681,13 @@ def load_config(file, name=None):
     try:
         with open(file, encoding='utf-8') as stream:
             # The Perl program's own file is indented by tabs, which YAML forbids.
-            text = re.sub(r'(?m)^[ \t]+', lambda white: white[0].expandtabs(4),
-                          stream.read())
-        return Config(yaml.safe_load(text), file, name)
+            text = stream.read().expandtabs(4)
+        # Of a stream an error quotes no line, which may be that of the password.
+        return Config(yaml.safe_load(io.StringIO(text)), file, name)
     except OSError as error:
-        reason = error.strerror
+        raise BadConfig('%s: %s' % (file, error.strerror)) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, 'problem_mark', None)
-        reason = 'is not YAML: %s%s' % (getattr(error, 'problem', None) or 'bad value',
-                                        ', line %d' % (mark.line + 1) if mark else '')
-    raise BadConfig('%s: %s' % (file, reason))
+        raise BadConfig('%s: is not YAML: %s' % (file, line_of(error))) from None
 
 
 # =========================================================================== banner
