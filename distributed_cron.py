@@ -1573,8 +1573,7 @@ class Config:
         given.update(flat)
         for key, value in given.items():
             if key not in KEYS:
-                raise self.bad('unknown key %s; the nearest known is %s' % (
-                    key, nearest(key, KEYS)))
+                raise self.unknown('key', key, KEYS)
             allowed = KEYS[key][1]
             if not fits(value, allowed):
                 raise self.bad('%s: %s is not allowed; allowed: %s' % (
@@ -1610,6 +1609,11 @@ class Config:
     def bad(self, text):
         return BadConfig('%s: %s' % (self.file, text))
 
+    def unknown(self, what, word, words):
+        import difflib
+        return self.bad('unknown %s %r; the nearest known is %s' % (
+            what, word, difflib.get_close_matches(word, words, 1, 0)[0]))
+
     def path_of(self, path):
         """A path in the file is relative to the file's folder."""
         return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
@@ -1642,8 +1646,7 @@ class Config:
             if name in PERL_KEYS:
                 found[PERL_KEYS[name]] = value
             elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
-                raise self.bad('db.connect_string: unknown %r; the nearest known is %s'
-                               % (name, nearest(name, PERL_KEYS)))
+                raise self.unknown('key in db.connect_string:', name, PERL_KEYS)
         if re.fullmatch('[0-9]+', found.get('db.timeout', '')):
             found['db.timeout'] = int(found['db.timeout'])
         if found['db.engine'] == 'sqlite':
@@ -1664,11 +1667,6 @@ class Config:
             if full == 'localhost:3306' and os.path.exists(socket):
                 return text, 0, socket
         return match[1].strip('[]'), int(match[2]), None
-
-
-def nearest(word, words):
-    import difflib
-    return difflib.get_close_matches(word, words, 1, 0)[0]
 
 
 def load_config(file, name=None):
