@@ -1551,7 +1551,7 @@ def fits(value, allowed):
     if isinstance(value, dict):
         return allowed.startswith('keys') and set(value) <= set(names)
     if isinstance(value, list):
-        return 'list' in allowed and value and {*map(type, value)} == {str}
+        return 'list' in allowed and {*map(type, value)} == {str}
     return allowed.startswith('text') or ('one of' in allowed and value in names)
 
 
@@ -1621,16 +1621,15 @@ class Config:
     def job_log(self, job):
         return os.path.join(self.log_location, '%d.log' % job)
 
-    def flat(self, values):
-        """Nested keys as dotted ones, with their values."""
+    def flat(self, values, section=''):
+        """Nested keys as dotted ones, with their values; without what is empty."""
         if not isinstance(values, dict):
             raise self.bad('must be lines of `key: value`')
         for key, value in values.items():
-            for name, item in value.items() if isinstance(value, dict) else ():
-                if item not in (None, ''):
-                    yield '%s.%s' % (key, name), item
-            if not isinstance(value, dict) and value not in (None, ''):
-                yield str(key), value
+            if isinstance(value, dict) and not section:
+                yield from self.flat(value, '%s.' % key)
+            elif value not in (None, ''):
+                yield '%s%s' % (section, key), value
 
     def perls(self, text):
         """The keys that a Perl DBI string stands for."""
