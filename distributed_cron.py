@@ -31,6 +31,7 @@ Exact behaviour
 import errno
 import fcntl
 import gc
+import io
 import json
 import os
 import re
@@ -1550,7 +1551,7 @@ def fits(value, allowed):
     if isinstance(value, dict):
         return allowed.startswith('keys') and set(value) <= set(names)
     if isinstance(value, list):
-        return 'list' in allowed and value and {*map(type, value)} == {str}
+        return 'list' in allowed and {*map(type, value)} == {str}
     return allowed.startswith('text') or ('one of' in allowed and value in names)
 
 
@@ -1572,8 +1573,7 @@ class Config:
         given.update(flat)
         for key, value in given.items():
             if key not in KEYS:
-                raise self.bad('unknown key %s; the nearest known is %s' % (
-                    key, nearest(key, KEYS)))
+                raise self.unknown('key', key, KEYS)
             allowed = KEYS[key][1]
             if not fits(value, allowed):
                 raise self.bad('%s: %s is not allowed; allowed: %s' % (
@@ -1609,6 +1609,11 @@ class Config:
     def bad(self, text):
         return BadConfig('%s: %s' % (self.file, text))
 
+    def unknown(self, what, word, words):
+        import difflib
+        return self.bad('unknown %s %r; the nearest known is %s' % (
+            what, word, difflib.get_close_matches(word, words, 1, 0)[0]))
+
     def path_of(self, path):
         """A path in the file is relative to the file's folder."""
         return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
@@ -1616,16 +1621,15 @@ class Config:
     def job_log(self, job):
         return os.path.join(self.log_location, '%d.log' % job)
 
-    def flat(self, values):
-        """Nested keys as dotted ones, with their values."""
+    def flat(self, values, section=''):
+        """Nested keys as dotted ones, with their values; without what is empty."""
         if not isinstance(values, dict):
             raise self.bad('must be lines of `key: value`')
         for key, value in values.items():
-            for name, item in value.items() if isinstance(value, dict) else ():
-                if item not in (None, ''):
-                    yield '%s.%s' % (key, name), item
-            if not isinstance(value, dict) and value not in (None, ''):
-                yield str(key), value
+            if isinstance(value, dict) and not section:
+                yield from self.flat(value, '%s.' % key)
+            elif value not in (None, ''):
+                yield '%s%s' % (section, key), value
 
     def perls(self, text):
         """The keys that a Perl DBI string stands for."""
@@ -1641,8 +1645,7 @@ class Config:
             if name in PERL_KEYS:
                 found[PERL_KEYS[name]] = value
             elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
-                raise self.bad('db.connect_string: unknown %r; the nearest known is %s'
-                               % (name, nearest(name, PERL_KEYS)))
+                raise self.unknown('key in db.connect_string:', name, PERL_KEYS)
         if re.fullmatch('[0-9]+', found.get('db.timeout', '')):
             found['db.timeout'] = int(found['db.timeout'])
         if found['db.engine'] == 'sqlite':
@@ -1665,11 +1668,6 @@ class Config:
         return match[1].strip('[]'), int(match[2]), None
 
 
-def nearest(word, words):
-    import difflib
-    return difflib.get_close_matches(word, words, 1, 0)[0]
-
-
 def load_config(file, name=None):
     """Read a YAML configuration file. Raises BadConfig, one line."""
     try:
@@ -1680,16 +1678,13 @@ def load_config(file, name=None):
     try:
         with open(file, encoding='utf-8') as stream:
             # The Perl program's own file is indented by tabs, which YAML forbids.
-            text = re.sub(r'(?m)^[ \t]+', lambda white: white[0].expandtabs(4),
-                          stream.read())
-        return Config(yaml.safe_load(text), file, name)
+            text = stream.read().expandtabs(4)
+        # Of a stream an error quotes no line, which may be that of the password.
+        return Config(yaml.safe_load(io.StringIO(text)), file, name)
     except OSError as error:
-        reason = error.strerror
+        raise BadConfig('%s: %s' % (file, error.strerror)) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, 'problem_mark', None)
-        reason = 'is not YAML: %s%s' % (getattr(error, 'problem', None) or 'bad value',
-                                        ', line %d' % (mark.line + 1) if mark else '')
-    raise BadConfig('%s: %s' % (file, reason))
+        raise BadConfig('%s: is not YAML: %s' % (file, line_of(error))) from None
 
 
 # =========================================================================== banner

@@ -200,7 +200,7 @@ def test_a_configuration_of_the_perl_program_is_taken_as_it_is(tmp_path):
     with open(path, 'w') as file:
         file.write('---\ndb:\n'
                    '\tconnect_string: dbi:mysql:database=jobs;host=db1;mysql_read_timeout=3\n'
-                   '\tusername: cron\n\tpassword: 12345\n'
+                   '\tusername:\tcron\n\tpassword: 12345\n'
                    'log:\n\tlocation: %s\nmax_tasks: cpu_half\nclear_old_on_start: yes\n'
                    % tmp_path)
     config = dc.load_config(path)
