@@ -493,8 +493,11 @@ class Runner:
         self.wake = os.open(os.path.join(os.path.dirname(claim.path), 'wake'),
                             os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
-        self.wakeup = signal_pipe()
-        self.selector.register(self.wakeup, selectors.EVENT_READ)
+        signals, wakeup = os.pipe()  # readable when a signal comes
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self.selector.register(
+            signals, selectors.EVENT_READ, partial(os.read, signals, 4096))
         self.next_check, self.environment = 0, dict(os.environ)
 
     def loop(self):
@@ -506,10 +509,7 @@ class Runner:
             del self.waiting[:8]
             pause = 0 if self.waiting else max(0, self.next_check - boottime())
             for key, _ in self.selector.select(pause):
-                if key.data:
-                    self.copy(key.data)
-                else:
-                    os.read(self.wakeup, 4096)
+                key.data()  # copies output, or empties the pipe of signals
             for process, status in dead_children():
                 run = self.live[process]
                 run.exit = os.waitstatus_to_exitcode(status)
@@ -552,7 +552,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         run.pipe = os.fdopen(reader, 'rb', buffering=0)
-        self.selector.register(run.pipe, selectors.EVENT_READ, run)
+        self.selector.register(run.pipe, selectors.EVENT_READ, partial(self.copy, run))
         try:  # posix_spawn does not copy the runner's memory as a fork would
             run.process = os.posix_spawn(
                 '/bin/sh', ['/bin/sh', '-c', run.command], environment, setsid=True,
@@ -627,14 +627,6 @@ def become_runner(lock):
         os.dup2(null, standard)
     os.closerange(3, lock)
     os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
-
-
-def signal_pipe():
-    """A pipe that becomes readable when a signal comes."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    return reader
 
 
 def dead_children():
