@@ -605,7 +605,8 @@ class Runner:
         """The run has ended: read what is in its pipe, and keep its result."""
         if not run.pipe.closed:
             self.copy(run)  # once: a background process may write for ever
-        run.log.end_line()
+        if not run.log.at_start:
+            run.log.feed(b'\n')
         self.live.pop(run.process, None)
         self.results.append({
             'job': run.job, 'kind': 'done', 'status': status[:255],
@@ -693,10 +694,6 @@ class Log:
             file.write(stamp * self.at_start + data[:-1].replace(
                 b'\n', b'\n' + stamp) + data[-1:])
             self.at_start = data.endswith(b'\n')
-
-    def end_line(self):
-        if not self.at_start:
-            self.feed(b'\n')
 
 
 # ---------------------------------------------------------------------------- store
