@@ -420,7 +420,7 @@ class Claim:
             self.runs = {job: facts for job, facts in self.runs.items() if facts}
 
     def reported(self):
-        """Forget what has ended; a line keeps the host's next worker from reporting it."""
+        """Forget what has ended; a line keeps the next worker from reporting it."""
         jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
         for job in jobs:
             del self.runs[job]
@@ -490,8 +490,7 @@ class Runner:
         self.config, self.worker, self.claim = config, worker, claim
         self.waiting, self.live = runs, {}  # live: process id -> Run
         self.results = []  # until the disk has taken them
-        self.wake = os.open(os.path.join(os.path.dirname(claim.path), 'wake'),
-                            os.O_RDWR | os.O_NONBLOCK)
+        self.wake = os.open(config.state_location + '/wake', os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
         signals, wakeup = os.pipe()  # readable when a signal comes
         os.set_blocking(wakeup, False)
