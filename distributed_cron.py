@@ -382,7 +382,7 @@ class Claim:
         self.size = 0  # of what was read
         self.runs = {}  # job id -> facts, none before its start; until it is reported
         self.born = 0  # by boottime; at the machine's start, if that came later
-        self.landed = self.free = False  # in the database; of its runner
+        self.landed = self.free = False  # answered; held by no runner
         self.kill_at = 0  # when what a dead runner left gets SIGKILL
 
     def create(self):
