@@ -100,9 +100,7 @@ class Worker:
 
     def __init__(self, config, forever):
         self.forever, self.state, self.signals = forever, State(config), []
-        self.claims = {}  # token -> Claim; those that landed
-        self.endings = []  # Endings to be reported, as settle found them
-        self.dying = {}  # mark of a run -> when it first got SIGTERM, by boottime
+        self.claims = {}  # token -> Claim, for each file of the state folder
         self.stopping = self.misses = self.burst = self.failures = self.due_at = 0
         self.configure(config)
 
@@ -125,7 +123,7 @@ class Worker:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-        left = self.running() + len(self.endings)
+        left = sum(len(claim.runs) for claim in self.claims.values())
         if left:
             self.complain("%d runs go on, or wait for this host's next worker" % left)
         self.log.write('worker leaves')
@@ -133,14 +131,12 @@ class Worker:
 
     def turn(self):
         """One round of the steps; returns the seconds to sleep after it."""
-        free = self.settle()
+        endings = self.settle()
         self.store.connect()
-        self.end('end', self.endings)
-        for token in {ending.token for ending in self.endings}:
-            self.claims[token].reported([ending.job for ending in self.endings
-                                         if ending.token == token])
-        self.endings = []
-        self.look_after_mine(free)
+        self.end('end', endings)
+        for token in {ending.token for ending in endings}:
+            self.claims[token].reported()
+        self.look_after_mine()
         asked, seen = boottime(), self.store.look()
         self.due_at = asked + seen.due_in
         if boottime() >= self.next_hello:
@@ -158,7 +154,8 @@ class Worker:
         self.misses = self.misses + 1 if startable and not moved else 0
         if moved:  # go on; first with a pause in which other hosts take their share
             return 0.02 if 0 < self.burst <= SHARED and moved < slots else 0
-        wait = 0.1 if self.dying else self.config.poll_seconds
+        dying = any(claim.free and claim.runs for claim in self.claims.values())
+        wait = 0.1 if dying else self.config.poll_seconds
         if startable:  # others were faster or the row can't be had: never a busy loop
             return min(wait, jitter(0.01 * 2 ** min(self.misses, 9)))
         left = max(0, self.due_at - boottime()) + 0.0005
@@ -175,14 +172,15 @@ class Worker:
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
 
     def finished(self):
-        if self.claims:  # a drain does not wait for the database
+        if any(claim.landed for claim in self.claims.values()):
+            # A drain does not wait for the database.
             return self.stopping and self.failures and not self.running()
         return self.stopping or not self.forever and (
             self.failures or self.due_at - boottime() > STAY)
 
     def running(self):
-        return sum(len(claim.runs) for claim in self.claims.values()) - len(
-            self.endings)
+        return sum('kind' not in facts for claim in self.claims.values()
+                   for facts in claim.runs.values())
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -199,8 +197,8 @@ class Worker:
     def sleep(self, seconds):
         """Sleep, or until a signal comes, which is obeyed, or a result is written. A
         turn costs the same for many: so then wait a bit for a quarter of them."""
-        until, woken = boottime() + seconds, 0
-        while 4 * woken < max(1, self.running()):
+        until, woken, running = boottime() + seconds, 0, self.running()
+        while 4 * woken < max(1, running):
             left = until - boottime()  # of which Linux may be late by a thousandth
             if select.select([self.state.fifo], [], [], max(0, 0.998 * left))[0]:
                 woken += len(os.read(self.state.fifo, 65536))
@@ -240,18 +238,19 @@ class Worker:
         if not jobs:  # due by time, but for the window or a Perl worker's run
             self.store.plan(now, due=True)
             return 0
-        claim = self.state.claim(os.urandom(16).hex())
+        claim = Claim(self.state.folder, os.urandom(16).hex())
         claim.create()
+        self.claims[claim.token] = claim
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
-            self.claims[claim.token] = claim
+            claim.landed = True
             claim.runs = {row.id: {} for row in rows}
             if rows:
                 self.start(claim, [Run(row, claim, sent, self.config) for row in rows])
             return len(rows)
         except Again:
-            self.claims[claim.token] = claim  # it has landed or never will
+            claim.landed = True  # or never will
             raise
         finally:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
@@ -272,31 +271,26 @@ class Worker:
 
     def settle(self):
         """Learn from the state folder, without the database, what has ended; returns
-        the claims that no runner holds."""
-        self.endings, free = [], []
-        tokens = [name for name in os.listdir(self.state.folder) if len(name) == 32]
-        for token in tokens:
-            claim = self.claims.get(token) or self.state.claim(token)
-            if claim.read():
-                free.append(claim)
-            if claim.runs:
-                self.claims[token] = claim
+        the Endings that are to be reported."""
+        endings, folder = [], self.state.folder
+        self.claims = {token: self.claims.get(token) or Claim(folder, token)
+                       for token in os.listdir(folder) if len(token) == 32}
+        for claim in self.claims.values():
+            claim.read()
             for job, facts in claim.runs.items():
-                if 'kind' in facts or facts and claim in free and self.is_gone(
-                        '%s.%d' % (token, job)):
-                    self.endings.append(Ending(token=token, job=job, **{
-                        'status': LOST, 'kind': 'lost', **facts}))
-        return free
+                if claim.free and 'kind' not in facts and self.is_gone(claim, job):
+                    facts['kind'] = 'lost'
+                if 'kind' in facts:
+                    endings.append(Ending(claim.token, job, **facts))
+        return endings
 
-    def is_gone(self, mark):
+    def is_gone(self, claim, job):
         """End what is left of a command whose runner died; whether nothing is left."""
-        left = marked_processes().get(mark, ())
-        begun = self.dying.setdefault(mark, boottime())
-        late = boottime() > begun + self.config.kill_grace
+        left = marked_processes().get('%s.%d' % (claim.token, job), ())
+        claim.kill_at = claim.kill_at or boottime() + self.config.kill_grace
+        late = boottime() > claim.kill_at
         for process in left:
             send_signal(os.kill, process, signal.SIGKILL if late else signal.SIGTERM)
-        if not left:
-            del self.dying[mark]
         return not left
 
     def end(self, step, endings):
@@ -307,26 +301,25 @@ class Worker:
             self.log.write(*('%s: job %d run %s: %s' % (
                 step, ending.job, ending.run_no, ending.status) for ending in endings))
 
-    def look_after_mine(self, free):
+    def look_after_mine(self):
         """Pass on requests to stop; give back what was claimed and never started, also
         where the claim landed late; remove the files of claims that are done."""
-        tokens = {claim.token for claim in free}
-        mine = tokens.union(self.claims)
-        rows = self.store.mine(mine, tokens) if mine else []
-        for row in rows:
+        free = [claim.token for claim in self.claims.values() if claim.free]
+        back = []
+        for row in self.store.mine(self.claims, free) if self.claims else ():
+            claim = self.claims[row.run_token]
+            claim.landed = True
             if row.stop_requested == row.run_no:
-                self.state.claim(row.run_token).stop(row.id)
-        for claim in free:
-            token, age = claim.token, claim.age()
-            kind = 'lost' if age is None else 'back'
-            held = [row for row in rows if row.run_token == token]
-            claim.runs = {job: facts for job, facts in claim.runs.items() if facts}
-            self.end('give back', [Ending(token, row.id, kind, row.run_no, LOST)
-                                   for row in held if row.id not in claim.runs])
-            if not claim.runs and (held or token in self.claims
-                                   or (age or boottime()) > OPEN_CLAIM):
-                self.claims.pop(token, None)  # age: since its start, or the machine's
-                claim.remove()
+                claim.stop(row.id)
+            if claim.free and row.id not in claim.runs:
+                kind = 'back' if claim.born else 'lost'  # before the last boot
+                back.append(Ending(claim.token, row.id, kind, row.run_no))
+        self.end('give back', back)
+        for token in free:
+            claim = self.claims[token]
+            old = boottime() > claim.born + OPEN_CLAIM
+            if not claim.runs and (claim.landed or old):
+                self.claims.pop(token).remove()
 
 
 def jitter(seconds):
@@ -337,11 +330,12 @@ def jitter(seconds):
 
 # --------------------------------------------------------------------- state folder
 
+LOST = 'ERROR: lost: its runner was killed or its host restarted'
 # How a run ended. kind: 'done'; 'lost': its runner died; 'overdue': past its deadline,
 # on whichever host; 'back': claimed and never started. ended: boottime, of that boot.
 Ending = namedtuple('Ending', 'token job kind run_no status exit_code output '
-                    'duration_ms ended boot due started worker', defaults=(None,) * 10)
-LOST = 'ERROR: lost: its runner was killed or its host restarted'
+                    'duration_ms ended boot due started worker',
+                    defaults=(None, LOST, *(None,) * 8))
 
 
 class State:
@@ -379,17 +373,18 @@ class State:
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
 
-    def claim(self, token):
-        return Claim(os.path.join(self.folder, token))
-
 
 class Claim:
     """The file of one claim, locked as long as its runner lives. Lines of JSON, only
     appended: when it was made; what a run is, before its start; and its end."""
 
-    def __init__(self, path):
-        self.path, self.token, self.size = path, os.path.basename(path), 0
-        self.runs, self.born = {}, {}  # runs: job id -> facts, until it is reported
+    def __init__(self, folder, token):
+        self.path, self.token = os.path.join(folder, token), token
+        self.size = 0  # of what was read
+        self.runs = {}  # job id -> facts, none before its start; until it is reported
+        self.born = 0  # by boottime; at the machine's start, if that came later
+        self.landed = self.free = False  # answered; held by no runner
+        self.kill_at = 0  # when what a dead runner left gets SIGKILL
 
     def create(self):
         """Make the file, before the claim is sent, and lock it."""
@@ -404,34 +399,30 @@ class Claim:
             raise
 
     def read(self):
-        """Learn what was appended since; returns whether no runner holds the claim."""
+        """Learn what was appended since, and whether a runner holds the claim."""
         with open(self.path, 'rb') as file:
-            try:
+            with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                free = True  # asked first: so all that its runner wrote is seen below
-            except BlockingIOError:
-                free = False
+                self.free = True  # asked first: so what its runner wrote is seen below
             file.seek(self.size)
-            lines = file.read().rpartition(b'\n')
-        self.size += len(lines[0] + lines[1])
-        for line in lines[0].split(b'\n'):
+            lines = file.read().rpartition(b'\n')[0]
+        self.size += len(lines)
+        for line in lines.split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
                 facts = json.loads(line)
                 for job in facts.get('reported', ()):
                     self.runs.pop(job, None)
                 if 'job' in facts:
                     self.runs.setdefault(facts.pop('job'), {}).update(facts)
-                elif 'born' in facts:
-                    self.born = facts
-        return free
+                    self.landed = True
+                elif facts.get('boot') == boot_id():
+                    self.born = facts['born']
+        if self.free:
+            self.runs = {job: facts for job, facts in self.runs.items() if facts}
 
-    def age(self):
-        """Seconds since the claim; None if the machine has restarted since."""
-        same = self.born.get('boot') == boot_id()
-        return boottime() - self.born['born'] if same else None
-
-    def reported(self, jobs):
-        """Forget runs; a line keeps the host's next worker from reporting them."""
+    def reported(self):
+        """Forget what has ended; a line keeps the next worker from reporting it."""
+        jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
         for job in jobs:
             del self.runs[job]
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
@@ -500,11 +491,13 @@ class Runner:
         self.config, self.worker, self.claim = config, worker, claim
         self.waiting, self.live = runs, {}  # live: process id -> Run
         self.results = []  # until the disk has taken them
-        self.wake = os.open(os.path.join(os.path.dirname(claim.path), 'wake'),
-                            os.O_RDWR | os.O_NONBLOCK)
+        self.wake = os.open(config.state_location + '/wake', os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
-        self.wakeup = signal_pipe()
-        self.selector.register(self.wakeup, selectors.EVENT_READ)
+        signals, wakeup = os.pipe()  # readable when a signal comes
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self.selector.register(
+            signals, selectors.EVENT_READ, partial(os.read, signals, 4096))
         self.next_check, self.environment = 0, dict(os.environ)
 
     def loop(self):
@@ -516,10 +509,7 @@ class Runner:
             del self.waiting[:8]
             pause = 0 if self.waiting else max(0, self.next_check - boottime())
             for key, _ in self.selector.select(pause):
-                if key.data:
-                    self.copy(key.data)
-                else:
-                    os.read(self.wakeup, 4096)
+                key.data()  # copies output, or empties the pipe of signals
             for process, status in dead_children():
                 run = self.live[process]
                 run.exit = os.waitstatus_to_exitcode(status)
@@ -562,7 +552,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         run.pipe = os.fdopen(reader, 'rb', buffering=0)
-        self.selector.register(run.pipe, selectors.EVENT_READ, run)
+        self.selector.register(run.pipe, selectors.EVENT_READ, partial(self.copy, run))
         try:  # posix_spawn does not copy the runner's memory as a fork would
             run.process = os.posix_spawn(
                 '/bin/sh', ['/bin/sh', '-c', run.command], environment, setsid=True,
@@ -615,7 +605,8 @@ class Runner:
         """The run has ended: read what is in its pipe, and keep its result."""
         if not run.pipe.closed:
             self.copy(run)  # once: a background process may write for ever
-        run.log.end_line()
+        if not run.log.at_start:
+            run.log.feed(b'\n')
         self.live.pop(run.process, None)
         self.results.append({
             'job': run.job, 'kind': 'done', 'status': status[:255],
@@ -637,14 +628,6 @@ def become_runner(lock):
         os.dup2(null, standard)
     os.closerange(3, lock)
     os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
-
-
-def signal_pipe():
-    """A pipe that becomes readable when a signal comes."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    return reader
 
 
 def dead_children():
@@ -711,10 +694,6 @@ class Log:
             file.write(stamp * self.at_start + data[:-1].replace(
                 b'\n', b'\n' + stamp) + data[-1:])
             self.at_start = data.endswith(b'\n')
-
-    def end_line(self):
-        if not self.at_start:
-            self.feed(b'\n')
 
 
 # ---------------------------------------------------------------------------- store

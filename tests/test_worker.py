@@ -465,7 +465,7 @@ def test_late_landing_claims_are_given_back(place):
     worker.store.connect()
     worker.store.plan(worker.store.now())
     token = 'f' * 32
-    claim = worker.state.claim(token)
+    claim = dc.Claim(worker.state.folder, token)
     claim.create()
     os.close(claim.file)
     worker.listen()
