@@ -758,6 +758,8 @@ class Store:
         """Give jobs that have none their next_run_utc, or park them; with due: those
         whose time has come, but not their window. Returns how many."""
         planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
+        read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
+        unedited = ' AND '.join(column + ' {same} ?' for column in read)
         rows = self.query('''SELECT * FROM job WHERE run_token IS NULL
             AND next_run_utc %s LIMIT 500''' % which)
         with self.transaction():
@@ -765,9 +767,8 @@ class Store:
                 when, status = self.plan_of(job, now)
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = ?, last_status = ? WHERE id = ?
-                    AND run_token IS NULL AND run_requested = ? AND {as_read}
-                    AND next_run_utc {same} ?''', text_of(when), status[:255], job.id,
-                    job.run_requested, *as_read(job), job.next_run_utc)
+                    AND run_token IS NULL AND ''' + unedited, text_of(when),
+                    status[:255], job.id, *[getattr(job, column) for column in read])
         return planned
 
     def plan_of(self, job, now):
@@ -993,11 +994,6 @@ def marks(values):
     return ', '.join('?' * len(values))
 
 
-def as_read(job):
-    """The values for {as_read}: an edit since then wins."""
-    return [getattr(job, column) for column in PLANNED_FROM]
-
-
 @lru_cache(None)
 def row_type(*names):
     """The type of a row with these columns."""
@@ -1035,7 +1031,6 @@ def pieces_of(**words):
              OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
                  words['later'] % ('last_start', wait))
     for name, text in (
-            ('as_read', ' AND '.join(column + ' {same} ?' for column in PLANNED_FROM)),
             ('deadline', words['later'] % ('{utc}', '(%s) * ? + ?' % limit)),
             ('allowed', allowed),
             ('due', 'run_token IS NULL AND next_run_utc <= {utc} AND ' + allowed)):
