@@ -934,9 +934,10 @@ class Store:
 
     def replace(self, table, columns, rows):
         """Insert rows, in place of those that have their keys."""
-        self.execute('%s INTO %s (%s) VALUES (%s) %s' % (
-            self.dialect.replace, table, ', '.join(columns), marks(columns),
-            self.dialect.on_conflict(columns)), rows, many=True)
+        self.execute(self.dialect.replace.format(
+            table=table, columns=', '.join(columns), marks=marks(columns),
+            new=', '.join('%s = excluded.%s' % (column, column) for column in columns)),
+            rows, many=True)
 
     def insert(self, table, values):
         """Insert a row of these columns; returns its id."""
@@ -1041,7 +1042,8 @@ def pieces_of(**words):
 class Dialect:
     """A database: its words, as data, and what it alone does: open, problem, init."""
 
-    mark, begin, replace, returning, other_words = '%s', 'BEGIN', 'REPLACE', False, ()
+    mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
+    replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
     port = 3306  # unless the configuration says another
     unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
@@ -1071,9 +1073,6 @@ class Dialect:
             if code.startswith(codes):
                 return kind(text + advice)
         return Away(text)
-
-    def on_conflict(self, columns):
-        return ''
 
     def init(self, store, statement):
         """Execute one statement of distributed_cron.sql, in the database's words."""
@@ -1219,7 +1218,9 @@ def upgrade(store, table, rules):
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, port, replace, returning = 'psycopg', 5432, 'INSERT', True
+    module, port, returning = 'psycopg', 5432, True
+    replace = ('INSERT INTO {table} ({columns}) VALUES ({marks}) '
+               'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}')
     pieces = pieces_of(
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
@@ -1270,11 +1271,6 @@ class PostgreSQL(Dialect):
         states += [state for words, state in self.stateless if words in text]
         return self.by_code(next(filter(None, states), ''),
                             'database: ' + text.split('\n')[0])
-
-    def on_conflict(self, columns):
-        keys = columns[:2] if 'job_id' in columns else columns[-1:]
-        return 'ON CONFLICT (%s) DO UPDATE SET %s' % (', '.join(keys), ', '.join(
-            '%s = excluded.%s' % (column, column) for column in columns))
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
