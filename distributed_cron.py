@@ -1040,7 +1040,7 @@ def pieces_of(**words):
 
 
 class Dialect:
-    """A database: its words, as data, and what it alone does: open, problem, init."""
+    """A database: its words, as data, and what it alone does."""
 
     mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
     replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
@@ -1067,10 +1067,11 @@ class Dialect:
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
 
-    def by_code(self, code, text):
+    def problem(self, error):
         """An error by how its code begins; the databases' manuals list them."""
+        code, text = self.code_and_text(error)
         for codes, kind, advice in self.errors:
-            if code.startswith(codes):
+            if re.match('(?s)' + codes, code):
                 return kind(text + advice)
         return Away(text)
 
@@ -1110,6 +1111,9 @@ class SQLite(Dialect):
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
         to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
         lock='', by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
+    errors = ((r'\w+: no such (table|column)', Problem,
+               '; run: distributed_cron.py init'),
+              ('IntegrityError|DataError', BadData, ''), ('.*locked', Again, ''))
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
          'INTEGER PRIMARY KEY AUTOINCREMENT'),
@@ -1129,13 +1133,9 @@ class SQLite(Dialect):
         connection.text_factory = lambda text: text.decode('utf-8', 'replace')
         return connection
 
-    def problem(self, error):
-        text = '%s: %s' % (self.config.db_path, error)
-        if str(error).startswith(('no such table', 'no such column')):
-            return Problem('%s; run: distributed_cron.py init' % text)
-        if isinstance(error, (self.driver.IntegrityError, self.driver.DataError)):
-            return BadData(text)
-        return Again(text) if 'locked' in str(error) else Away(text)
+    def code_and_text(self, error):
+        return '%s: %s' % (type(error).__name__, error), '%s: %s' % (
+            self.config.db_path, error)
 
 
 class MySQL(Dialect):
@@ -1150,12 +1150,12 @@ class MySQL(Dialect):
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
         same='<=>', greatest='GREATEST', least='LEAST', lock='FOR UPDATE',
         by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
-    errors = ((('1020', '1205', '1213'), Again, ''),
-              (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
-              (('1049', '1054', '1146'), Problem, '; run: distributed_cron.py init'),
-              (('1044', '1142', '1419'), Problem, '; the account needs more rights'),
-              (('1045',), Problem, '; look at db.username and db.password'),
-              (('2003',), Away, '; is it up? look at db.host'))
+    errors = (('1020|1205|1213', Again, ''),
+              ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
+              ('1049|1054|1146', Problem, '; run: distributed_cron.py init'),
+              ('1044|1142|1419', Problem, '; the account needs more rights'),
+              ('1045', Problem, '; look at db.username and db.password'),
+              ('2003', Away, '; is it up? look at db.host'))
 
     def open(self, create, host, port, socket):
         config, types = self.config, self.driver.constants.FIELD_TYPE
@@ -1189,11 +1189,11 @@ class MySQL(Dialect):
             connection.select_db(config.db_database)
         return connection
 
-    def problem(self, error):
+    def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
         where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
-        return self.by_code(str(number), 'database %s: error %s: %s' % (
-            where, number, str(text).split(' (')[0]))
+        return str(number), 'database %s: error %s: %s' % (
+            where, number, str(text).split(' (')[0])
 
     def init(self, store, statement):
         super().init(store, statement)
@@ -1240,12 +1240,13 @@ class PostgreSQL(Dialect):
         (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
          r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
          r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
-    errors = ((('40', '55P03', '57014'), Again, ''), (('22', '23'), BadData, ''),
-              (('42P01', '42703'), Problem, '; run: distributed_cron.py init'),
-              (('3D000',), Problem, '; make it: createdb'),
-              (('42501',), Problem, '; the account needs more rights'),
-              (('28',), Problem, '; look at db.username and db.password'))
-    stateless = (('authentication', '28'), ('database "', '3D000'), ('NUL', '22'))
+    errors = (('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
+              ('42P01|42703', Problem, '; run: distributed_cron.py init'),
+              ('42501', Problem, '; the account needs more rights'),
+              ('28|None.*authentication', Problem,
+               '; look at db.username and db.password'),
+              ('3D000|None.*database "', Problem, '; make it: createdb'),
+              ('22|23|None.*NUL', BadData, ''))
 
     def open(self, create, host, port, socket):
         config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
@@ -1266,11 +1267,9 @@ class PostgreSQL(Dialect):
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
-    def problem(self, error):
-        text, states = str(error).strip(), [getattr(error, 'sqlstate', None)]
-        states += [state for words, state in self.stateless if words in text]
-        return self.by_code(next(filter(None, states), ''),
-                            'database: ' + text.split('\n')[0])
+    def code_and_text(self, error):
+        code, text = getattr(error, 'sqlstate', None), str(error).strip()
+        return '%s: %s' % (code, text), 'database: ' + text.split('\n')[0]
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
