@@ -816,12 +816,11 @@ class Store:
                 self.end_all(endings)
             return []
         except BadData as problem:
-            if len(endings) == 1 and endings[0].output is None:
-                return ['job %d: its end is not recorded: %s' % (
-                    endings[0].job, problem)]
-            return sum((self.end([ending if len(endings) > 1
-                                  else ending._replace(output=None)])
-                        for ending in endings), [])
+            if len(endings) > 1:
+                return sum((self.end([ending]) for ending in endings), [])
+            if endings[0].output is not None:
+                return self.end([endings[0]._replace(output=None)])
+            return ['job %d: its end is not recorded: %s' % (endings[0].job, problem)]
 
     def end_all(self, endings):
         # The rows are locked, in order: no edit comes between, and none can deadlock.
