@@ -1075,9 +1075,9 @@ class Dialect:
         return Away(text)
 
     def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql, in the database's words."""
-        indexes = re.findall(r',\s+INDEX (\w+) (\(.*?\))', statement)
-        table = re.findall(r' EXISTS (\w+) \(', statement)
+        """Execute one statement of distributed_cron.sql, in the database's words. A
+        table that was there gets what it lacks."""
+        tables = re.findall(r'(?s) EXISTS (\w+) \((.*)\)', statement)
         for theirs, ours in self.other_words:
             statement = re.sub(theirs, ours, statement)
         try:
@@ -1088,17 +1088,18 @@ class Dialect:
             if 'CREATE TRIGGER job_changes' in statement:
                 print('note: no trigger (%s); the workers keep the rules, but after a '
                       'change by hand set next_run_utc to NULL' % problem)
-        if table and self.other_words:
-            self.add_missing(store, statement, *table, indexes)
+        for table, rules in tables:
+            self.upgrade(store, table, [rule.strip() for rule in rules.split(',\n')])
 
-    def add_missing(self, store, statement, table, indexes):
+    def upgrade(self, store, table, rules):
         there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
-        for rule in re.search(r'(?s)\((.*)\)', statement)[1].split(',\n'):
-            if rule.split()[0] not in ('PRIMARY', *(column[0] for column in there)):
-                store.execute('ALTER TABLE %s ADD COLUMN %s' % (table, rule))
-        for index in indexes:
-            store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                index[0], table, index[1]))
+        for rule in rules:
+            kind, name, more = rule.split(None, 2)
+            if kind == 'INDEX':
+                store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
+                    name, table, more))
+            elif kind not in ('PRIMARY', *(column[0] for column in there)):
+                self.init(store, 'ALTER TABLE %s ADD COLUMN %s' % (table, rule))
 
 
 class SQLite(Dialect):
@@ -1194,13 +1195,11 @@ class MySQL(Dialect):
         return str(number), 'database %s: error %s: %s' % (
             where, number, str(text).split(' (')[0])
 
-    def init(self, store, statement):
-        super().init(store, statement)
-        for name, rules in re.findall(r'(?s)EXISTS (\w+) \((.*)\)', statement):
-            upgrade(store, name, [rule.strip() for rule in rules.split(',\n')])
+    def upgrade(self, store, table, rules):
+        modernize(store, table, rules)
 
 
-def upgrade(store, table, rules):
+def modernize(store, table, rules):
     """Bring an old table of MySQL, such as the Perl program's, to these rules."""
     there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
         row[2] for row in store.query('SHOW INDEX FROM ' + table))
