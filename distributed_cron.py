@@ -1020,9 +1020,10 @@ def pieces_of(**words):
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
         ELSE {greatest}(frequency >> 1, 1) END)'''
+    words['deadline'] = words['later'] % ('{utc}', '(%s) * ? + ?' % limit)
     wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
     # Where last_start is not ours, a worker of the Perl program may be at it.
-    allowed = '''((run_requested = 1 OR (active = 1
+    words['allowed'] = '''((run_requested = 1 OR (active = 1
         AND CASE WHEN start_anchor > stop_anchor
             THEN {time} >= start_anchor OR {time} < stop_anchor
             ELSE COALESCE({time} >= start_anchor, 1 = 1)
@@ -1030,12 +1031,8 @@ def pieces_of(**words):
         AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
              OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
                  words['later'] % ('last_start', wait))
-    for name, text in (
-            ('deadline', words['later'] % ('{utc}', '(%s) * ? + ?' % limit)),
-            ('allowed', allowed),
-            ('due', 'run_token IS NULL AND next_run_utc <= {utc} AND ' + allowed)):
-        words[name] = text.format(**words)
-    return words
+    words['due'] = 'run_token IS NULL AND next_run_utc <= {utc} AND ' + words['allowed']
+    return {name: text.format(**words) for name, text in words.items()}
 
 
 class Dialect:
