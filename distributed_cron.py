@@ -725,8 +725,8 @@ JOB_COLUMNS = ('id', 'description', 'command', 'active', 'start_anchor', 'stop_a
                'run_deadline_utc', 'claimed_start', 'run_requested', 'stop_requested')
 RUN_COLUMNS = ('job_id', 'run_no', 'due_utc', 'started_at', 'ended_at', 'duration_ms',
                'worker', 'status', 'exit_code', 'output')
-HOST_COLUMNS = ('last_seen', 'worker', 'version', 'max_tasks', 'running', 'skew_ms',
-                'name')
+HOST_COLUMNS = ('name', 'last_seen', 'worker', 'version', 'max_tasks', 'running',
+                'skew_ms')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
 Look = namedtuple('Look', 'now due_in unplanned overdue')
@@ -890,8 +890,8 @@ class Store:
         config, local = self.config, self.zone.local(now)
         skew = time.time() - (now - EPOCH).total_seconds()
         self.replace('host', HOST_COLUMNS, [(
-            text_of(local), worker, VERSION, config.max_tasks, running,
-            round(1000 * skew), config.name)])
+            config.name, text_of(local), worker, VERSION, config.max_tasks, running,
+            round(1000 * skew))])
         old = self.query('''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
             ended_at LIMIT 2000''', text_of(local - config.history_days * DAY))
         many = [(job, run - config.history_runs) for job, run in self.reported.items()]
@@ -1978,7 +1978,7 @@ def history(args, config):
 def hosts(args, config):
     """the machines"""
     report(opened(config).query('SELECT * FROM host ORDER BY name'), args.json, *map(
-        field, ('name', *HOST_COLUMNS[:-1])))
+        field, HOST_COLUMNS))
 
 
 def log(args, config):
