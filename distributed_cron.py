@@ -705,8 +705,8 @@ JOB_COLUMNS = ('id', 'description', 'command', 'active', 'start_anchor', 'stop_a
                'run_deadline_utc', 'claimed_start', 'run_requested', 'stop_requested')
 RUN_COLUMNS = ('job_id', 'run_no', 'due_utc', 'started_at', 'ended_at', 'duration_ms',
                'worker', 'status', 'exit_code', 'output')
-HOST_COLUMNS = ('last_seen', 'worker', 'version', 'max_tasks', 'running', 'skew_ms',
-                'name')
+HOST_COLUMNS = ('name', 'last_seen', 'worker', 'version', 'max_tasks', 'running',
+                'skew_ms')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
 Look = namedtuple('Look', 'now due_in unplanned overdue')
@@ -738,6 +738,8 @@ class Store:
         """Give jobs that have none their next_run_utc, or park them; with due: those
         whose time has come, but not their window. Returns how many."""
         planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
+        read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
+        unedited = ' AND '.join(column + ' {same} ?' for column in read)
         rows = self.query('''SELECT * FROM job WHERE run_token IS NULL
             AND next_run_utc %s LIMIT 500''' % which)
         with self.transaction():
@@ -745,9 +747,8 @@ class Store:
                 when, status = self.plan_of(job, now)
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = ?, last_status = ? WHERE id = ?
-                    AND run_token IS NULL AND run_requested = ? AND {as_read}
-                    AND next_run_utc {same} ?''', text_of(when), status[:255], job.id,
-                    job.run_requested, *as_read(job), job.next_run_utc)
+                    AND run_token IS NULL AND ''' + unedited, text_of(when),
+                    status[:255], job.id, *[getattr(job, column) for column in read])
         return planned
 
     def plan_of(self, job, now):
@@ -795,12 +796,11 @@ class Store:
                 self.end_all(endings)
             return []
         except BadData as problem:
-            if len(endings) == 1 and endings[0].output is None:
-                return ['job %d: its end is not recorded: %s' % (
-                    endings[0].job, problem)]
-            return sum((self.end([ending if len(endings) > 1
-                                  else ending._replace(output=None)])
-                        for ending in endings), [])
+            if len(endings) > 1:
+                return sum((self.end([ending]) for ending in endings), [])
+            if endings[0].output is not None:
+                return self.end([endings[0]._replace(output=None)])
+            return ['job %d: its end is not recorded: %s' % (endings[0].job, problem)]
 
     def end_all(self, endings):
         # The rows are locked, in order: no edit comes between, and none can deadlock.
@@ -870,8 +870,8 @@ class Store:
         config, local = self.config, self.zone.local(now)
         skew = time.time() - (now - EPOCH).total_seconds()
         self.replace('host', HOST_COLUMNS, [(
-            text_of(local), worker, VERSION, config.max_tasks, running,
-            round(1000 * skew), config.name)])
+            config.name, text_of(local), worker, VERSION, config.max_tasks, running,
+            round(1000 * skew))])
         old = self.query('''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
             ended_at LIMIT 2000''', text_of(local - config.history_days * DAY))
         many = [(job, run - config.history_runs) for job, run in self.reported.items()]
@@ -913,9 +913,10 @@ class Store:
 
     def replace(self, table, columns, rows):
         """Insert rows, in place of those that have their keys."""
-        self.execute('%s INTO %s (%s) VALUES (%s) %s' % (
-            self.dialect.replace, table, ', '.join(columns), marks(columns),
-            self.dialect.on_conflict(columns)), rows, many=True)
+        self.execute(self.dialect.replace.format(
+            table=table, columns=', '.join(columns), marks=marks(columns),
+            new=', '.join('%s = excluded.%s' % (column, column) for column in columns)),
+            rows, many=True)
 
     def insert(self, table, values):
         """Insert a row of these columns; returns its id."""
@@ -973,11 +974,6 @@ def marks(values):
     return ', '.join('?' * len(values))
 
 
-def as_read(job):
-    """The values for {as_read}: an edit since then wins."""
-    return [getattr(job, column) for column in PLANNED_FROM]
-
-
 @lru_cache(None)
 def row_type(*names):
     """The type of a row with these columns."""
@@ -1004,9 +1000,10 @@ def pieces_of(**words):
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
         ELSE {greatest}(frequency >> 1, 1) END)'''
+    words['deadline'] = words['later'] % ('{utc}', '(%s) * ? + ?' % limit)
     wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
     # Where last_start is not ours, a worker of the Perl program may be at it.
-    allowed = '''((run_requested = 1 OR (active = 1
+    words['allowed'] = '''((run_requested = 1 OR (active = 1
         AND CASE WHEN start_anchor > stop_anchor
             THEN {time} >= start_anchor OR {time} < stop_anchor
             ELSE COALESCE({time} >= start_anchor, 1 = 1)
@@ -1014,19 +1011,15 @@ def pieces_of(**words):
         AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
              OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
                  words['later'] % ('last_start', wait))
-    for name, text in (
-            ('as_read', ' AND '.join(column + ' {same} ?' for column in PLANNED_FROM)),
-            ('deadline', words['later'] % ('{utc}', '(%s) * ? + ?' % limit)),
-            ('allowed', allowed),
-            ('due', 'run_token IS NULL AND next_run_utc <= {utc} AND ' + allowed)):
-        words[name] = text.format(**words)
-    return words
+    words['due'] = 'run_token IS NULL AND next_run_utc <= {utc} AND ' + words['allowed']
+    return {name: text.format(**words) for name, text in words.items()}
 
 
 class Dialect:
-    """A database: its words, as data, and what it alone does: open, problem, init."""
+    """A database: its words, as data, and what it alone does."""
 
-    mark, begin, replace, returning, other_words = '%s', 'BEGIN', 'REPLACE', False, ()
+    mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
+    replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
     port = 3306  # unless the configuration says another
     unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
@@ -1050,20 +1043,18 @@ class Dialect:
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
 
-    def by_code(self, code, text):
+    def problem(self, error):
         """An error by how its code begins; the databases' manuals list them."""
+        code, text = self.code_and_text(error)
         for codes, kind, advice in self.errors:
-            if code.startswith(codes):
+            if re.match('(?s)' + codes, code):
                 return kind(text + advice)
         return Away(text)
 
-    def on_conflict(self, columns):
-        return ''
-
     def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql, in the database's words."""
-        indexes = re.findall(r',\s+INDEX (\w+) (\(.*?\))', statement)
-        table = re.findall(r' EXISTS (\w+) \(', statement)
+        """Execute one statement of distributed_cron.sql, in the database's words. A
+        table that was there gets what it lacks."""
+        tables = re.findall(r'(?s) EXISTS (\w+) \((.*)\)', statement)
         for theirs, ours in self.other_words:
             statement = re.sub(theirs, ours, statement)
         try:
@@ -1074,17 +1065,18 @@ class Dialect:
             if 'CREATE TRIGGER job_changes' in statement:
                 print('note: no trigger (%s); the workers keep the rules, but after a '
                       'change by hand set next_run_utc to NULL' % problem)
-        if table and self.other_words:
-            self.add_missing(store, statement, *table, indexes)
+        for table, rules in tables:
+            self.upgrade(store, table, [rule.strip() for rule in rules.split(',\n')])
 
-    def add_missing(self, store, statement, table, indexes):
+    def upgrade(self, store, table, rules):
         there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
-        for rule in re.search(r'(?s)\((.*)\)', statement)[1].split(',\n'):
-            if rule.split()[0] not in ('PRIMARY', *(column[0] for column in there)):
-                store.execute('ALTER TABLE %s ADD COLUMN %s' % (table, rule))
-        for index in indexes:
-            store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                index[0], table, index[1]))
+        for rule in rules:
+            kind, name, more = rule.split(None, 2)
+            if kind == 'INDEX':
+                store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
+                    name, table, more))
+            elif kind not in ('PRIMARY', *(column[0] for column in there)):
+                self.init(store, 'ALTER TABLE %s ADD COLUMN %s' % (table, rule))
 
 
 class SQLite(Dialect):
@@ -1096,6 +1088,9 @@ class SQLite(Dialect):
         local="datetime('now', 'localtime')", time="time('now', 'localtime')",
         to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
         lock='', by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
+    errors = ((r'\w+: no such (table|column)', Problem,
+               '; run: distributed_cron.py init'),
+              ('IntegrityError|DataError', BadData, ''), ('.*locked', Again, ''))
     other_words = (  # than distributed_cron.sql
         ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
          'INTEGER PRIMARY KEY AUTOINCREMENT'),
@@ -1115,13 +1110,9 @@ class SQLite(Dialect):
         connection.text_factory = lambda text: text.decode('utf-8', 'replace')
         return connection
 
-    def problem(self, error):
-        text = '%s: %s' % (self.config.db_path, error)
-        if str(error).startswith(('no such table', 'no such column')):
-            return Problem('%s; run: distributed_cron.py init' % text)
-        if isinstance(error, (self.driver.IntegrityError, self.driver.DataError)):
-            return BadData(text)
-        return Again(text) if 'locked' in str(error) else Away(text)
+    def code_and_text(self, error):
+        return '%s: %s' % (type(error).__name__, error), '%s: %s' % (
+            self.config.db_path, error)
 
 
 class MySQL(Dialect):
@@ -1136,12 +1127,12 @@ class MySQL(Dialect):
         time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
         same='<=>', greatest='GREATEST', least='LEAST', lock='FOR UPDATE',
         by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
-    errors = ((('1020', '1205', '1213'), Again, ''),
-              (('1048', '1062', '126', '1292', '1366', '1406', '1690'), BadData, ''),
-              (('1049', '1054', '1146'), Problem, '; run: distributed_cron.py init'),
-              (('1044', '1142', '1419'), Problem, '; the account needs more rights'),
-              (('1045',), Problem, '; look at db.username and db.password'),
-              (('2003',), Away, '; is it up? look at db.host'))
+    errors = (('1020|1205|1213', Again, ''),
+              ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
+              ('1049|1054|1146', Problem, '; run: distributed_cron.py init'),
+              ('1044|1142|1419', Problem, '; the account needs more rights'),
+              ('1045', Problem, '; look at db.username and db.password'),
+              ('2003', Away, '; is it up? look at db.host'))
 
     def open(self, create, host, port, socket):
         config, types = self.config, self.driver.constants.FIELD_TYPE
@@ -1175,19 +1166,17 @@ class MySQL(Dialect):
             connection.select_db(config.db_database)
         return connection
 
-    def problem(self, error):
+    def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
         where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
-        return self.by_code(str(number), 'database %s: error %s: %s' % (
-            where, number, str(text).split(' (')[0]))
+        return str(number), 'database %s: error %s: %s' % (
+            where, number, str(text).split(' (')[0])
 
-    def init(self, store, statement):
-        super().init(store, statement)
-        for name, rules in re.findall(r'(?s)EXISTS (\w+) \((.*)\)', statement):
-            upgrade(store, name, [rule.strip() for rule in rules.split(',\n')])
+    def upgrade(self, store, table, rules):
+        modernize(store, table, rules)
 
 
-def upgrade(store, table, rules):
+def modernize(store, table, rules):
     """Bring an old table of MySQL, such as the Perl program's, to these rules."""
     there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
         row[2] for row in store.query('SHOW INDEX FROM ' + table))
@@ -1204,7 +1193,9 @@ def upgrade(store, table, rules):
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, port, replace, returning = 'psycopg', 5432, 'INSERT', True
+    module, port, returning = 'psycopg', 5432, True
+    replace = ('INSERT INTO {table} ({columns}) VALUES ({marks}) '
+               'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}')
     pieces = pieces_of(
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
@@ -1224,12 +1215,13 @@ class PostgreSQL(Dialect):
         (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
          r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
          r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
-    errors = ((('40', '55P03', '57014'), Again, ''), (('22', '23'), BadData, ''),
-              (('42P01', '42703'), Problem, '; run: distributed_cron.py init'),
-              (('3D000',), Problem, '; make it: createdb'),
-              (('42501',), Problem, '; the account needs more rights'),
-              (('28',), Problem, '; look at db.username and db.password'))
-    stateless = (('authentication', '28'), ('database "', '3D000'), ('NUL', '22'))
+    errors = (('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
+              ('42P01|42703', Problem, '; run: distributed_cron.py init'),
+              ('42501', Problem, '; the account needs more rights'),
+              ('28|None.*authentication', Problem,
+               '; look at db.username and db.password'),
+              ('3D000|None.*database "', Problem, '; make it: createdb'),
+              ('22|23|None.*NUL', BadData, ''))
 
     def open(self, create, host, port, socket):
         config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
@@ -1250,16 +1242,9 @@ class PostgreSQL(Dialect):
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
-    def problem(self, error):
-        text, states = str(error).strip(), [getattr(error, 'sqlstate', None)]
-        states += [state for words, state in self.stateless if words in text]
-        return self.by_code(next(filter(None, states), ''),
-                            'database: ' + text.split('\n')[0])
-
-    def on_conflict(self, columns):
-        keys = columns[:2] if 'job_id' in columns else columns[-1:]
-        return 'ON CONFLICT (%s) DO UPDATE SET %s' % (', '.join(keys), ', '.join(
-            '%s = excluded.%s' % (column, column) for column in columns))
+    def code_and_text(self, error):
+        code, text = getattr(error, 'sqlstate', None), str(error).strip()
+        return '%s: %s' % (code, text), 'database: ' + text.split('\n')[0]
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
@@ -1967,7 +1952,7 @@ def history(args, config):
 def hosts(args, config):
     """the machines"""
     report(opened(config).query('SELECT * FROM host ORDER BY name'), args.json, *map(
-        field, ('name', *HOST_COLUMNS[:-1])))
+        field, HOST_COLUMNS))
 
 
 def log(args, config):

@@ -184,7 +184,7 @@ def start_run(place, job, worker='here-7'):
 
 def see_host(place, name, when, worker='here-7', version='1.0'):
     """A host as it was last seen."""
-    place.store.replace('host', dc.HOST_COLUMNS, [(when, worker, version, 4, 1, -12, name)])
+    place.store.replace('host', dc.HOST_COLUMNS, [(name, when, worker, version, 4, 1, -12)])
 
 
 def tables(place):
