@@ -1312,7 +1312,7 @@ def next_run(job, after, now, zone):
             when = now
         inside = in_window(job, zone.local(when).time())
         return when if inside else opening(start, when, zone)
-    expression = parse(job.schedule)
+    expression = Expression(job.schedule)
     if not any(in_window(job, (EPOCH + minute * MINUTE).time())
                for minute in expression.minutes):
         raise BadSchedule('%r has no time from %s to %s' % (
@@ -1355,8 +1355,10 @@ def opening(start, after, zone):
         date += DAY
 
 
+@lru_cache(4096)
 class Expression:
-    """A cron expression: five fields, or a macro such as @daily; see crontab(5)."""
+    """A cron expression: five fields, or a macro such as @daily; see crontab(5). One
+    object for each text. Raises BadSchedule."""
 
     MACROS = {'@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *', '@monthly': '0 0 1 * *',
               '@weekly': '0 0 * * 0', '@daily': '0 0 * * *', '@midnight': '0 0 * * *',
@@ -1461,12 +1463,6 @@ class Expression:
         if self.elapsed:  # if the clock is put back soon: what it will show again
             starts.add(after + zone.offset(after + DAY / 8))
         return min(filter(None, map(first, starts)), default=None)
-
-
-@lru_cache(4096)
-def parse(text):
-    """The Expression of a text; raises BadSchedule."""
-    return Expression(text)
 
 
 class Zone:
@@ -2124,7 +2120,7 @@ def entry_of(line, variables, system):
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
-    parse(schedule)
+    Expression(schedule)  # refuses a bad one
     # crontab(5): the first bare % ends the command, its standard input follows.
     command, *stdin = [part.replace('\\%', '%')
                        for part in re.split(r'(?<!\\)%', command)]
