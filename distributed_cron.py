@@ -1492,13 +1492,9 @@ class Zone:
     def utc(self, local):
         """A wall-clock time as UTC: the first, where it comes twice; the moment of the
         jump, where it is skipped."""
-        for when in self.times(local):
-            return when
-        when = local - self.offset(local + DAY)  # before the jump
-        when -= (when - EPOCH) % self.SLOT
-        while self.local(when) < local:
-            when += self.SLOT
-        return when
+        while not (times := self.times(local)):
+            local += self.SLOT - (local - EPOCH) % self.SLOT  # the clock jumped to one
+        return times[0]
 
     def utc_before(self, local, now):
         """The last UTC time not after `now` at which the clock showed this."""
