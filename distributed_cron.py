@@ -1308,20 +1308,20 @@ def next_run(job, after, now, zone):
             minutes = max(minutes, min(job.max_run_time, 525600))
         if moment(job.last_start):
             when = zone.utc_before(moment(job.last_start), now) + minutes * MINUTE
-        if when < now and not in_window(job, zone.local(now).time()):
+        if when < now and not in_window(zone.local(now), start, stop):
             when = now
-        inside = in_window(job, zone.local(when).time())
-        return when if inside else opening(start, when, zone)
+        return opening(when, start, stop, zone)
     expression = Expression(job.schedule)
-    if not any(in_window(job, (EPOCH + minute * MINUTE).time())
+    if not any(in_window(EPOCH + minute * MINUTE, start, stop)
                for minute in expression.minutes):
         raise BadSchedule('%r has no time from %s to %s' % (
             job.schedule, start, stop.replace('24:00:00', 'midnight')))
-    while True:
-        when = expression.next_utc(after, zone)
-        if when is None or in_window(job, zone.local(when).time()):
-            return when or PARKED
-        after = max(when, opening(start, when, zone) - SECOND)
+    while when := expression.next_utc(after, zone):
+        opens = opening(when, start, stop, zone)
+        if opens == when:
+            return when
+        after = opens - SECOND
+    return PARKED
 
 
 def window_of(job):
@@ -1338,21 +1338,19 @@ def window_of(job):
     return ends
 
 
-def in_window(job, at):
-    """Whether a time of day is in a job's window, [start, stop)."""
-    start, stop = window_of(job)
-    ends = start <= at.isoformat(), at.isoformat() < stop
-    return any(ends) if start > stop else all(ends)
+def in_window(local, start, stop):
+    """Whether a wall-clock time is in a window, [start, stop)."""
+    at = local.time().isoformat()
+    return start <= at < stop if start < stop else not stop <= at < start
 
 
-def opening(start, after, zone):
-    """When a window opens next, UTC, not before `after`."""
-    date = zone.local(after)
-    while True:
+def opening(after, start, stop, zone):
+    """The first time in a window, UTC, not before `after`."""
+    when, date = after, zone.local(after)
+    while when < after or not in_window(zone.local(when), start, stop):
         when = zone.utc(datetime.fromisoformat('%s %s' % (date.date(), start)))
-        if when >= after and zone.local(when).time().isoformat() >= start:
-            return when
         date += DAY
+    return when
 
 
 @lru_cache(4096)
