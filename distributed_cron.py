@@ -1451,16 +1451,14 @@ class Expression:
         Debian's cron: a skipped time runs at the jump, one that comes twice the first
         time. For a * in the hour by elapsed time: what the clock shows twice runs
         twice, what it skips does not run."""
-        def first(local):
-            while local := self.next_local(local):
-                for when in zone.times(local) if self.elapsed else [zone.utc(local)]:
-                    if when > after:
-                        return when
-
-        starts = {zone.local(after)}
+        local = shown = zone.local(after)
+        found = []
         if self.elapsed:  # if the clock is put back soon: what it will show again
-            starts.add(after + zone.offset(after + DAY / 8))
-        return min(filter(None, map(first, starts)), default=None)
+            local = min(shown, after + zone.offset(after + DAY / 8))
+        while not (found and local > shown) and (local := self.next_local(local)):
+            times = zone.times(local) if self.elapsed else [zone.utc(local)]
+            found += [when for when in times if when > after]
+        return min(found, default=None)
 
 
 class Zone:
