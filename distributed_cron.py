@@ -1312,8 +1312,7 @@ def next_run(job, after, now, zone):
             when = now
         return opening(when, start, stop, zone)
     expression = Expression(job.schedule)
-    if not any(in_window(EPOCH + minute * MINUTE, start, stop)
-               for minute in expression.minutes):
+    if not any(in_window(EPOCH + at, start, stop) for at in expression.day_times):
         raise BadSchedule('%r has no time from %s to %s' % (
             job.schedule, start, stop.replace('24:00:00', 'midnight')))
     while when := expression.next_utc(after, zone):
@@ -1378,8 +1377,8 @@ class Expression:
                 ' '.join(self.MACROS)))
         minutes, hours, self.month_days, self.months, self.week_days = map(
             self.field, range(5), fields)
-        self.minutes = [60 * hour + minute
-                        for hour in sorted(hours) for minute in sorted(minutes)]
+        self.day_times = [(60 * hour + minute) * MINUTE
+                          for hour in sorted(hours) for minute in sorted(minutes)]
         # Debian's cron: a field that begins with * counts as unrestricted.
         self.either = not (fields[2].startswith('*') or fields[4].startswith('*'))
         self.elapsed = fields[1].startswith('*')
@@ -1421,8 +1420,7 @@ class Expression:
         """The days of a month that match, in order."""
         first = datetime(year, month, 1)
         count = ((first + 31 * DAY).replace(day=1) - first).days
-        week_day = {day: (first + (day - 1) * DAY).isoweekday() % 7
-                    for day in range(1, count + 1)}
+        week_day = {day: (first.weekday() + day) % 7 for day in range(1, count + 1)}
         working = [day for day in week_day if 1 <= week_day[day] <= 5]
         named = {'l': count, 'lw': working[-1], **{day: day for day in week_day}}
         for day in week_day:  # W, as in Quartz: the nearest weekday within the month
@@ -1441,9 +1439,9 @@ class Expression:
             if month + 1 in self.months and year < 9999:
                 for day in self.days(year, month + 1):
                     midnight = datetime(year, month + 1, day)
-                    for minute in self.minutes if midnight + DAY > after else ():
-                        if midnight + minute * MINUTE > after:
-                            return midnight + minute * MINUTE
+                    for at in self.day_times if midnight + DAY > after else ():
+                        if midnight + at > after:
+                            return midnight + at
         return None
 
     def next_utc(self, after, zone):
