@@ -1273,20 +1273,19 @@ def next_run(job, after, now, zone):
             minutes = max(minutes, min(job.max_run_time, 525600))
         if moment(job.last_start):
             when = zone.utc_before(moment(job.last_start), now) + minutes * MINUTE
-        if when < now and not in_window(job, zone.local(now).time()):
+        if when < now and not in_window(zone.local(now), start, stop):
             when = now
-        inside = in_window(job, zone.local(when).time())
-        return when if inside else opening(start, when, zone)
-    expression = parse(job.schedule)
-    if not any(in_window(job, (EPOCH + minute * MINUTE).time())
-               for minute in expression.minutes):
+        return opening(when, start, stop, zone)
+    expression = Expression(job.schedule)
+    if not any(in_window(EPOCH + at, start, stop) for at in expression.day_times):
         raise BadSchedule('%r has no time from %s to %s' % (
             job.schedule, start, stop.replace('24:00:00', 'midnight')))
-    while True:
-        when = expression.next_utc(after, zone)
-        if when is None or in_window(job, zone.local(when).time()):
-            return when or PARKED
-        after = max(when, opening(start, when, zone) - SECOND)
+    while when := expression.next_utc(after, zone):
+        opens = opening(when, start, stop, zone)
+        if opens == when:
+            return when
+        after = opens - SECOND
+    return PARKED
 
 
 def window_of(job):
@@ -1303,25 +1302,25 @@ def window_of(job):
     return ends
 
 
-def in_window(job, at):
-    """Whether a time of day is in a job's window, [start, stop)."""
-    start, stop = window_of(job)
-    ends = start <= at.isoformat(), at.isoformat() < stop
-    return any(ends) if start > stop else all(ends)
+def in_window(local, start, stop):
+    """Whether a wall-clock time is in a window, [start, stop)."""
+    at = local.time().isoformat()
+    return start <= at < stop if start < stop else not stop <= at < start
 
 
-def opening(start, after, zone):
-    """When a window opens next, UTC, not before `after`."""
-    date = zone.local(after)
-    while True:
+def opening(after, start, stop, zone):
+    """The first time in a window, UTC, not before `after`."""
+    when, date = after, zone.local(after)
+    while when < after or not in_window(zone.local(when), start, stop):
         when = zone.utc(datetime.fromisoformat('%s %s' % (date.date(), start)))
-        if when >= after and zone.local(when).time().isoformat() >= start:
-            return when
         date += DAY
+    return when
 
 
+@lru_cache(4096)
 class Expression:
-    """A cron expression: five fields, or a macro such as @daily; see crontab(5)."""
+    """A cron expression: five fields, or a macro such as @daily; see crontab(5). One
+    object for each text. Raises BadSchedule."""
 
     MACROS = {'@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *', '@monthly': '0 0 1 * *',
               '@weekly': '0 0 * * 0', '@daily': '0 0 * * *', '@midnight': '0 0 * * *',
@@ -1343,8 +1342,8 @@ class Expression:
                 ' '.join(self.MACROS)))
         minutes, hours, self.month_days, self.months, self.week_days = map(
             self.field, range(5), fields)
-        self.minutes = [60 * hour + minute
-                        for hour in sorted(hours) for minute in sorted(minutes)]
+        self.day_times = [(60 * hour + minute) * MINUTE
+                          for hour in sorted(hours) for minute in sorted(minutes)]
         # Debian's cron: a field that begins with * counts as unrestricted.
         self.either = not (fields[2].startswith('*') or fields[4].startswith('*'))
         self.elapsed = fields[1].startswith('*')
@@ -1386,8 +1385,7 @@ class Expression:
         """The days of a month that match, in order."""
         first = datetime(year, month, 1)
         count = ((first + 31 * DAY).replace(day=1) - first).days
-        week_day = {day: (first + (day - 1) * DAY).isoweekday() % 7
-                    for day in range(1, count + 1)}
+        week_day = {day: (first.weekday() + day) % 7 for day in range(1, count + 1)}
         working = [day for day in week_day if 1 <= week_day[day] <= 5]
         named = {'l': count, 'lw': working[-1], **{day: day for day in week_day}}
         for day in week_day:  # W, as in Quartz: the nearest weekday within the month
@@ -1406,9 +1404,9 @@ class Expression:
             if month + 1 in self.months and year < 9999:
                 for day in self.days(year, month + 1):
                     midnight = datetime(year, month + 1, day)
-                    for minute in self.minutes if midnight + DAY > after else ():
-                        if midnight + minute * MINUTE > after:
-                            return midnight + minute * MINUTE
+                    for at in self.day_times if midnight + DAY > after else ():
+                        if midnight + at > after:
+                            return midnight + at
         return None
 
     def next_utc(self, after, zone):
@@ -1416,22 +1414,14 @@ class Expression:
         Debian's cron: a skipped time runs at the jump, one that comes twice the first
         time. For a * in the hour by elapsed time: what the clock shows twice runs
         twice, what it skips does not run."""
-        def first(local):
-            while local := self.next_local(local):
-                for when in zone.times(local) if self.elapsed else [zone.utc(local)]:
-                    if when > after:
-                        return when
-
-        starts = {zone.local(after)}
+        local = shown = zone.local(after)
+        found = []
         if self.elapsed:  # if the clock is put back soon: what it will show again
-            starts.add(after + zone.offset(after + DAY / 8))
-        return min(filter(None, map(first, starts)), default=None)
-
-
-@lru_cache(4096)
-def parse(text):
-    """The Expression of a text; raises BadSchedule."""
-    return Expression(text)
+            local = min(shown, after + zone.offset(after + DAY / 8))
+        while not (found and local > shown) and (local := self.next_local(local)):
+            times = zone.times(local) if self.elapsed else [zone.utc(local)]
+            found += [when for when in times if when > after]
+        return min(found, default=None)
 
 
 class Zone:
@@ -1461,13 +1451,9 @@ class Zone:
     def utc(self, local):
         """A wall-clock time as UTC: the first, where it comes twice; the moment of the
         jump, where it is skipped."""
-        for when in self.times(local):
-            return when
-        when = local - self.offset(local + DAY)  # before the jump
-        when -= (when - EPOCH) % self.SLOT
-        while self.local(when) < local:
-            when += self.SLOT
-        return when
+        while not (times := self.times(local)):
+            local += self.SLOT - (local - EPOCH) % self.SLOT  # the clock jumped to one
+        return times[0]
 
     def utc_before(self, local, now):
         """The last UTC time not after `now` at which the clock showed this."""
@@ -2083,7 +2069,7 @@ def entry_of(line, variables, system):
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
-    parse(schedule)
+    Expression(schedule)  # refuses a bad one
     # crontab(5): the first bare % ends the command, its standard input follows.
     command, *stdin = [part.replace('\\%', '%')
                        for part in re.split(r'(?<!\\)%', command)]

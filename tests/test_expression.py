@@ -223,3 +223,8 @@ def test_a_schedule_in_a_window_skips_to_its_opening():
         when = dc.next_run(job, when, when, UTC)
         found.append(str(when))
     assert found == ['2026-05-21 09:00:00', '2026-05-21 09:01:00', '2026-05-22 09:00:00']
+
+
+def test_a_window_in_the_skipped_hour_opens_the_day_after():
+    job, now = Job(start_anchor='02:00:00', stop_anchor='03:00:00'), datetime(2026, 3, 28, 12)
+    assert dc.next_run(job, now, now, zone_of('Europe/Berlin')) == datetime(2026, 3, 30)
