@@ -2176,48 +2176,39 @@ Each of the 12 jobs ran once. Next: write your database into distributed_cron.ym
 def demo(args, _):
     """three workers on an embedded database in a temporary folder; needs only Python"""
     import tempfile
-    folder, workers = tempfile.mkdtemp(prefix='distributed_cron_demo.'), []
+    from multiprocessing import get_context
+    folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     keys = {'db.path': 'demo.db', 'log.location': 'log', 'max_tasks': 4,
             'kill_grace': 1}
     configs = [Config(keys, os.path.join(folder, 'demo'), name)
                for name in ('gamma', 'alpha', 'beta')]
+    for config in configs:
+        config.minute = 1.5  # seconds: a job that runs out of time does so soon
+    killed, *workers = [get_context('fork').Process(
+        target=work, args=(config, True), daemon=True)  # daemon: it ends with us
+        for config in (configs[0], *configs)]
     init(args, configs[0])
     store, limit = opened(configs[0]), time.monotonic() + 14
-    try:
-        for number, (description, command, more) in enumerate(DEMO):
-            save_job(store, None, dict(more, description=description, command=command))
-            if number == 0:
-                workers.append(start_worker(configs[0]))
-                while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
-                    time.sleep(0.05)
-                os.kill(workers[0], signal.SIGKILL)
-                print('gamma took job 1 and was killed; now gamma starts again')
-        workers += map(start_worker, configs)
-        while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            os.kill(worker, signal.SIGTERM)
-            os.waitpid(worker, 0)
+    for number, (description, command, more) in enumerate(DEMO):
+        save_job(store, None, dict(more, description=description, command=command))
+        if number == 0:
+            killed.start()
+            while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
+                time.sleep(0.05)
+            killed.kill()
+            killed.join()
+            print('gamma took job 1 and was killed; now gamma starts again')
+    for worker in workers:
+        worker.start()
+    while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
+        time.sleep(0.05)
     rows = store.query('''SELECT job_id, description, started_at, duration_ms, worker,
                        status FROM run JOIN job ON id = job_id ORDER BY job_id''')
     report(rows, False, *map(field, rows[0]._fields))
     if [row.job_id for row in rows] != list(range(1, 13)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
     print(NEXT)
-
-
-def start_worker(config):
-    """Fork a worker that loops; returns its process id."""
-    process = os.fork()
-    if not process:
-        config.minute = 1.5  # seconds: a job that runs out of time does so soon
-        try:
-            os._exit(work(config, forever=True))
-        finally:
-            os._exit(1)
-    return process
 
 
 if __name__ == '__main__':
