@@ -2062,23 +2062,21 @@ def import_crontab(args, config):
     path, store = os.path.abspath(args.file), opened(config)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
 
-    def key(job):
-        return (job['schedule'], job['command'],
-                job['schedule'] is None and job['frequency'])
-
-    there = {key(job._asdict()) for job in store.query('SELECT * FROM job')}
+    there = {(job.command, job.schedule or job.frequency)
+             for job in store.query('SELECT * FROM job')}
     counts = [0, 0, 0]
     for number, entry in entries(lines, system):
         try:
             if isinstance(entry, Problem):
                 raise entry
-            known = key(entry) in there
+            key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
+            known = key in there
             if not known:
-                entry = {'max_run_time': args.max_run_time or 1440, **entry}
-                save_job(store, None, entry)
-                there.add(key(entry))
+                save_job(store, None, {
+                    'max_run_time': args.max_run_time or 1440, **entry})
+                there.add(key)
             counts[known] += 1
-        except (BadConfig, BadSchedule, BadData, TypeError) as problem:
+        except (BadConfig, BadSchedule, BadData) as problem:
             counts[2] += 1
             print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
     print('%d added, %d were there, %d not taken' % tuple(counts))
@@ -2087,31 +2085,27 @@ def import_crontab(args, config):
 
 def entries(lines, system):
     """The entries of a crontab, as (line number, columns of a job or BadSchedule)."""
-    variables, comment, facts = {}, '', {}
+    variables, about = {}, {}  # about: what the line above says of an entry
     for number, line in enumerate(lines, 1):
-        line = line.strip(' \t')
+        line, above, about = line.strip(' \t'), about, {}
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
+        comment = re.match(r'#[# ]*([^# \d*@].*)', line)  # and no entry put out of use
         try:
             if line.startswith('#:'):
                 facts = json.loads(line[2:])
                 if any(type(facts[name]) not in EXPORTED[name] for name in facts):
                     raise ValueError
-                continue
-            line = line.lstrip('#') if facts else line  # an inactive one
-            if line.startswith('#'):
-                comment = line.lstrip('# ')
-                continue
-            if assignment:
+                about = {**above, **facts}
+            elif line.startswith('#') and above.get('active') != 0:
+                about = {'description': comment[1][:255]} if comment else {}
+            elif assignment:
                 variables[assignment[2]] = assignment[4]
             elif line:
-                about = {} if not comment or re.match(r'[\d*@]', comment) else {
-                    'description': comment[:255]}
-                yield number, {**entry_of(line, variables, system), **about, **facts}
+                yield number, {**entry_of(line.lstrip('#'), variables, system), **above}
         except BadSchedule as problem:
             yield number, problem
         except (ValueError, TypeError, LookupError):
             yield number, BadSchedule('%r is not what export writes' % line)
-        comment, facts = '', {}
 
 
 def entry_of(line, variables, system):
@@ -2124,7 +2118,6 @@ def entry_of(line, variables, system):
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
-    parse(schedule)
     # crontab(5): the first bare % ends the command, its standard input follows.
     command, *stdin = [part.replace('\\%', '%')
                        for part in re.split(r'(?<!\\)%', command)]
