@@ -1756,9 +1756,8 @@ def parser():
             ('run', run, '--forever'), ('init', init, ''),
             ('add', save, JOB_OPTIONS + 'command'),
             ('edit', save, JOB_OPTIONS + '--command id'),
-            ('remove', act, 'ids'), ('enable', act, 'ids'), ('disable', act, 'ids'),
-            ('list', list_jobs, '--json'),
-            ('show', show, '--json id'), ('run-now', act, 'ids'), ('stop', act, 'ids'),
+            *((name, act, 'ids') for name in ACTIONS),
+            ('list', list_jobs, '--json'), ('show', show, '--json id'),
             ('next', next_times, 'what --from -n'),
             ('history', history, 'id? -n --json'),
             ('log', log, 'id -n --follow'), ('hosts', hosts, '--json'),
@@ -1787,8 +1786,7 @@ def init(args, config):
         if statement and not re.match('CREATE DATABASE|USE', statement):
             store.dialect.init(store, statement)
     store.close()
-    store.connect()  # looks at them
-    store.close()
+    opened(config).close()  # it looks at them
     print('tables ready')
 
 
@@ -1835,11 +1833,11 @@ def job_of(store, id):
 def save_job(store, id, values):
     """Insert a job (id None) or change columns of one; returns its id and its next run,
     UTC. Raises BadConfig."""
-    every = values.get('frequency') or 60
+    half = (values.get('frequency') or 60) // 2
     old = job_of(store, id) if id is not None else Job(
-        active=1, frequency=every, max_run_time=60 if values.get('schedule') else every)
-    if not values.get('schedule') and (id is None or 'frequency' in values):
-        values = {'max_run_time': max(1, min(old.max_run_time, every // 2)), **values}
+        active=1, frequency=60, max_run_time=60 if values.get('schedule') else half)
+    if 'frequency' in values:
+        values = {'max_run_time': max(1, min(old.max_run_time, half)), **values}
     job = old._replace(**values)
     for column, limit in LIMITS.items():
         size = len(getattr(job, column) or '')
@@ -1847,8 +1845,7 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    checked = job.schedule is None or 'frequency' in values
-    if checked and not 1 <= job.frequency <= 5256000:
+    if job.schedule is None and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -1857,10 +1854,10 @@ def save_job(store, id, values):
     when = next_run(job._replace(active=1), now, now, store.zone)
     when = when if job.active else PARKED
     values = dict(values, max_run_time=job.max_run_time)
-    if id is None or set(PLANNED_FROM) & set(values):  # else its plan stays
-        values['next_run_utc'] = text_of(when) if id is None else None
     if id is None:
-        return store.insert('job', values), when
+        return store.insert('job', dict(values, next_run_utc=text_of(when))), when
+    if set(PLANNED_FROM) & set(values):  # else its plan stays
+        values['next_run_utc'] = None
     store.change('UPDATE job SET %s WHERE id = ?' % ', '.join(
         '%s = ?' % name for name in values), *values.values(), id)
     return id, when
