@@ -1695,14 +1695,14 @@ def load_config(file, name=None):
 # =========================================================================== banner
 # What crontab runs ends here. Below stand the commands that people type.
 
-def main(arguments=None):
+def main():
     """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
     try:
-        if not (sys.argv[1:] if arguments is None else arguments):
+        if not sys.argv[1:]:
             return work(load_config(CONFIG))  # argparse takes its time
-        args = parser().parse_args(arguments)
+        args = parser().parse_args()
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
     except BrokenPipeError:
@@ -1721,8 +1721,7 @@ def whole_number(text):
 
 NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
 OPTIONS = {
-    'id': NUMBER, 'ids': {**NUMBER, 'nargs': '+', 'metavar': 'id'},
-    'id?': {**NUMBER, 'nargs': '?', 'metavar': 'id'},
+    'id': NUMBER, 'id?': {**NUMBER, 'nargs': '?'}, 'id+': {**NUMBER, 'nargs': '+'},
     '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
     '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
     '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
@@ -1756,7 +1755,7 @@ def parser():
             ('run', run, '--forever'), ('init', init, ''),
             ('add', save, JOB_OPTIONS + 'command'),
             ('edit', save, JOB_OPTIONS + '--command id'),
-            *((name, act, 'ids') for name in ACTIONS),
+            *((name, act, 'id+') for name in ACTIONS),
             ('list', list_jobs, '--json'), ('show', show, '--json id'),
             ('next', next_times, 'what --from -n'),
             ('history', history, 'id? -n --json'),
@@ -1767,7 +1766,7 @@ def parser():
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         for flag in flags.split():
-            command.add_argument(flag.rstrip('?'), **OPTIONS.get(flag, {}))
+            command.add_argument(flag.rstrip('?+'), **OPTIONS.get(flag, {}))
     return top
 
 
@@ -1809,7 +1808,7 @@ ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
 def act(args, config):
     """do one of ACTIONS to some jobs"""
     store = opened(config)
-    for job in [job_of(store, id) for id in args.ids]:  # first of all: are they there?
+    for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
         statement, _, done = ACTIONS[args.action]
         print('job %d: %s' % (job.id, done if store.change(statement, job.id)
                               else 'is not running'))
