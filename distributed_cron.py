@@ -2192,9 +2192,9 @@ def demo(args, _):
         worker.start()
     while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
         time.sleep(0.05)
-    rows = store.query('''SELECT job_id, description, started_at, duration_ms, worker,
-                       status FROM run JOIN job ON id = job_id ORDER BY job_id''')
-    report(rows, False, *map(field, rows[0]._fields))
+    rows = store.query('SELECT * FROM run JOIN job ON id = job_id ORDER BY job_id')
+    report(rows, False, *map(field, (
+        'job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status')))
     if [row.job_id for row in rows] != list(range(1, 13)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
     print(NEXT)
