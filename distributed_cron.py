@@ -1276,7 +1276,7 @@ def next_run(job, after, now, zone):
         if when < now and not in_window(zone.local(now), start, stop):
             when = now
         return opening(when, start, stop, zone)
-    expression = Expression(job.schedule)
+    expression = parse(job.schedule)
     if not any(in_window(EPOCH + at, start, stop) for at in expression.day_times):
         raise BadSchedule('%r has no time from %s to %s' % (
             job.schedule, start, stop.replace('24:00:00', 'midnight')))
@@ -1317,10 +1317,8 @@ def opening(after, start, stop, zone):
     return when
 
 
-@lru_cache(4096)
 class Expression:
-    """A cron expression: five fields, or a macro such as @daily; see crontab(5). One
-    object for each text. Raises BadSchedule."""
+    """A cron expression: five fields, or a macro such as @daily; see crontab(5)."""
 
     MACROS = {'@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *', '@monthly': '0 0 1 * *',
               '@weekly': '0 0 * * 0', '@daily': '0 0 * * *', '@midnight': '0 0 * * *',
@@ -1422,6 +1420,12 @@ class Expression:
             times = zone.times(local) if self.elapsed else [zone.utc(local)]
             found += [when for when in times if when > after]
         return min(found, default=None)
+
+
+@lru_cache(4096)
+def parse(text):
+    """The Expression of a text; raises BadSchedule."""
+    return Expression(text)
 
 
 class Zone:
@@ -1640,14 +1644,14 @@ def load_config(file, name=None):
 # =========================================================================== banner
 # What crontab runs ends here. Below stand the commands that people type.
 
-def main(arguments=None):
+def main():
     """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
     try:
-        if not (sys.argv[1:] if arguments is None else arguments):
+        if not sys.argv[1:]:
             return work(load_config(CONFIG))  # argparse takes its time
-        args = parser().parse_args(arguments)
+        args = parser().parse_args()
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
     except BrokenPipeError:
@@ -1666,8 +1670,7 @@ def whole_number(text):
 
 NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
 OPTIONS = {
-    'id': NUMBER, 'ids': {**NUMBER, 'nargs': '+', 'metavar': 'id'},
-    'id?': {**NUMBER, 'nargs': '?', 'metavar': 'id'},
+    'id': NUMBER, 'id?': {**NUMBER, 'nargs': '?'}, 'id+': {**NUMBER, 'nargs': '+'},
     '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
     '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
     '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
@@ -1701,9 +1704,8 @@ def parser():
             ('run', run, '--forever'), ('init', init, ''),
             ('add', save, JOB_OPTIONS + 'command'),
             ('edit', save, JOB_OPTIONS + '--command id'),
-            ('remove', act, 'ids'), ('enable', act, 'ids'), ('disable', act, 'ids'),
-            ('list', list_jobs, '--json'),
-            ('show', show, '--json id'), ('run-now', act, 'ids'), ('stop', act, 'ids'),
+            *((name, act, 'id+') for name in ACTIONS),
+            ('list', list_jobs, '--json'), ('show', show, '--json id'),
             ('next', next_times, 'what --from -n'),
             ('history', history, 'id? -n --json'),
             ('log', log, 'id -n --follow'), ('hosts', hosts, '--json'),
@@ -1713,7 +1715,7 @@ def parser():
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         for flag in flags.split():
-            command.add_argument(flag.rstrip('?'), **OPTIONS.get(flag, {}))
+            command.add_argument(flag.rstrip('?+'), **OPTIONS.get(flag, {}))
     return top
 
 
@@ -1732,8 +1734,7 @@ def init(args, config):
         if statement and not re.match('CREATE DATABASE|USE', statement):
             store.dialect.init(store, statement)
     store.close()
-    store.connect()  # looks at them
-    store.close()
+    opened(config).close()  # it looks at them
     print('tables ready')
 
 
@@ -1756,7 +1757,7 @@ ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
 def act(args, config):
     """do one of ACTIONS to some jobs"""
     store = opened(config)
-    for job in [job_of(store, id) for id in args.ids]:  # first of all: are they there?
+    for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
         statement, _, done = ACTIONS[args.action]
         print('job %d: %s' % (job.id, done if store.change(statement, job.id)
                               else 'is not running'))
@@ -1780,11 +1781,11 @@ def job_of(store, id):
 def save_job(store, id, values):
     """Insert a job (id None) or change columns of one; returns its id and its next run,
     UTC. Raises BadConfig."""
-    every = values.get('frequency') or 60
+    half = (values.get('frequency') or 60) // 2
     old = job_of(store, id) if id is not None else Job(
-        active=1, frequency=every, max_run_time=60 if values.get('schedule') else every)
-    if not values.get('schedule') and (id is None or 'frequency' in values):
-        values = {'max_run_time': max(1, min(old.max_run_time, every // 2)), **values}
+        active=1, frequency=60, max_run_time=60 if values.get('schedule') else half)
+    if 'frequency' in values:
+        values = {'max_run_time': max(1, min(old.max_run_time, half)), **values}
     job = old._replace(**values)
     for column, limit in LIMITS.items():
         size = len(getattr(job, column) or '')
@@ -1792,8 +1793,7 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    checked = job.schedule is None or 'frequency' in values
-    if checked and not 1 <= job.frequency <= 5256000:
+    if job.schedule is None and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -1802,10 +1802,10 @@ def save_job(store, id, values):
     when = next_run(job._replace(active=1), now, now, store.zone)
     when = when if job.active else PARKED
     values = dict(values, max_run_time=job.max_run_time)
-    if id is None or set(PLANNED_FROM) & set(values):  # else its plan stays
-        values['next_run_utc'] = text_of(when) if id is None else None
     if id is None:
-        return store.insert('job', values), when
+        return store.insert('job', dict(values, next_run_utc=text_of(when))), when
+    if set(PLANNED_FROM) & set(values):  # else its plan stays
+        values['next_run_utc'] = None
     store.change('UPDATE job SET %s WHERE id = ?' % ', '.join(
         '%s = ?' % name for name in values), *values.values(), id)
     return id, when
@@ -2007,23 +2007,21 @@ def import_crontab(args, config):
     path, store = os.path.abspath(args.file), opened(config)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
 
-    def key(job):
-        return (job['schedule'], job['command'],
-                job['schedule'] is None and job['frequency'])
-
-    there = {key(job._asdict()) for job in store.query('SELECT * FROM job')}
+    there = {(job.command, job.schedule or job.frequency)
+             for job in store.query('SELECT * FROM job')}
     counts = [0, 0, 0]
     for number, entry in entries(lines, system):
         try:
             if isinstance(entry, Problem):
                 raise entry
-            known = key(entry) in there
+            key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
+            known = key in there
             if not known:
-                entry = {'max_run_time': args.max_run_time or 1440, **entry}
-                save_job(store, None, entry)
-                there.add(key(entry))
+                save_job(store, None, {
+                    'max_run_time': args.max_run_time or 1440, **entry})
+                there.add(key)
             counts[known] += 1
-        except (BadConfig, BadSchedule, BadData, TypeError) as problem:
+        except (BadConfig, BadSchedule, BadData) as problem:
             counts[2] += 1
             print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
     print('%d added, %d were there, %d not taken' % tuple(counts))
@@ -2032,31 +2030,27 @@ def import_crontab(args, config):
 
 def entries(lines, system):
     """The entries of a crontab, as (line number, columns of a job or BadSchedule)."""
-    variables, comment, facts = {}, '', {}
+    variables, about = {}, {}  # about: what the line above says of an entry
     for number, line in enumerate(lines, 1):
-        line = line.strip(' \t')
+        line, above, about = line.strip(' \t'), about, {}
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
+        comment = re.match(r'#[# ]*([^# \d*@].*)', line)  # and no entry put out of use
         try:
             if line.startswith('#:'):
                 facts = json.loads(line[2:])
                 if any(type(facts[name]) not in EXPORTED[name] for name in facts):
                     raise ValueError
-                continue
-            line = line.lstrip('#') if facts else line  # an inactive one
-            if line.startswith('#'):
-                comment = line.lstrip('# ')
-                continue
-            if assignment:
+                about = {**above, **facts}
+            elif line.startswith('#') and above.get('active') != 0:
+                about = {'description': comment[1][:255]} if comment else {}
+            elif assignment:
                 variables[assignment[2]] = assignment[4]
             elif line:
-                about = {} if not comment or re.match(r'[\d*@]', comment) else {
-                    'description': comment[:255]}
-                yield number, {**entry_of(line, variables, system), **about, **facts}
+                yield number, {**entry_of(line.lstrip('#'), variables, system), **above}
         except BadSchedule as problem:
             yield number, problem
         except (ValueError, TypeError, LookupError):
             yield number, BadSchedule('%r is not what export writes' % line)
-        comment, facts = '', {}
 
 
 def entry_of(line, variables, system):
@@ -2069,7 +2063,6 @@ def entry_of(line, variables, system):
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
-    Expression(schedule)  # refuses a bad one
     # crontab(5): the first bare % ends the command, its standard input follows.
     command, *stdin = [part.replace('\\%', '%')
                        for part in re.split(r'(?<!\\)%', command)]
@@ -2121,48 +2114,39 @@ Each of the 12 jobs ran once. Next: write your database into distributed_cron.ym
 def demo(args, _):
     """three workers on an embedded database in a temporary folder; needs only Python"""
     import tempfile
-    folder, workers = tempfile.mkdtemp(prefix='distributed_cron_demo.'), []
+    from multiprocessing import get_context
+    folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     keys = {'db.path': 'demo.db', 'log.location': 'log', 'max_tasks': 4,
             'kill_grace': 1}
     configs = [Config(keys, os.path.join(folder, 'demo'), name)
                for name in ('gamma', 'alpha', 'beta')]
+    for config in configs:
+        config.minute = 1.5  # seconds: a job that runs out of time does so soon
+    killed, *workers = [get_context('fork').Process(
+        target=work, args=(config, True), daemon=True)  # daemon: it ends with us
+        for config in (configs[0], *configs)]
     init(args, configs[0])
     store, limit = opened(configs[0]), time.monotonic() + 14
-    try:
-        for number, (description, command, more) in enumerate(DEMO):
-            save_job(store, None, dict(more, description=description, command=command))
-            if number == 0:
-                workers.append(start_worker(configs[0]))
-                while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
-                    time.sleep(0.05)
-                os.kill(workers[0], signal.SIGKILL)
-                print('gamma took job 1 and was killed; now gamma starts again')
-        workers += map(start_worker, configs)
-        while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            os.kill(worker, signal.SIGTERM)
-            os.waitpid(worker, 0)
-    rows = store.query('''SELECT job_id, description, started_at, duration_ms, worker,
-                       status FROM run JOIN job ON id = job_id ORDER BY job_id''')
-    report(rows, False, *map(field, rows[0]._fields))
+    for number, (description, command, more) in enumerate(DEMO):
+        save_job(store, None, dict(more, description=description, command=command))
+        if number == 0:
+            killed.start()
+            while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
+                time.sleep(0.05)
+            killed.kill()
+            killed.join()
+            print('gamma took job 1 and was killed; now gamma starts again')
+    for worker in workers:
+        worker.start()
+    while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
+        time.sleep(0.05)
+    rows = store.query('SELECT * FROM run JOIN job ON id = job_id ORDER BY job_id')
+    report(rows, False, *map(field, (
+        'job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status')))
     if [row.job_id for row in rows] != list(range(1, 13)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
     print(NEXT)
-
-
-def start_worker(config):
-    """Fork a worker that loops; returns its process id."""
-    process = os.fork()
-    if not process:
-        config.minute = 1.5  # seconds: a job that runs out of time does so soon
-        try:
-            os._exit(work(config, forever=True))
-        finally:
-            os._exit(1)
-    return process
 
 
 if __name__ == '__main__':

@@ -461,7 +461,8 @@ def test_export_is_taken_back(place, tmp_path):
     '{"description": []}', '{"description": "\\ud800"}', '{"id": 5}', '[1]', '5', '{',
     '{"frequency": 1e400, "schedule": null}', '{"frequency": NaN, "schedule": null}',
     '{"frequency": 99999999999999999999}', '{"active": true}', '{"max_run_time": "5"}',
-    '{"active": 99999999999999999999}', '{"schedule": 5}', '{"start_anchor": 5}'])
+    '{"active": 99999999999999999999}', '{"schedule": 5}', '{"start_anchor": 5}',
+    '{"schedule": null}'])
 def test_facts_that_export_did_not_write_are_an_error_of_one_line(place, facts):
     path = os.path.join(place.folder, 'crontab')
     with open(path, 'w') as file:
