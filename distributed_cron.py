@@ -139,7 +139,8 @@ class Worker:
         self.look_after_mine()
         asked, seen = boottime(), self.store.look()
         self.due_at = asked + seen.due_in
-        if boottime() >= self.next_hello:
+        done = self.store.reported and not self.forever and not self.running()
+        if boottime() >= self.next_hello or done:  # the crontab's leaves soon
             self.next_hello = boottime() + 60
             self.store.hello(self.name, self.running(), seen.now)
         if seen.overdue:
@@ -312,8 +313,10 @@ class Worker:
             if row.stop_requested == row.run_no:
                 claim.stop(row.id)
             if claim.free and row.id not in claim.runs:
-                kind = 'back' if claim.born else 'lost'  # before the last boot
-                back.append(Ending(claim.token, row.id, kind, row.run_no))
+                ending = Ending(claim.token, row.id, 'lost', row.run_no)
+                if claim.born:  # in this boot: what has no line of its start had none
+                    ending = ending._replace(kind='back', status='never started')
+                back.append(ending)
         self.end('give back', back)
         for token in free:
             claim = self.claims[token]
@@ -532,8 +535,8 @@ class Runner:
     def start(self, run):
         """Start one command, unless too little of its time is left."""
         if run.limit - boottime() < run.max_run_time / 2:
-            self.results.append(
-                {'job': run.job, 'kind': 'back', 'run_no': run.run_no})
+            self.results.append({'job': run.job, 'kind': 'back', 'run_no': run.run_no,
+                                 'status': 'given back: its time is nearly over'})
             return
         try:
             append(self.claim.file, {
@@ -1644,14 +1647,14 @@ def load_config(file, name=None):
 # =========================================================================== banner
 # What crontab runs ends here. Below stand the commands that people type.
 
-def main():
+def main(arguments=None):
     """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
     try:
-        if not sys.argv[1:]:
+        if not (sys.argv[1:] if arguments is None else arguments):
             return work(load_config(CONFIG))  # argparse takes its time
-        args = parser().parse_args()
+        args = parser().parse_args(arguments)
         return args.function(args, args.function is demo or load_config(
             args.config, args.name))
     except BrokenPipeError:
@@ -2003,7 +2006,7 @@ EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
 def import_crontab(args, config):
     """take the entries of a crontab"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
-        lines = file.read().splitlines()
+        lines = file.read().split('\n')  # a form feed ends none
     path, store = os.path.abspath(args.file), opened(config)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
 

@@ -441,7 +441,7 @@ def test_export_is_taken_back(place, tmp_path):
     place.run('add', '--every', '7', '--start', '23:00', '--stop', '03:00', '--inactive',
               '--description', "it's 100% \"odd\" é", 'echo 100%; echo \\% "x"')
     place.run('add', '--schedule', '0 3 * * 1-5', '--max-run-time', '5', 'printf "a\nb"')
-    place.run('add', '--schedule', '@weekly', 'true')
+    place.run('add', '--schedule', '@weekly', 'echo a\x0cb\x85c\u2028d')
     path = str(tmp_path / 'exported')
     with open(path, 'w') as file:
         file.write(place.run('export'))

@@ -604,6 +604,16 @@ def test_the_crontab_mode_loses_no_tick_to_a_late_start(place):
     assert runs == {1: 40, 2: 39}  # the second is planned in the first minute
 
 
+def test_the_crontab_mode_keeps_to_history_runs(place):
+    """Each worker throws away what is too much before it leaves: none lives a minute."""
+    place.write(history={'runs': 2})
+    job = place.add('echo good')
+    for _ in range(4):
+        place.run('run-now', str(job))
+        run_to_end(place)
+    assert [run.run_no for run in place.runs()] == [3, 4]
+
+
 def test_bad_jobs_do_not_keep_good_ones(place):
     place.add('true', schedule='nonsense')
     job = place.add('echo good')
