@@ -357,14 +357,11 @@ class Host:
 
     def fill(self, folder):
         """Have a folder's disk full."""
-        with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'wb',
-                                                buffering=0) as file:
-            while file.write(b'\0' * 65536):
-                pass
-        with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'ab',
-                                                buffering=0) as file:
-            while file.write(b'\0' * 512):
-                pass
+        for size in 65536, 512:
+            with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'ab',
+                                                    buffering=0) as file:
+                while file.write(b'\0' * size):
+                    pass
 
     def close(self):
         self.kill()

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 from faults import checker
@@ -224,11 +225,20 @@ class LogFull(Fault):
     seconds, folder, mounts = (3, 5), 'log', True
 
     def start(self):
-        self.host.fill(getattr(self.host, self.folder))
+        self.healed, self.path = threading.Event(), getattr(self.host, self.folder)
+        self.thread = threading.Thread(target=self.keep_full, daemon=True)
+        self.thread.start()
+
+    def keep_full(self):
+        """Again and again, as each file that is removed makes room."""
+        while not self.healed.wait(0.01):
+            self.host.fill(self.path)
 
     def heal(self):
+        self.healed.set()
+        self.thread.join()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(getattr(self.host, self.folder), 'filler'))
+            os.unlink(os.path.join(self.path, 'filler'))
 
 
 class StateFull(LogFull):
