@@ -1634,8 +1634,9 @@ def load_config(file, name=None):
                         'PyYAML') from None
     try:
         with open(file, encoding='utf-8') as stream:
-            # The Perl program's own file is indented by tabs, which YAML forbids.
-            text = stream.read().expandtabs(4)
+            # The Perl program's own file has tabs before values, which YAML forbids.
+            text = re.sub(r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
+                          lambda before: before[0].expandtabs(4), stream.read())
         # Of a stream an error quotes no line, which may be that of the password.
         return Config(yaml.safe_load(io.StringIO(text)), file, name)
     except OSError as error:
@@ -1787,7 +1788,7 @@ def save_job(store, id, values):
     half = (values.get('frequency') or 60) // 2
     old = job_of(store, id) if id is not None else Job(
         active=1, frequency=60, max_run_time=60 if values.get('schedule') else half)
-    if 'frequency' in values:
+    if 'frequency' in values and not values.get('schedule'):
         values = {'max_run_time': max(1, min(old.max_run_time, half)), **values}
     job = old._replace(**values)
     for column, limit in LIMITS.items():
@@ -1796,7 +1797,8 @@ def save_job(store, id, values):
             raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
                 column, size, limit))
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    if job.schedule is None and not 1 <= job.frequency <= 5256000:
+    checked = job.schedule is None or 'frequency' in values
+    if checked and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
         raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
@@ -2063,6 +2065,7 @@ def entry_of(line, variables, system):
     count = (1 if line.startswith('@') else 5) + system
     words = line.split(None, count)
     if len(words) <= count or 'CRON_TZ' in variables:
+    parse(schedule)
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]

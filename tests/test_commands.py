@@ -210,6 +210,13 @@ def test_a_configuration_of_the_perl_program_is_taken_as_it_is(tmp_path):
     assert config.max_tasks == max(1, os.cpu_count() // 2)
 
 
+def test_a_tab_inside_a_value_stays(tmp_path):
+    path = str(tmp_path / 'tab.yml')
+    with open(path, 'w') as file:
+        file.write('db:\n\tpassword:\t"a\tb: \tc"\n')
+    assert dc.load_config(path).db_password == 'a\tb: \tc'
+
+
 @pytest.mark.parametrize('host, expected', [
     ('a', ('a', 3306, None)), ('a:1', ('a', 1, None)), ('[::1]:5', ('::1', 5, None)),
     ('10.0.0.1', ('10.0.0.1', 3306, None)), (['a', 'b:2'], ('a', 3306, None))])
