@@ -180,8 +180,7 @@ class Worker:
             self.failures or self.due_at - boottime() > STAY)
 
     def running(self):
-        return sum('kind' not in facts for claim in self.claims.values()
-                   for facts in claim.runs.values())
+        return sum(len(claim.running()) for claim in self.claims.values())
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -278,21 +277,23 @@ class Worker:
                        for token in os.listdir(folder) if len(token) == 32}
         for claim in self.claims.values():
             claim.read()
-            for job, facts in claim.runs.items():
-                if claim.free and 'kind' not in facts and self.is_gone(claim, job):
-                    facts['kind'] = 'lost'
-                if 'kind' in facts:
-                    endings.append(Ending(claim.token, job, **facts))
+            if claim.free and claim.running():
+                self.end_orphans(claim)
+            endings += [Ending(claim.token, job, **facts)
+                        for job, facts in claim.runs.items() if 'kind' in facts]
         return endings
 
-    def is_gone(self, claim, job):
-        """End what is left of a command whose runner died; whether nothing is left."""
-        left = marked_processes().get('%s.%d' % (claim.token, job), ())
-        claim.kill_at = claim.kill_at or boottime() + self.config.kill_grace
-        late = boottime() > claim.kill_at
-        for process in left:
-            send_signal(os.kill, process, signal.SIGKILL if late else signal.SIGTERM)
-        return not left
+    def end_orphans(self, claim):
+        """End what is left of the commands whose runner died; what is gone is lost."""
+        marked, now = marked_processes(), boottime()
+        claim.kill_at = claim.kill_at or now + self.config.kill_grace
+        number = signal.SIGKILL if now > claim.kill_at else signal.SIGTERM
+        for job in claim.running():
+            left = marked.get('%s.%d' % (claim.token, job), ())
+            for process in left:
+                send_signal(os.kill, process, number)
+            if not left:
+                claim.runs[job]['kind'] = 'lost'
 
     def end(self, step, endings):
         """Report how runs have ended."""
@@ -305,7 +306,7 @@ class Worker:
     def look_after_mine(self):
         """Pass on requests to stop; give back what was claimed and never started, also
         where the claim landed late; remove the files of claims that are done."""
-        free = [claim.token for claim in self.claims.values() if claim.free]
+        free = {token: claim for token, claim in self.claims.items() if claim.free}
         back = []
         for row in self.store.mine(self.claims, free) if self.claims else ():
             claim = self.claims[row.run_token]
@@ -318,8 +319,7 @@ class Worker:
                     ending = ending._replace(kind='back', status='never started')
                 back.append(ending)
         self.end('give back', back)
-        for token in free:
-            claim = self.claims[token]
+        for token, claim in free.items():
             old = boottime() > claim.born + OPEN_CLAIM
             if not claim.runs and (claim.landed or old):
                 self.claims.pop(token).remove()
@@ -422,6 +422,10 @@ class Claim:
                     self.born = facts['born']
         if self.free:
             self.runs = {job: facts for job, facts in self.runs.items() if facts}
+
+    def running(self):
+        """The jobs whose runs have no end yet."""
+        return [job for job, facts in self.runs.items() if 'kind' not in facts]
 
     def reported(self):
         """Forget what has ended; a line keeps the next worker from reporting it."""
