@@ -891,7 +891,7 @@ class Store:
     # What the steps stand on.
 
     def connect(self):
-        """Connect, if there is no connection; then the tables are looked at too."""
+        """Connect, if there is no connection; then look at its tables. Returns self."""
         if self.connection is None:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
@@ -899,6 +899,7 @@ class Store:
             for unsafe in self.query(self.dialect.unsafe):
                 raise Problem('table %s is %s and must be InnoDB; run: '
                               'distributed_cron.py init' % unsafe)
+        return self
 
     def close(self):
         """Close the connection, if there is one."""
@@ -1742,7 +1743,7 @@ def init(args, config):
         if statement and not re.match('CREATE DATABASE|USE', statement):
             store.dialect.init(store, statement)
     store.close()
-    opened(config).close()  # it looks at them
+    Store(config).connect().close()  # it looks at them
     print('tables ready')
 
 
@@ -1764,26 +1765,18 @@ ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
 
 def act(args, config):
     """do one of ACTIONS to some jobs"""
-    store = opened(config)
+    store = Store(config).connect()
     for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
         statement, _, done = ACTIONS[args.action]
         print('job %d: %s' % (job.id, done if store.change(statement, job.id)
                               else 'is not running'))
 
 
-def opened(config):
-    """A connected store."""
-    store = Store(config)
-    store.connect()
-    return store
-
-
 def job_of(store, id):
     """The row of a job; Problem if there is none."""
-    rows = store.query('SELECT * FROM job WHERE id = ?', id)
-    if not rows:
-        raise Problem('job %s does not exist; see: list' % id)
-    return rows[0]
+    for job in store.query('SELECT * FROM job WHERE id = ?', id):
+        return job
+    raise Problem('job %s does not exist; see: list' % id)
 
 
 def save_job(store, id, values):
@@ -1830,7 +1823,7 @@ def save(args, config):
         values['schedule'] = None
     for name in {'start_anchor', 'stop_anchor'} & set(values):
         values[name] = values[name] or None  # --start '' removes it
-    store = opened(config)
+    store = Store(config).connect()
     id, when = save_job(store, getattr(args, 'id', None), values)
     print('job %d, next run %s' % (id, when_text(store, when, store.now())))
 
@@ -1910,7 +1903,7 @@ def field(name, most=1000):
 
 def list_jobs(args, config):
     """all jobs"""
-    store = opened(config)
+    store = Store(config).connect()
     now = store.now()
     report(store.query('SELECT * FROM job ORDER BY id'), args.json,
            field('id'), ('STATUS', lambda job: state_of(job, now)),
@@ -1923,7 +1916,7 @@ def list_jobs(args, config):
 
 def show(args, config):
     """all about a job"""
-    store = opened(config)
+    store = Store(config).connect()
     job, now = job_of(store, args.id), store.now()
     facts = dict(job._asdict(), status=state_of(job, now), in_words=describe(job),
                  next_run=when_text(store, moment(job.next_run_utc), now))
@@ -1934,7 +1927,7 @@ def show(args, config):
 
 def history(args, config):
     """the last runs"""
-    store = opened(config)
+    store = Store(config).connect()
     where = 'ORDER BY ended_at DESC' if args.id is None else (
         'WHERE job_id = %d ORDER BY run_no DESC' % job_of(store, args.id).id)
     report(store.query('SELECT * FROM run %s LIMIT ?' % where, args.n), args.json,
@@ -1946,15 +1939,15 @@ def history(args, config):
 
 def hosts(args, config):
     """the machines"""
-    report(opened(config).query('SELECT * FROM host ORDER BY name'), args.json, *map(
-        field, HOST_COLUMNS))
+    rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
+    report(rows, args.json, *map(field, HOST_COLUMNS))
 
 
 def log(args, config):
     """what a job wrote"""
     path = config.job_log(args.id)
     if not os.path.exists(path):
-        store = opened(config)
+        store = Store(config).connect()
         rows = store.query('''SELECT worker, output FROM run WHERE job_id = ?
                            ORDER BY run_no DESC LIMIT 1''', job_of(store, args.id).id)
         return print('no log on this host; ' + (
@@ -1964,7 +1957,7 @@ def log(args, config):
 
 def next_times(args, config):
     """when an expression or a job runs next"""
-    store = opened(config)
+    store = Store(config).connect()
     is_id = re.fullmatch('[0-9]{1,9}', args.what)
     job = job_of(store, int(args.what)) if is_id else Job(active=1, schedule=args.what)
     if args.after and not (moment(args.after) and re.fullmatch(
@@ -1986,7 +1979,7 @@ def check(args, config):
     for what, look in (
             ('config', lambda: config.file),
             ('folders', lambda: '%s, %s' % (config.log_location, State(config).folder)),
-            ('database', lambda: store.connect() or config.db_engine),
+            ('database', lambda: store.connect().config.db_engine),
             ('schema', lambda: 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]),
             ('time zone', lambda: 'UTC%+g h' % (
                 store.zone.offset(store.now()).total_seconds() / 3600)),
@@ -2013,7 +2006,7 @@ def import_crontab(args, config):
     """take the entries of a crontab"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
         lines = file.read().split('\n')  # a form feed ends none
-    path, store = os.path.abspath(args.file), opened(config)
+    path, store = os.path.abspath(args.file), Store(config).connect()
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
 
     there = {(job.command, job.schedule or job.frequency)
@@ -2069,10 +2062,10 @@ def entry_of(line, variables, system):
     count = (1 if line.startswith('@') else 5) + system
     words = line.split(None, count)
     if len(words) <= count or 'CRON_TZ' in variables:
-    parse(schedule)
         raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
                           'under CRON_TZ' % (line, ', a user' * system))
     schedule, command = ' '.join(words[:count - system]), words[count]
+    parse(schedule)
     # crontab(5): the first bare % ends the command, its standard input follows.
     command, *stdin = [part.replace('\\%', '%')
                        for part in re.split(r'(?<!\\)%', command)]
@@ -2091,7 +2084,7 @@ def entry_of(line, variables, system):
 
 def export(args, config):
     """all jobs as a crontab"""
-    for job in opened(config).query('SELECT * FROM job ORDER BY id'):
+    for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
         facts = {name: getattr(job, name) for name in (
             'description', 'active', 'start_anchor', 'stop_anchor', 'max_run_time')}
         schedule, minutes = job.schedule, job.frequency
@@ -2137,7 +2130,7 @@ def demo(args, _):
         target=work, args=(config, True), daemon=True)  # daemon: it ends with us
         for config in (configs[0], *configs)]
     init(args, configs[0])
-    store, limit = opened(configs[0]), time.monotonic() + 14
+    store, limit = Store(configs[0]).connect(), time.monotonic() + 14
     for number, (description, command, more) in enumerate(DEMO):
         save_job(store, None, dict(more, description=description, command=command))
         if number == 0:

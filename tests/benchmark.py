@@ -528,7 +528,7 @@ def pass_(bench):
                 lambda: cpu_time(['-c', 'import sqlite3, argparse'], env))
             yield Row(name, '%.0f ms of CPU' % (1000 * cpu),
                       'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio,
-                      most and '≤ %d' % most or '', most and ratio <= most)
+                      '≤ %d' % most if most else '', most and ratio <= most)
 
 
 def cpu_time(arguments, env):

@@ -44,7 +44,7 @@ class Request:
     def store(self):
         """A connected store; then there is a time too, that of the database."""
         if self.opened is None:
-            store = dc.opened(self.config)
+            store = dc.Store(self.config).connect()
             self.asked, self.local_now = map(dc.moment, store.query(
                 'SELECT {utc_exact}, {local}')[0])
             # To the second, as all times in the tables: SQL and Python then agree.

@@ -72,7 +72,7 @@ def crontab(text, folder):
         said.append([int(word) for word in out.getvalue().split() if word.isdigit()])
     first, again = said  # what was refused may now be there: it is known by its command
     assert again[0] == 0 and sum(first) == sum(again), said
-    store = dc.opened(place)
+    store = dc.Store(place).connect()
     store.execute('DELETE FROM job')
     store.close()
 
