@@ -28,6 +28,7 @@ Exact behaviour
 11. Worker and database may die at any moment: runners go on, and the host's next worker
     reports what they wrote into the state folder.
 """
+
 import errno
 import fcntl
 import gc
@@ -45,6 +46,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 
+
+########################################################################################
+# words: constants, errors, times and records that all sections share
+########################################################################################
+
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
 CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
@@ -55,21 +61,19 @@ SHARED = 4  # claims by which a worker takes but a share of what has fallen due
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
 STAY = 5  # a worker of the crontab stays for what is due within these seconds
 OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
+LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
 class Problem(Exception):
     """What a person can cause or mend: one line that says what to do."""
 
 
-def line_of(problem):
-    """What a Problem, or an error of the system, says, in one line."""
-    if isinstance(problem, OSError):
-        return '%s: %s' % (problem.filename or 'output', problem.strerror)
-    return ' '.join(str(problem).split())
-
-
 class BadConfig(Problem):
     """The command line or the configuration is wrong (exit status 2)."""
+
+
+class BadSchedule(Problem):
+    """A cron expression or a window that is wrong, or that can never match."""
 
 
 class Away(Problem):
@@ -84,7 +88,103 @@ class BadData(Problem):
     """The database refuses a row for what is in it."""
 
 
-# --------------------------------------------------------------------------- worker
+def line_of(problem):
+    """What a Problem, or an error of the system, says, in one line."""
+    if isinstance(problem, OSError):
+        return '%s: %s' % (problem.filename or 'output', problem.strerror)
+    return ' '.join(str(problem).split())
+
+
+JOB_COLUMNS = (
+    'id',
+    'description',
+    'command',
+    'active',
+    'start_anchor',
+    'stop_anchor',
+    'frequency',
+    'max_run_time',
+    'last_start',
+    'last_end',
+    'last_status',
+    'last_worker',
+    'schedule',
+    'next_run_utc',
+    'run_no',
+    'run_token',
+    'run_deadline_utc',
+    'claimed_start',
+    'run_requested',
+    'stop_requested',
+)
+RUN_COLUMNS = (
+    'job_id',
+    'run_no',
+    'due_utc',
+    'started_at',
+    'ended_at',
+    'duration_ms',
+    'worker',
+    'status',
+    'exit_code',
+    'output',
+)
+HOST_COLUMNS = (
+    'name',
+    'last_seen',
+    'worker',
+    'version',
+    'max_tasks',
+    'running',
+    'skew_ms',
+)
+# A row of `job`; as it stands, one that is not there.
+Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
+# How a run ended. kind: 'done'; 'lost': its runner died; 'overdue': past its deadline,
+# on whichever host; 'back': claimed and never started. ended: boottime, of that boot.
+Ending = namedtuple(
+    'Ending',
+    'token job kind run_no status exit_code output '
+    'duration_ms ended boot due started worker',
+    defaults=(None, LOST, *(None,) * 8),
+)
+Look = namedtuple('Look', 'now due_in unplanned overdue')
+
+
+def moment(value):
+    """A time as the database says it: text, to a datetime; None for none."""
+    with suppress(TypeError, ValueError):
+        return datetime.fromisoformat(value)
+
+
+def text_of(when):
+    """A datetime as the database reads it, to the second; None for none."""
+    return when and when.isoformat(' ', 'seconds')
+
+
+def boottime():
+    """Seconds since the machine's start, sleep included: no clock change moves it."""
+    return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
+
+
+@lru_cache(None)
+def boot_id():
+    """What names this boot of the machine; empty where the system has no such name."""
+    return read_text('/proc/sys/kernel/random/boot_id').strip()
+
+
+def read_text(path):
+    """A file's text; empty when there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        with open(path, encoding='utf-8', errors='replace') as file:
+            return file.read()
+    return ''
+
+
+########################################################################################
+# worker: the loop: report what ended, look, plan, start, pause
+########################################################################################
+
 
 def work(config, forever=False):
     """Run what is due; returns the exit status. From the crontab: until nothing runs or
@@ -176,8 +276,11 @@ class Worker:
         if any(claim.landed for claim in self.claims.values()):
             # A drain does not wait for the database.
             return self.stopping and self.failures and not self.running()
-        return self.stopping or not self.forever and (
-            self.failures or self.due_at - boottime() > STAY)
+        return (
+            self.stopping
+            or not self.forever
+            and (self.failures or self.due_at - boottime() > STAY)
+        )
 
     def running(self):
         return sum(len(claim.running()) for claim in self.claims.values())
@@ -213,8 +316,9 @@ class Worker:
                 list(dead_children())  # buries them
             else:
                 self.stopping += 1
-                self.log.write('%s: drain, %d runs go on' % (
-                    number.name, self.running()))
+                self.log.write(
+                    '%s: drain, %d runs go on' % (number.name, self.running())
+                )
 
     def reload(self):
         """Read the configuration again; a bad one changes nothing."""
@@ -258,8 +362,10 @@ class Worker:
     def start(self, claim, runs):
         """Fork one runner for the claim."""
         if os.fork():
-            return self.log.write('start: ' + ', '.join(
-                'job %d run %d' % (run.job, run.run_no) for run in runs))
+            return self.log.write(
+                'start: '
+                + ', '.join('job %d run %d' % (run.job, run.run_no) for run in runs)
+            )
         try:
             gc.freeze()  # the worker's garbage would close numbers that are ours now
             become_runner(claim.file)
@@ -273,14 +379,20 @@ class Worker:
         """Learn from the state folder, without the database, what has ended; returns
         the Endings that are to be reported."""
         endings, folder = [], self.state.folder
-        self.claims = {token: self.claims.get(token) or Claim(folder, token)
-                       for token in os.listdir(folder) if len(token) == 32}
+        self.claims = {
+            token: self.claims.get(token) or Claim(folder, token)
+            for token in os.listdir(folder)
+            if len(token) == 32
+        }
         for claim in self.claims.values():
             claim.read()
             if claim.free and claim.running():
                 self.end_orphans(claim)
-            endings += [Ending(claim.token, job, **facts)
-                        for job, facts in claim.runs.items() if 'kind' in facts]
+            endings += [
+                Ending(claim.token, job, **facts)
+                for job, facts in claim.runs.items()
+                if 'kind' in facts
+            ]
         return endings
 
     def end_orphans(self, claim):
@@ -300,8 +412,13 @@ class Worker:
         if endings:
             for refusal in self.store.end(endings):
                 self.complain(refusal)
-            self.log.write(*('%s: job %d run %s: %s' % (
-                step, ending.job, ending.run_no, ending.status) for ending in endings))
+            self.log.write(
+                *(
+                    '%s: job %d run %s: %s'
+                    % (step, ending.job, ending.run_no, ending.status)
+                    for ending in endings
+                )
+            )
 
     def look_after_mine(self):
         """Pass on requests to stop; give back what was claimed and never started, also
@@ -328,17 +445,285 @@ class Worker:
 def jitter(seconds):
     """From half of the seconds to all of them: so that workers don't keep step."""
     from random import uniform  # here, as a pass that finds nothing does without
+
     return uniform(seconds / 2, seconds)
 
 
-# --------------------------------------------------------------------- state folder
+########################################################################################
+# runner: starts, limits and ends commands
+########################################################################################
 
-LOST = 'ERROR: lost: its runner was killed or its host restarted'
-# How a run ended. kind: 'done'; 'lost': its runner died; 'overdue': past its deadline,
-# on whichever host; 'back': claimed and never started. ended: boottime, of that boot.
-Ending = namedtuple('Ending', 'token job kind run_no status exit_code output '
-                    'duration_ms ended boot due started worker',
-                    defaults=(None, LOST, *(None,) * 8))
+
+class Run:
+    """One execution of a job, as its runner sees it."""
+
+    def __init__(self, row, claim, sent, config):
+        self.job, self.run_no, self.command = row.id, row.run_no, row.command
+        self.due, self.started = row.next_run_utc, row.last_start
+        self.mark = '%s.%d' % (claim.token, row.id)  # in the environment of its tree
+        left = (moment(row.run_deadline_utc) - moment(row.now)).total_seconds()
+        self.max_run_time = left - config.kill_grace - MARGIN  # in seconds
+        # Counted from before the claim was sent: never later than the deadline.
+        self.limit = sent + self.max_run_time
+        self.process = self.exit = None  # exit: once the command has ended
+        self.cause = self.kill_at = None  # why we end it, and when by SIGKILL
+        self.tail = b''  # of its output
+
+
+class Runner:
+    """The forked child that owns the runs of one claim. It needs neither the worker
+    nor the database: it starts, limits and stops them, and writes their results."""
+
+    def __init__(self, config, worker, claim, runs):
+        self.config, self.worker, self.claim = config, worker, claim
+        self.waiting, self.live = runs, {}  # live: process id -> Run
+        self.results = []  # until the disk has taken them
+        self.wake = os.open(config.state_location + '/wake', os.O_RDWR | os.O_NONBLOCK)
+        self.selector = selectors.DefaultSelector()
+        signals, wakeup = os.pipe()  # readable when a signal comes
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self.selector.register(
+            signals, selectors.EVENT_READ, partial(os.read, signals, 4096)
+        )
+        self.next_check, self.environment = 0, dict(os.environ)
+
+    def loop(self):
+        """Start the commands, and stay until each has its result on the disk."""
+        while self.waiting or self.live or self.results:
+            # A few at a time, so that the first are reaped while the last start.
+            for run in self.waiting[:8]:
+                self.start(run)
+            del self.waiting[:8]
+            pause = 0 if self.waiting else max(0, self.next_check - boottime())
+            for key, _ in self.selector.select(pause):
+                key.data()  # copies output, or empties the pipe of signals
+            for process, status in dead_children():
+                run = self.live[process]
+                run.exit = os.waitstatus_to_exitcode(status)
+                if not run.cause:
+                    self.finish(run, status_of(run.exit))
+            if boottime() >= self.next_check:
+                self.next_check = boottime() + (0.05 if self.limit() else 1)
+            if self.results:
+                self.keep()
+
+    def keep(self):
+        """Keep results over crashes, and wake whichever worker there is."""
+        with suppress(OSError):  # a full disk: keep them, and the lock
+            wake = b'.' * len(self.results)
+            append(self.claim.file, *self.results)
+            os.fsync(self.claim.file)
+            self.results.clear()
+            os.write(self.wake, wake)
+
+    def start(self, run):
+        """Start one command, unless too little of its time is left."""
+        if run.limit - boottime() < run.max_run_time / 2:
+            self.results.append(
+                {
+                    'job': run.job,
+                    'kind': 'back',
+                    'run_no': run.run_no,
+                    'status': 'given back: its time is nearly over',
+                }
+            )
+            return
+        try:
+            append(
+                self.claim.file,
+                {
+                    'job': run.job,
+                    'run_no': run.run_no,
+                    'due': run.due,
+                    'started': run.started,
+                    'worker': self.worker,
+                },
+            )
+        except OSError:
+            return  # a full disk: without a file it is given back when this ends
+        environment = dict(
+            self.environment,
+            DISTRIBUTED_CRON_JOB_ID=str(run.job),
+            DISTRIBUTED_CRON_RUN_NO=str(run.run_no),
+            DISTRIBUTED_CRON_RUN=run.mark,
+            DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
+            DISTRIBUTED_CRON_WORKER=self.worker,
+        )
+        run.log = Log(
+            self.config.job_log(run.job), self.worker, self.config.log_max_bytes
+        )
+        run.begun = time.monotonic()
+        reader, output = os.pipe()
+        os.set_blocking(reader, False)
+        run.pipe = os.fdopen(reader, 'rb', buffering=0)
+        self.selector.register(run.pipe, selectors.EVENT_READ, partial(self.copy, run))
+        try:  # posix_spawn does not copy the runner's memory as a fork would
+            run.process = os.posix_spawn(
+                '/bin/sh',
+                ['/bin/sh', '-c', run.command],
+                environment,
+                setsid=True,
+                file_actions=[(os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2)],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )  # which Python ignores
+            self.live[run.process] = run
+        except (OSError, ValueError) as error:
+            self.finish(
+                run,
+                'ERROR: could not start: %s'
+                % (getattr(error, 'strerror', None) or error),
+            )
+        finally:
+            os.close(output)
+
+    def copy(self, run):
+        """Copy what is in a run's pipe to its log, in one read."""
+        data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
+        if data:
+            run.log.feed(data)
+            run.tail = (run.tail + data[-4096:])[-4096:]
+        elif data is not None:
+            self.selector.unregister(run.pipe)
+            run.pipe.close()
+
+    def limit(self):
+        """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
+        SIGKILL after the grace. Returns the runs that are just being ended."""
+        now, to_stop = boottime(), read_text(self.claim.path + '.stop').split()
+        for run in self.live.values():
+            minutes = max(1, round(run.max_run_time / self.config.minute))
+            if not run.cause and now >= run.limit:
+                run.cause = 'timed out after %d min' % minutes
+            elif not run.cause and str(run.job) in to_stop:
+                run.cause = 'stopped'
+        ending = [run for run in self.live.values() if run.cause]
+        marked = marked_processes() if ending else {}
+        for run in ending:
+            if run.kill_at is None:
+                run.kill_at, number = now + self.config.kill_grace, signal.SIGTERM
+            else:
+                number = signal.SIGKILL if now > run.kill_at else 0  # 0: only look
+            left = send_signal(os.killpg, run.process, number)
+            for process in marked.get(run.mark, ()):
+                send_signal(os.kill, process, number)
+            # A group may be left that only holds zombies: these carry no mark.
+            if run.exit is not None and not (run.mark in marked if HAS_PROC else left):
+                send_signal(os.killpg, run.process, signal.SIGKILL)  # shed the mark
+                self.finish(run, 'ERROR: ' + run.cause)
+        return ending
+
+    def finish(self, run, status):
+        """The run has ended: read what is in its pipe, and keep its result."""
+        if not run.pipe.closed:
+            self.copy(run)  # once: a background process may write for ever
+        if not run.log.at_start:
+            run.log.feed(b'\n')
+        self.live.pop(run.process, None)
+        self.results.append(
+            {
+                'job': run.job,
+                'kind': 'done',
+                'status': status[:255],
+                'exit_code': run.exit,
+                'ended': boottime(),
+                'boot': boot_id(),
+                'output': run.tail.decode('utf-8', 'replace').replace('\0', '\ufffd'),
+                'duration_ms': round(1000 * (time.monotonic() - run.begun)),
+            }
+        )
+
+
+def become_runner(lock):
+    """Make the forked child independent of its worker: no descriptor but the claim's
+    lock, a session of its own, and no signal but SIGKILL ends it."""
+    signal.set_wakeup_fd(-1)
+    # Handlers, since commands would inherit SIG_IGN.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.closerange(3, lock)
+    os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
+
+
+def dead_children():
+    """Bury the children that have ended: (process id, wait status) of each."""
+    with suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            yield child
+
+
+HAS_PROC = os.path.exists('/proc/self/environ')
+
+
+def marked_processes():
+    """The processes that carry a run's mark, by mark; empty where there is no /proc."""
+    found = {}
+    for process in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
+        # OSError: it has ended since, or is another user's.
+        with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
+            text = b'\0' + file.read()
+            for mark in re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text):
+                found.setdefault(mark.decode(), []).append(int(process))
+    return found
+
+
+def send_signal(send, target, number):
+    """Send a signal; False when there is nobody who could get it."""
+    with suppress(ProcessLookupError, PermissionError):
+        send(target, number)
+        return True
+    return False
+
+
+@lru_cache(None)
+def status_of(code):
+    """The last_status for an exit status, or for a signal as a negative number."""
+    names = {-number: ' (%s)' % number.name for number in signal.Signals}
+    names.update({126: ' (not executable)', 127: ' (command not found)'})
+    text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
+    return text + names.get(code, '') if code else 'Success'
+
+
+class Log:
+    """A log file, each line led by the worker's name and the host's local time. At
+    max_bytes it becomes FILE.1, also during a run. A full disk loses lines, no run."""
+
+    def __init__(self, path, name, max_bytes):
+        self.path, self.name, self.max_bytes = path, name, max_bytes
+        self.at_start = True  # of a line
+
+    def write(self, *lines):
+        self.feed(
+            ''.join(line.replace('\n', ' ') + '\n' for line in lines).encode(
+                'utf-8', 'replace'
+            )
+        )
+
+    def feed(self, data):
+        """Write a piece of a stream, wherever its lines begin and end."""
+        stamp = ('%s: [%s] ' % (self.name, time.ctime())).encode('utf-8', 'replace')
+        # Opened for each piece, so that it does not matter who else rotates it.
+        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+            if file.tell() >= self.max_bytes:
+                file.write(b'\n' * (not self.at_start))
+                os.rename(self.path, self.path + '.1')
+                self.at_start = True
+                return self.feed(data)
+            file.write(
+                stamp * self.at_start
+                + data[:-1].replace(b'\n', b'\n' + stamp)
+                + data[-1:]
+            )
+            self.at_start = data.endswith(b'\n')
+
+
+########################################################################################
+# state: what a host remembers: the lock, and the lines of each claim
+########################################################################################
 
 
 class State:
@@ -356,8 +741,10 @@ class State:
             key = 'state.location'
             os.makedirs(self.folder, 0o700, exist_ok=True)
             if (read_text(machine) or mine) != mine:  # its runs can't be seen here
-                raise config.bad('state.location: %s is the folder of another machine; '
-                                 'each needs its own' % self.folder)
+                raise config.bad(
+                    'state.location: %s is the folder of another machine; '
+                    'each needs its own' % self.folder
+                )
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
             raise config.bad('%s: %s' % (key, line_of(error))) from None
@@ -453,272 +840,13 @@ def append(file, *lines):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def boottime():
-    """Seconds since the machine's start, sleep included: no clock change moves it."""
-    return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
-
-
-@lru_cache(None)
-def boot_id():
-    """What names this boot of the machine; empty where the system has no such name."""
-    return read_text('/proc/sys/kernel/random/boot_id').strip()
-
-
-def read_text(path):
-    """A file's text; empty when there is none."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        with open(path, encoding='utf-8', errors='replace') as file:
-            return file.read()
-    return ''
-
-
-# --------------------------------------------------------------------------- runner
-
-class Run:
-    """One execution of a job, as its runner sees it."""
-
-    def __init__(self, row, claim, sent, config):
-        self.job, self.run_no, self.command = row.id, row.run_no, row.command
-        self.due, self.started = row.next_run_utc, row.last_start
-        self.mark = '%s.%d' % (claim.token, row.id)  # in the environment of its tree
-        left = (moment(row.run_deadline_utc) - moment(row.now)).total_seconds()
-        self.max_run_time = left - config.kill_grace - MARGIN  # in seconds
-        # Counted from before the claim was sent: never later than the deadline.
-        self.limit = sent + self.max_run_time
-        self.process = self.exit = None  # exit: once the command has ended
-        self.cause = self.kill_at = None  # why we end it, and when by SIGKILL
-        self.tail = b''  # of its output
-
-
-class Runner:
-    """The forked child that owns the runs of one claim. It needs neither the worker
-    nor the database: it starts, limits and stops them, and writes their results."""
-
-    def __init__(self, config, worker, claim, runs):
-        self.config, self.worker, self.claim = config, worker, claim
-        self.waiting, self.live = runs, {}  # live: process id -> Run
-        self.results = []  # until the disk has taken them
-        self.wake = os.open(config.state_location + '/wake', os.O_RDWR | os.O_NONBLOCK)
-        self.selector = selectors.DefaultSelector()
-        signals, wakeup = os.pipe()  # readable when a signal comes
-        os.set_blocking(wakeup, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        self.selector.register(
-            signals, selectors.EVENT_READ, partial(os.read, signals, 4096))
-        self.next_check, self.environment = 0, dict(os.environ)
-
-    def loop(self):
-        """Start the commands, and stay until each has its result on the disk."""
-        while self.waiting or self.live or self.results:
-            # A few at a time, so that the first are reaped while the last start.
-            for run in self.waiting[:8]:
-                self.start(run)
-            del self.waiting[:8]
-            pause = 0 if self.waiting else max(0, self.next_check - boottime())
-            for key, _ in self.selector.select(pause):
-                key.data()  # copies output, or empties the pipe of signals
-            for process, status in dead_children():
-                run = self.live[process]
-                run.exit = os.waitstatus_to_exitcode(status)
-                if not run.cause:
-                    self.finish(run, status_of(run.exit))
-            if boottime() >= self.next_check:
-                self.next_check = boottime() + (0.05 if self.limit() else 1)
-            if self.results:
-                self.keep()
-
-    def keep(self):
-        """Keep results over crashes, and wake whichever worker there is."""
-        with suppress(OSError):  # a full disk: keep them, and the lock
-            wake = b'.' * len(self.results)
-            append(self.claim.file, *self.results)
-            os.fsync(self.claim.file)
-            self.results.clear()
-            os.write(self.wake, wake)
-
-    def start(self, run):
-        """Start one command, unless too little of its time is left."""
-        if run.limit - boottime() < run.max_run_time / 2:
-            self.results.append({'job': run.job, 'kind': 'back', 'run_no': run.run_no,
-                                 'status': 'given back: its time is nearly over'})
-            return
-        try:
-            append(self.claim.file, {
-                'job': run.job, 'run_no': run.run_no, 'due': run.due,
-                'started': run.started, 'worker': self.worker})
-        except OSError:
-            return  # a full disk: without a file it is given back when this ends
-        environment = dict(
-            self.environment, DISTRIBUTED_CRON_JOB_ID=str(run.job),
-            DISTRIBUTED_CRON_RUN_NO=str(run.run_no), DISTRIBUTED_CRON_RUN=run.mark,
-            DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
-            DISTRIBUTED_CRON_WORKER=self.worker)
-        run.log = Log(self.config.job_log(run.job), self.worker,
-                      self.config.log_max_bytes)
-        run.begun = time.monotonic()
-        reader, output = os.pipe()
-        os.set_blocking(reader, False)
-        run.pipe = os.fdopen(reader, 'rb', buffering=0)
-        self.selector.register(run.pipe, selectors.EVENT_READ, partial(self.copy, run))
-        try:  # posix_spawn does not copy the runner's memory as a fork would
-            run.process = os.posix_spawn(
-                '/bin/sh', ['/bin/sh', '-c', run.command], environment, setsid=True,
-                file_actions=[(os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2)],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])  # which Python ignores
-            self.live[run.process] = run
-        except (OSError, ValueError) as error:
-            self.finish(run, 'ERROR: could not start: %s' % (
-                getattr(error, 'strerror', None) or error))
-        finally:
-            os.close(output)
-
-    def copy(self, run):
-        """Copy what is in a run's pipe to its log, in one read."""
-        data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
-        if data:
-            run.log.feed(data)
-            run.tail = (run.tail + data[-4096:])[-4096:]
-        elif data is not None:
-            self.selector.unregister(run.pipe)
-            run.pipe.close()
-
-    def limit(self):
-        """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
-        SIGKILL after the grace. Returns the runs that are just being ended."""
-        now, to_stop = boottime(), read_text(self.claim.path + '.stop').split()
-        for run in self.live.values():
-            minutes = max(1, round(run.max_run_time / self.config.minute))
-            if not run.cause and now >= run.limit:
-                run.cause = 'timed out after %d min' % minutes
-            elif not run.cause and str(run.job) in to_stop:
-                run.cause = 'stopped'
-        ending = [run for run in self.live.values() if run.cause]
-        marked = marked_processes() if ending else {}
-        for run in ending:
-            if run.kill_at is None:
-                run.kill_at, number = now + self.config.kill_grace, signal.SIGTERM
-            else:
-                number = signal.SIGKILL if now > run.kill_at else 0  # 0: only look
-            left = send_signal(os.killpg, run.process, number)
-            for process in marked.get(run.mark, ()):
-                send_signal(os.kill, process, number)
-            # A group may be left that only holds zombies: these carry no mark.
-            if run.exit is not None and not (run.mark in marked if HAS_PROC else left):
-                send_signal(os.killpg, run.process, signal.SIGKILL)  # shed the mark
-                self.finish(run, 'ERROR: ' + run.cause)
-        return ending
-
-    def finish(self, run, status):
-        """The run has ended: read what is in its pipe, and keep its result."""
-        if not run.pipe.closed:
-            self.copy(run)  # once: a background process may write for ever
-        if not run.log.at_start:
-            run.log.feed(b'\n')
-        self.live.pop(run.process, None)
-        self.results.append({
-            'job': run.job, 'kind': 'done', 'status': status[:255],
-            'exit_code': run.exit, 'ended': boottime(), 'boot': boot_id(),
-            'output': run.tail.decode('utf-8', 'replace').replace('\0', '\ufffd'),
-            'duration_ms': round(1000 * (time.monotonic() - run.begun))})
-
-
-def become_runner(lock):
-    """Make the forked child independent of its worker: no descriptor but the claim's
-    lock, a session of its own, and no signal but SIGKILL ends it."""
-    signal.set_wakeup_fd(-1)
-    # Handlers, since commands would inherit SIG_IGN.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(null, standard)
-    os.closerange(3, lock)
-    os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
-
-
-def dead_children():
-    """Bury the children that have ended: (process id, wait status) of each."""
-    with suppress(ChildProcessError):
-        while (child := os.waitpid(-1, os.WNOHANG))[0]:
-            yield child
-
-
-HAS_PROC = os.path.exists('/proc/self/environ')
-
-
-def marked_processes():
-    """The processes that carry a run's mark, by mark; empty where there is no /proc."""
-    found = {}
-    for process in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
-        # OSError: it has ended since, or is another user's.
-        with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
-            text = b'\0' + file.read()
-            for mark in re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text):
-                found.setdefault(mark.decode(), []).append(int(process))
-    return found
-
-
-def send_signal(send, target, number):
-    """Send a signal; False when there is nobody who could get it."""
-    with suppress(ProcessLookupError, PermissionError):
-        send(target, number)
-        return True
-    return False
-
-
-@lru_cache(None)
-def status_of(code):
-    """The last_status for an exit status, or for a signal as a negative number."""
-    names = {-number: ' (%s)' % number.name for number in signal.Signals}
-    names.update({126: ' (not executable)', 127: ' (command not found)'})
-    text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
-    return text + names.get(code, '') if code else 'Success'
-
-
-class Log:
-    """A log file, each line led by the worker's name and the host's local time. At
-    max_bytes it becomes FILE.1, also during a run. A full disk loses lines, no run."""
-
-    def __init__(self, path, name, max_bytes):
-        self.path, self.name, self.max_bytes = path, name, max_bytes
-        self.at_start = True  # of a line
-
-    def write(self, *lines):
-        self.feed(''.join(line.replace('\n', ' ') + '\n' for line in lines).encode(
-            'utf-8', 'replace'))
-
-    def feed(self, data):
-        """Write a piece of a stream, wherever its lines begin and end."""
-        stamp = ('%s: [%s] ' % (self.name, time.ctime())).encode('utf-8', 'replace')
-        # Opened for each piece, so that it does not matter who else rotates it.
-        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            if file.tell() >= self.max_bytes:
-                file.write(b'\n' * (not self.at_start))
-                os.rename(self.path, self.path + '.1')
-                self.at_start = True
-                return self.feed(data)
-            file.write(stamp * self.at_start + data[:-1].replace(
-                b'\n', b'\n' + stamp) + data[-1:])
-            self.at_start = data.endswith(b'\n')
-
-
-# ---------------------------------------------------------------------------- store
+########################################################################################
+# store: the steps in the life of a run, a statement or a transaction each
+########################################################################################
 
 PLANNED_FROM = ('schedule', 'frequency', 'start_anchor', 'stop_anchor', 'active')
-JOB_COLUMNS = ('id', 'description', 'command', 'active', 'start_anchor', 'stop_anchor',
-               'frequency', 'max_run_time', 'last_start', 'last_end', 'last_status',
-               'last_worker', 'schedule', 'next_run_utc', 'run_no', 'run_token',
-               'run_deadline_utc', 'claimed_start', 'run_requested', 'stop_requested')
-RUN_COLUMNS = ('job_id', 'run_no', 'due_utc', 'started_at', 'ended_at', 'duration_ms',
-               'worker', 'status', 'exit_code', 'output')
-HOST_COLUMNS = ('name', 'last_seen', 'worker', 'version', 'max_tasks', 'running',
-                'skew_ms')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
-Look = namedtuple('Look', 'now due_in unplanned overdue')
-# A row of `job`; as it stands, one that is not there.
-Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
 
 
 class Store:
@@ -747,15 +875,23 @@ class Store:
         planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
         read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
         unedited = ' AND '.join(column + ' {same} ?' for column in read)
-        rows = self.query('''SELECT * FROM job WHERE run_token IS NULL
-            AND next_run_utc %s LIMIT 500''' % which)
+        rows = self.query(
+            '''SELECT * FROM job WHERE run_token IS NULL
+            AND next_run_utc %s LIMIT 500'''
+            % which
+        )
         with self.transaction():
             for job in sorted(rows):
                 when, status = self.plan_of(job, now)
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = ?, last_status = ? WHERE id = ?
-                    AND run_token IS NULL AND ''' + unedited, text_of(when),
-                    status[:255], job.id, *[getattr(job, column) for column in read])
+                    AND run_token IS NULL AND '''
+                    + unedited,
+                    text_of(when),
+                    status[:255],
+                    job.id,
+                    *[getattr(job, column) for column in read],
+                )
         return planned
 
     def plan_of(self, job, now):
@@ -770,11 +906,14 @@ class Store:
     def find(self, count, share=False):
         """Ids of so many due jobs, at random among the first of them; with share: of
         an eighth, where all could be had."""
-        found = self.query('SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
-                           count + CLAIM_SIZE)
+        found = self.query(
+            'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
+            count + CLAIM_SIZE,
+        )
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
+
         return sorted(row.id for row in sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
@@ -784,8 +923,14 @@ class Store:
             '''UPDATE job SET run_token = ?, run_no = run_no + 1, last_start = {local},
             claimed_start = {local}, last_worker = ?, run_deadline_utc = {deadline},
             stop_requested = CASE WHEN run_requested = 1 THEN 0 END, run_requested = 0
-            WHERE id IN (%s) AND {due}''' % marks(jobs), token, worker,
-            self.config.minute, self.config.kill_grace + MARGIN, *jobs)
+            WHERE id IN (%s) AND {due}'''
+            % marks(jobs),
+            token,
+            worker,
+            self.config.minute,
+            self.config.kill_grace + MARGIN,
+            *jobs,
+        )
         if self.dialect.returning:
             return self.query('%s RETURNING %s' % (update[0], CLAIMED), *update[1:])
         return self.collect(token) if self.change(*update) else []
@@ -812,8 +957,13 @@ class Store:
     def end_all(self, endings):
         # The rows are locked, in order: no edit comes between, and none can deadlock.
         ids, history, alike = {ending.job for ending in endings}, [], defaultdict(list)
-        jobs = {row.id: row for row in self.query(
-            'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids), *ids)}
+        jobs = {
+            row.id: row
+            for row in self.query(
+                'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids),
+                *ids,
+            )
+        }
         now = self.now()
         for ending in sorted(endings, key=lambda ending: ending.job):
             job = jobs.get(ending.job, Job())
@@ -822,8 +972,12 @@ class Store:
             run, values = self.end_one(ending, job, now, held)
             if held or late:  # late: it was taken for lost, and no run came after
                 alike[values].append(job.id)
-            elif not done and (ending.kind != 'lost' or self.query(
-                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', *run[:2])):
+            elif not done and (
+                ending.kind != 'lost'
+                or self.query(
+                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', *run[:2]
+                )
+            ):
                 continue  # its own worker, or another, was faster
             if ending.kind != 'back' and run[1] is not None:
                 self.reported[ending.job] = run[1]
@@ -832,7 +986,11 @@ class Store:
             self.change(
                 '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = ?,
                 run_requested = ?, run_token = NULL, run_deadline_utc = NULL,
-                stop_requested = NULL WHERE id IN (%s)''' % marks(ids), *values, *ids)
+                stop_requested = NULL WHERE id IN (%s)'''
+                % marks(ids),
+                *values,
+                *ids,
+            )
         self.replace('run', RUN_COLUMNS, history)
 
     def end_one(self, ending, job, now, held):
@@ -843,12 +1001,25 @@ class Store:
         if ending.ended is not None and ending.boot == boot_id():
             ended = now - max(0, boottime() - ending.ended) * SECOND
         local, when = max(text_of(self.zone.local(ended)), started or ''), None
-        run = (ending.job, run_no, ending.due or job.next_run_utc, started, local,
-               ending.duration_ms, ending.worker or job.last_worker or '',
-               ending.status, ending.exit_code, ending.output)
+        run = (
+            ending.job,
+            run_no,
+            ending.due or job.next_run_utc,
+            started,
+            local,
+            ending.duration_ms,
+            ending.worker or job.last_worker or '',
+            ending.status,
+            ending.exit_code,
+            ending.output,
+        )
         if ending.kind == 'back':  # due again at once, with its old due time
-            return run, (local, job.last_status, job.next_run_utc,
-                         int(job.run_requested == 1 or job.stop_requested == 0))
+            return run, (
+                local,
+                job.last_status,
+                job.next_run_utc,
+                int(job.run_requested == 1 or job.stop_requested == 0),
+            )
         if job.run_requested or job.next_run_utc is None or not held:
             return run, (local, ending.status, job.next_run_utc, job.run_requested)
         # Not before it was due, should the database's clock have been set back.
@@ -860,27 +1031,56 @@ class Store:
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
         free = free or ['']
-        return self.query('''SELECT id, run_token, run_no, stop_requested FROM job
+        return self.query(
+            '''SELECT id, run_token, run_no, stop_requested FROM job
             WHERE run_token IN (%s) AND (stop_requested = run_no OR run_token IN (%s))
-            ''' % (marks(tokens), marks(free)), *tokens, *free)
+            '''
+            % (marks(tokens), marks(free)),
+            *tokens,
+            *free,
+        )
 
     def overdue(self):
         """Endings of runs, of whichever host, that are past their deadline."""
         lost = 'ERROR: lost: no word of %s by the deadline'
-        return [Ending(row.run_token, row.id, 'overdue', row.run_no,
-                       lost % row.last_worker[:200]) for row in self.query(
-            '''SELECT id, run_no, run_token, last_worker FROM job
-            WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')]
+        return [
+            Ending(
+                row.run_token,
+                row.id,
+                'overdue',
+                row.run_no,
+                lost % row.last_worker[:200],
+            )
+            for row in self.query(
+                '''SELECT id, run_no, run_token, last_worker FROM job
+            WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200'''
+            )
+        ]
 
     def hello(self, worker, running, now):
         """Say that this host is there; throw away history, a small batch at a time."""
         config, local = self.config, self.zone.local(now)
         skew = time.time() - (now - EPOCH).total_seconds()
-        self.replace('host', HOST_COLUMNS, [(
-            config.name, text_of(local), worker, VERSION, config.max_tasks, running,
-            round(1000 * skew))])
-        old = self.query('''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
-            ended_at LIMIT 2000''', text_of(local - config.history_days * DAY))
+        self.replace(
+            'host',
+            HOST_COLUMNS,
+            [
+                (
+                    config.name,
+                    text_of(local),
+                    worker,
+                    VERSION,
+                    config.max_tasks,
+                    running,
+                    round(1000 * skew),
+                )
+            ],
+        )
+        old = self.query(
+            '''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
+            ended_at LIMIT 2000''',
+            text_of(local - config.history_days * DAY),
+        )
         many = [(job, run - config.history_runs) for job, run in self.reported.items()]
         with self.transaction():
             delete = 'DELETE FROM run WHERE job_id = ? AND run_no %s ?'
@@ -897,8 +1097,10 @@ class Store:
             self.zone = Zone(self.local_time)
             self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
             for unsafe in self.query(self.dialect.unsafe):
-                raise Problem('table %s is %s and must be InnoDB; run: '
-                              'distributed_cron.py init' % unsafe)
+                raise Problem(
+                    'table %s is %s and must be InnoDB; run: '
+                    'distributed_cron.py init' % unsafe
+                )
         return self
 
     def close(self):
@@ -921,16 +1123,31 @@ class Store:
 
     def replace(self, table, columns, rows):
         """Insert rows, in place of those that have their keys."""
-        self.execute(self.dialect.replace.format(
-            table=table, columns=', '.join(columns), marks=marks(columns),
-            new=', '.join('%s = excluded.%s' % (column, column) for column in columns)),
-            rows, many=True)
+        self.execute(
+            self.dialect.replace.format(
+                table=table,
+                columns=', '.join(columns),
+                marks=marks(columns),
+                new=', '.join(
+                    '%s = excluded.%s' % (column, column) for column in columns
+                ),
+            ),
+            rows,
+            many=True,
+        )
 
     def insert(self, table, values):
         """Insert a row of these columns; returns its id."""
-        cursor = self.execute('INSERT INTO %s (%s) VALUES (%s) %s' % (
-            table, ', '.join(values), marks(values),
-            'RETURNING id' if self.dialect.returning else ''), [*values.values()])
+        cursor = self.execute(
+            'INSERT INTO %s (%s) VALUES (%s) %s'
+            % (
+                table,
+                ', '.join(values),
+                marks(values),
+                'RETURNING id' if self.dialect.returning else '',
+            ),
+            [*values.values()],
+        )
         return cursor.fetchone()[0] if cursor.description else cursor.lastrowid
 
     def execute(self, text, args=(), many=False):
@@ -988,281 +1205,9 @@ def row_type(*names):
     return namedtuple('Row', names, rename=True)
 
 
-def moment(value):
-    """A time as the database says it: text, to a datetime; None for none."""
-    with suppress(TypeError, ValueError):
-        return datetime.fromisoformat(value)
-
-
-def text_of(when):
-    """A datetime as the database reads it, to the second; None for none."""
-    return when and when.isoformat(' ', 'seconds')
-
-
-# ------------------------------------------------------------------------- dialects
-
-def pieces_of(**words):
-    """The SQL that differs between databases, and the conditions built of it."""
-    # The rules on rows, as the triggers have them; a year, so that no time overflows.
-    limit = '''{least}(525600, CASE
-        WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
-        WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
-        ELSE {greatest}(frequency >> 1, 1) END)'''
-    words['deadline'] = words['later'] % ('{utc}', '(%s) * ? + ?' % limit)
-    wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
-    # Where last_start is not ours, a worker of the Perl program may be at it.
-    words['allowed'] = '''((run_requested = 1 OR (active = 1
-        AND CASE WHEN start_anchor > stop_anchor
-            THEN {time} >= start_anchor OR {time} < stop_anchor
-            ELSE COALESCE({time} >= start_anchor, 1 = 1)
-             AND COALESCE({time} < stop_anchor, 1 = 1) END))
-        AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
-             OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
-                 words['later'] % ('last_start', wait))
-    words['due'] = 'run_token IS NULL AND next_run_utc <= {utc} AND ' + words['allowed']
-    return {name: text.format(**words) for name, text in words.items()}
-
-
-class Dialect:
-    """A database: its words, as data, and what it alone does."""
-
-    mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
-    replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
-    port = 3306  # unless the configuration says another
-    unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
-
-    def __init__(self, config):
-        try:
-            self.config, self.driver = config, __import__(self.module)
-        except ImportError:
-            raise BadConfig(
-                '%s: db.engine: %s needs %s; install python3-%s, or: pip install %s' % (
-                    config.file, config.db_engine, *[self.module] * 3)) from None
-
-    def connect(self, create=False):
-        """Connect to the first host that will do; create: make the database too."""
-        for host in list(self.config.hosts):
-            try:
-                return self.open(create, *host)
-            except (self.driver.Error, RuntimeError) as error:
-                problem = self.problem(error)
-            if not isinstance(problem, Away):
-                break
-            self.config.hosts.append(self.config.hosts.pop(0))
-        raise problem
-
-    def problem(self, error):
-        """An error by how its code begins; the databases' manuals list them."""
-        code, text = self.code_and_text(error)
-        for codes, kind, advice in self.errors:
-            if re.match('(?s)' + codes, code):
-                return kind(text + advice)
-        return Away(text)
-
-    def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql, in the database's words. A
-        table that was there gets what it lacks."""
-        tables = re.findall(r'(?s) EXISTS (\w+) \((.*)\)', statement)
-        for theirs, ours in self.other_words:
-            statement = re.sub(theirs, ours, statement)
-        try:
-            store.execute(statement)
-        except Problem as problem:
-            if 'TRIGGER' not in statement:
-                raise
-            if 'CREATE TRIGGER job_changes' in statement:
-                print('note: no trigger (%s); the workers keep the rules, but after a '
-                      'change by hand set next_run_utc to NULL' % problem)
-        for table, rules in tables:
-            self.upgrade(store, table, [rule.strip() for rule in rules.split(',\n')])
-
-    def upgrade(self, store, table, rules):
-        there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
-        for rule in rules:
-            kind, name, more = rule.split(None, 2)
-            if kind == 'INDEX':
-                store.execute('CREATE INDEX IF NOT EXISTS %s ON %s %s' % (
-                    name, table, more))
-            elif kind not in ('PRIMARY', *(column[0] for column in there)):
-                self.init(store, 'ALTER TABLE %s ADD COLUMN %s' % (table, rule))
-
-
-class SQLite(Dialect):
-    """One file, for one host. Its time zone is the process's."""
-
-    module, mark, begin = 'sqlite3', '?', 'BEGIN IMMEDIATE'
-    pieces = pieces_of(
-        utc="datetime('now')", utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
-        local="datetime('now', 'localtime')", time="time('now', 'localtime')",
-        to_local="datetime(?, 'localtime')", same='IS', greatest='MAX', least='MIN',
-        lock='', by_due='next_run_utc', later="datetime(%s, '+' || (%s) || ' seconds')")
-    errors = ((r'\w+: no such (table|column)', Problem,
-               '; run: distributed_cron.py init'),
-              ('IntegrityError|DataError', BadData, ''), ('.*locked', Again, ''))
-    other_words = (  # than distributed_cron.sql
-        ('INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
-         'INTEGER PRIMARY KEY AUTOINCREMENT'),
-        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''), ('<=>', 'IS'), ('GREATEST', 'MAX'),
-        ('BEFORE', 'AFTER'), (r'NEW\.(\w+) = ', r'\1 = '),
-        ('UPDATE ON', 'UPDATE OF max_run_time, %s ON' % ', '.join(PLANNED_FROM)),
-        (r'(?s)FOR EACH ROW SET(.*)', r'BEGIN UPDATE job SET\1 WHERE id = NEW.id; END'))
-
-    def open(self, create, *_):
-        path = self.config.db_path
-        if not create and not os.path.exists(path):
-            raise Problem('%s: no such database; run: distributed_cron.py init' % path)
-        connection = self.driver.connect(
-            path, timeout=self.config.db_timeout, isolation_level=None)
-        connection.execute('PRAGMA journal_mode = WAL').fetchall()
-        connection.execute('PRAGMA synchronous = FULL')
-        connection.text_factory = lambda text: text.decode('utf-8', 'replace')
-        return connection
-
-    def code_and_text(self, error):
-        return '%s: %s' % (type(error).__name__, error), '%s: %s' % (
-            self.config.db_path, error)
-
-
-class MySQL(Dialect):
-    """MySQL and MariaDB, by PyMySQL."""
-
-    module = 'pymysql'
-    unsafe = '''SELECT table_name, engine FROM information_schema.tables
-        WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
-        AND engine <> 'InnoDB' '''
-    pieces = pieces_of(
-        utc='UTC_TIMESTAMP()', utc_exact='UTC_TIMESTAMP(6)', local='NOW()',
-        time='CURRENT_TIME()', to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
-        same='<=>', greatest='GREATEST', least='LEAST', lock='FOR UPDATE',
-        by_due='next_run_utc', later='(%s + INTERVAL (%s) SECOND)')
-    errors = (('1020|1205|1213', Again, ''),
-              ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
-              ('1049|1054|1146', Problem, '; run: distributed_cron.py init'),
-              ('1044|1142|1419', Problem, '; the account needs more rights'),
-              ('1045', Problem, '; look at db.username and db.password'),
-              ('2003', Away, '; is it up? look at db.host'))
-
-    def open(self, create, host, port, socket):
-        config, types = self.config, self.driver.constants.FIELD_TYPE
-        timeout = None if create else config.db_timeout
-        local = socket or host in ('localhost', '127.0.0.1', '::1')
-        connect = partial(
-            self.driver.connect, host=host, port=port, unix_socket=socket,
-            user=config.db_username, password=config.db_password, ssl=config.db_tls,
-            database=None if create else config.db_database, charset='utf8mb4',
-            autocommit=True, connect_timeout=config.db_timeout, read_timeout=timeout,
-            write_timeout=timeout, client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
-            conv={**self.driver.converters.conversions, types.TIME: str,  # stay text
-                  types.DATETIME: str, types.TIMESTAMP: str})
-        try:  # without TLS, for which PyMySQL reads all certificates, where it may be
-            connection = connect(ssl_disabled=bool(local and not config.db_tls))
-        except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
-            connection = connect()
-        cursor = connection.cursor()
-        cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
-        # A lock is waited for less long than an answer: so a claim is never in doubt.
-        cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
-                       'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1))
-        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
-            cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
-        cursor.execute('SELECT @@global.read_only')
-        if cursor.fetchone()[0]:
-            raise self.driver.OperationalError(1290, 'the server is read-only')
-        if create:
-            make = 'CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4'
-            cursor.execute(make % config.db_database.replace('`', '``'))
-            connection.select_db(config.db_database)
-        return connection
-
-    def code_and_text(self, error):
-        number, text = (*error.args, '', '')[:2]
-        where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
-        return str(number), 'database %s: error %s: %s' % (
-            where, number, str(text).split(' (')[0])
-
-    def upgrade(self, store, table, rules):
-        modernize(store, table, rules)
-
-
-def modernize(store, table, rules):
-    """Bring an old table of MySQL, such as the Perl program's, to these rules."""
-    there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
-        row[2] for row in store.query('SHOW INDEX FROM ' + table))
-    new = [rule for rule in rules
-           if rule.removeprefix('INDEX ').split()[0] not in there]
-    if new or table in dict(store.query(store.dialect.unsafe)):
-        changes = ['MODIFY ' + rule for rule in rules  # texts, as wide as they are now
-                   if 'VARCHAR' in rule and 'KEY' not in rule and rule not in new]
-        changes += ['ADD ' + rule for rule in new]
-        store.execute('ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
-                      'utf8mb4, %s' % (table, ', '.join(changes)))
-
-
-class PostgreSQL(Dialect):
-    """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
-
-    module, port, returning = 'psycopg', 5432, True
-    replace = ('INSERT INTO {table} ({columns}) VALUES ({marks}) '
-               'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}')
-    pieces = pieces_of(
-        utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
-        utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
-                  "'YYYY-MM-DD HH24:MI:SS.US')",
-        local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
-        time="CAST(date_trunc('second', statement_timestamp()) AS time)",
-        to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
-        same='IS NOT DISTINCT FROM', greatest='GREATEST', least='LEAST',
-        lock='FOR UPDATE', later="(%s + (%s) * INTERVAL '1 second')",
-        by_due='run_token, next_run_utc')  # all of the index, or it sorts all rows
-    other_words = (
-        ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
-        ('INT UNSIGNED', 'BIGINT'), (r'TINYINT\(1\)', 'SMALLINT'),
-        ('DATETIME', 'TIMESTAMP(0)'), (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
-        (r'\bTIME NULL', 'TIME(0) NULL'), ('<=>', 'IS NOT DISTINCT FROM'),
-        (r'(DROP TRIGGER .*)', r'\1 ON job'), (r',\n    NEW\.', r';\n    NEW.'),
-        (r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
-         r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
-         r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()'))
-    errors = (('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
-              ('42P01|42703', Problem, '; run: distributed_cron.py init'),
-              ('42501', Problem, '; the account needs more rights'),
-              ('28|None.*authentication', Problem,
-               '; look at db.username and db.password'),
-              ('3D000|None.*database "', Problem, '; make it: createdb'),
-              ('22|23|None.*NUL', BadData, ''))
-
-    def open(self, create, host, port, socket):
-        config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
-        os.environ.pop('PGTZ', None)  # it would be this host's time zone
-        tls = {'sslrootcert' if key == 'ca' else 'ssl' + key: path
-               for key, path in (config.db_tls or {'mode': 'prefer'}).items()}
-        connection = self.driver.connect(
-            host=socket or host, port=port, user=config.db_username, autocommit=True,
-            password=config.db_password, dbname=config.db_database, keepalives_idle=1,
-            connect_timeout=max(2, int(config.db_timeout)), tcp_user_timeout=limit,
-            options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
-            '-c statement_timeout=%d' % (limit // 2, limit),
-            **{'sslmode': 'verify-full', **tls}, keepalives_interval=1)
-        for kind in ('timestamp', 'time'):  # which stay text
-            connection.adapters.register_loader(
-                kind, self.driver.types.string.TextLoader)
-        if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
-            raise self.driver.OperationalError('the server is a standby, read-only')
-        return connection
-
-    def code_and_text(self, error):
-        code, text = getattr(error, 'sqlstate', None), str(error).strip()
-        return '%s: %s' % (code, text), 'database: ' + text.split('\n')[0]
-
-
-DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
-
-
-# ------------------------------------------------------------------------- schedule
-
-class BadSchedule(Problem):
-    """A cron expression or a window that is wrong, or that can never match."""
-
+########################################################################################
+# schedule: windows, cron expressions, time zones, and the next run
+########################################################################################
 
 # SQLite takes any text as a number; and last_start may be the calendar's first day.
 UNPLANNABLE = BadSchedule, ArithmeticError, TypeError, ValueError
@@ -1286,8 +1231,10 @@ def next_run(job, after, now, zone):
         return opening(when, start, stop, zone)
     expression = parse(job.schedule)
     if not any(in_window(EPOCH + at, start, stop) for at in expression.day_times):
-        raise BadSchedule('%r has no time from %s to %s' % (
-            job.schedule, start, stop.replace('24:00:00', 'midnight')))
+        raise BadSchedule(
+            '%r has no time from %s to %s'
+            % (job.schedule, start, stop.replace('24:00:00', 'midnight'))
+        )
     while when := expression.next_utc(after, zone):
         opens = opening(when, start, stop, zone)
         if opens == when:
@@ -1302,7 +1249,8 @@ def window_of(job):
     for name, default in (('start_anchor', '00:00'), ('stop_anchor', '24:00')):
         value = getattr(job, name) or default
         if value != default and not re.fullmatch(
-                '([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}', value):
+            '([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}', value
+        ):
             raise BadSchedule('%s %r; allowed: 00:00 to 23:59' % (name, value))
         ends.append((value + ':00')[:8])
     if ends[0] == ends[1]:
@@ -1328,28 +1276,70 @@ def opening(after, start, stop, zone):
 class Expression:
     """A cron expression: five fields, or a macro such as @daily; see crontab(5)."""
 
-    MACROS = {'@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *', '@monthly': '0 0 1 * *',
-              '@weekly': '0 0 * * 0', '@daily': '0 0 * * *', '@midnight': '0 0 * * *',
-              '@hourly': '0 * * * *'}
+    MACROS = {
+        '@yearly': '0 0 1 1 *',
+        '@annually': '0 0 1 1 *',
+        '@monthly': '0 0 1 * *',
+        '@weekly': '0 0 * * 0',
+        '@daily': '0 0 * * *',
+        '@midnight': '0 0 * * *',
+        '@hourly': '0 * * * *',
+    }
     # name, lowest, highest, the names of values, what else is allowed
-    FIELDS = (('minute', 0, 59, [], ''), ('hour', 0, 23, [], ''),
-              ('day-of-month', 1, 31, [], ', L, LW, 15W'),
-              ('month', 1, 12, ['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug',
-                                'sep', 'oct', 'nov', 'dec'], ' or jan-dec'),
-              ('day-of-week', 0, 7, ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'],
-               ' or sun-sat, 5L, 5#2'))
+    FIELDS = (
+        ('minute', 0, 59, [], ''),
+        ('hour', 0, 23, [], ''),
+        ('day-of-month', 1, 31, [], ', L, LW, 15W'),
+        (
+            'month',
+            1,
+            12,
+            [
+                'jan',
+                'feb',
+                'mar',
+                'apr',
+                'may',
+                'jun',
+                'jul',
+                'aug',
+                'sep',
+                'oct',
+                'nov',
+                'dec',
+            ],
+            ' or jan-dec',
+        ),
+        (
+            'day-of-week',
+            0,
+            7,
+            ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'],
+            ' or sun-sat, 5L, 5#2',
+        ),
+    )
 
     def __init__(self, text):
         fields = self.MACROS.get(text.strip().lower(), text).lower().split()
         if len(fields) != 5:
-            raise BadSchedule('%r: %s; allowed: five fields, or %s' % (
-                text, 'a job belongs to no machine whose start could count'
-                if fields == ['@reboot'] else '%d fields' % len(fields),
-                ' '.join(self.MACROS)))
+            raise BadSchedule(
+                '%r: %s; allowed: five fields, or %s'
+                % (
+                    text,
+                    'a job belongs to no machine whose start could count'
+                    if fields == ['@reboot']
+                    else '%d fields' % len(fields),
+                    ' '.join(self.MACROS),
+                )
+            )
         minutes, hours, self.month_days, self.months, self.week_days = map(
-            self.field, range(5), fields)
-        self.day_times = [(60 * hour + minute) * MINUTE
-                          for hour in sorted(hours) for minute in sorted(minutes)]
+            self.field, range(5), fields
+        )
+        self.day_times = [
+            (60 * hour + minute) * MINUTE
+            for hour in sorted(hours)
+            for minute in sorted(minutes)
+        ]
         # Debian's cron: a field that begins with * counts as unrestricted.
         self.either = not (fields[2].startswith('*') or fields[4].startswith('*'))
         self.elapsed = fields[1].startswith('*')
@@ -1358,16 +1348,22 @@ class Expression:
 
     def field(self, index, text):
         name, low, high, names, more = self.FIELDS[index]
-        number = {form % value: value for value in range(low, high + 1)
-                  for form in ('%d', '%02d')}
+        number = {
+            form % value: value
+            for value in range(low, high + 1)
+            for form in ('%d', '%02d')
+        }
         number.update((name, low + value) for value, name in enumerate(names))
         special = {}  # what depends on the month stays text: l, lw, 15w; 5l, 5#2
         if name == 'day-of-month':
             special = {word + 'w': '%dw' % number[word] for word in number}
             special.update(l='l', lw='lw')
         elif name == 'day-of-week':
-            special = {word + end: '%d%s' % (number[word] % 7, end) for word in number
-                       for end in ('l', '#1', '#2', '#3', '#4', '#5')}
+            special = {
+                word + end: '%d%s' % (number[word] % 7, end)
+                for word in number
+                for end in ('l', '#1', '#2', '#3', '#4', '#5')
+            }
         top, values = 6 if high == 7 else high, set()
         for part in text.split(','):
             if part in special:
@@ -1380,10 +1376,16 @@ class Expression:
             end = number.get(last) if dash else top if slash else begin
             if high == 7 and begin and end == 0:
                 end = 7  # FRI-SUN
-            if begin is None or end is None or begin > end or not re.fullmatch(
-                    '0*[1-9][0-9]{0,3}', step if slash else '1'):
-                raise BadSchedule('%s %r: bad value %r; allowed: %d-%d%s, *, a-b, '
-                                  'steps /n' % (name, text, part, low, high, more))
+            if (
+                begin is None
+                or end is None
+                or begin > end
+                or not re.fullmatch('0*[1-9][0-9]{0,3}', step if slash else '1')
+            ):
+                raise BadSchedule(
+                    '%s %r: bad value %r; allowed: %d-%d%s, *, a-b, '
+                    'steps /n' % (name, text, part, low, high, more)
+                )
             values.update(range(begin, end + 1, int(step or 1)))
         return {0 if (high, value) == (7, 7) else value for value in values}
 
@@ -1397,9 +1399,16 @@ class Expression:
         for day in week_day:  # W, as in Quartz: the nearest weekday within the month
             named['%dw' % day] = min((abs(one - day), one) for one in working)[1]
         by_month = {named[value] for value in self.month_days & set(named)}
-        by_week = {day for day in week_day if self.week_days & {
-            week_day[day], '%d#%d' % (week_day[day], (day + 6) // 7),
-            '%dl' % week_day[day] if day + 7 > count else ''}}
+        by_week = {
+            day
+            for day in week_day
+            if self.week_days
+            & {
+                week_day[day],
+                '%d#%d' % (week_day[day], (day + 6) // 7),
+                '%dl' % week_day[day] if day + 7 > count else '',
+            }
+        }
         return sorted(by_month | by_week if self.either else by_month & by_week)
 
     def next_local(self, after):
@@ -1473,11 +1482,368 @@ class Zone:
         return max([when for when in times if when <= now] or times[:1])
 
 
-# --------------------------------------------------------------------------- config
+########################################################################################
+# dialects: the databases: their words, connections and errors
+########################################################################################
+
+
+def pieces_of(**words):
+    """The SQL that differs between databases, and the conditions built of it."""
+    # The rules on rows, as the triggers have them; a year, so that no time overflows.
+    limit = '''{least}(525600, CASE
+        WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
+        WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
+        ELSE {greatest}(frequency >> 1, 1) END)'''
+    words['deadline'] = words['later'] % ('{utc}', '(%s) * ? + ?' % limit)
+    wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
+    # Where last_start is not ours, a worker of the Perl program may be at it.
+    words['allowed'] = '''((run_requested = 1 OR (active = 1
+        AND CASE WHEN start_anchor > stop_anchor
+            THEN {time} >= start_anchor OR {time} < stop_anchor
+            ELSE COALESCE({time} >= start_anchor, 1 = 1)
+             AND COALESCE({time} < stop_anchor, 1 = 1) END))
+        AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
+             OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
+        words['later'] % ('last_start', wait)
+    )
+    words['due'] = 'run_token IS NULL AND next_run_utc <= {utc} AND ' + words['allowed']
+    return {name: text.format(**words) for name, text in words.items()}
+
+
+class Dialect:
+    """A database: its words, as data, and what it alone does."""
+
+    mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
+    replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
+    port = 3306  # unless the configuration says another
+    unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
+
+    def __init__(self, config):
+        try:
+            self.config, self.driver = config, __import__(self.module)
+        except ImportError:
+            raise BadConfig(
+                '%s: db.engine: %s needs %s; install python3-%s, or: pip install %s'
+                % (config.file, config.db_engine, *[self.module] * 3)
+            ) from None
+
+    def connect(self, create=False):
+        """Connect to the first host that will do; create: make the database too."""
+        for host in list(self.config.hosts):
+            try:
+                return self.open(create, *host)
+            except (self.driver.Error, RuntimeError) as error:
+                problem = self.problem(error)
+            if not isinstance(problem, Away):
+                break
+            self.config.hosts.append(self.config.hosts.pop(0))
+        raise problem
+
+    def problem(self, error):
+        """An error by how its code begins; the databases' manuals list them."""
+        code, text = self.code_and_text(error)
+        for codes, kind, advice in self.errors:
+            if re.match('(?s)' + codes, code):
+                return kind(text + advice)
+        return Away(text)
+
+    def init(self, store, statement):
+        """Execute one statement of distributed_cron.sql, in the database's words. A
+        table that was there gets what it lacks."""
+        tables = re.findall(r'(?s) EXISTS (\w+) \((.*)\)', statement)
+        for theirs, ours in self.other_words:
+            statement = re.sub(theirs, ours, statement)
+        try:
+            store.execute(statement)
+        except Problem as problem:
+            if 'TRIGGER' not in statement:
+                raise
+            if 'CREATE TRIGGER job_changes' in statement:
+                print(
+                    'note: no trigger (%s); the workers keep the rules, but after a '
+                    'change by hand set next_run_utc to NULL' % problem
+                )
+        for table, rules in tables:
+            self.upgrade(store, table, [rule.strip() for rule in rules.split(',\n')])
+
+    def upgrade(self, store, table, rules):
+        there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
+        for rule in rules:
+            kind, name, more = rule.split(None, 2)
+            if kind == 'INDEX':
+                store.execute(
+                    'CREATE INDEX IF NOT EXISTS %s ON %s %s' % (name, table, more)
+                )
+            elif kind not in ('PRIMARY', *(column[0] for column in there)):
+                self.init(store, 'ALTER TABLE %s ADD COLUMN %s' % (table, rule))
+
+
+class SQLite(Dialect):
+    """One file, for one host. Its time zone is the process's."""
+
+    module, mark, begin = 'sqlite3', '?', 'BEGIN IMMEDIATE'
+    pieces = pieces_of(
+        utc="datetime('now')",
+        utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        local="datetime('now', 'localtime')",
+        time="time('now', 'localtime')",
+        to_local="datetime(?, 'localtime')",
+        same='IS',
+        greatest='MAX',
+        least='MIN',
+        lock='',
+        by_due='next_run_utc',
+        later="datetime(%s, '+' || (%s) || ' seconds')",
+    )
+    errors = (
+        (r'\w+: no such (table|column)', Problem, '; run: distributed_cron.py init'),
+        ('IntegrityError|DataError', BadData, ''),
+        ('.*locked', Again, ''),
+    )
+    other_words = (  # than distributed_cron.sql
+        (
+            'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
+            'INTEGER PRIMARY KEY AUTOINCREMENT',
+        ),
+        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
+        ('<=>', 'IS'),
+        ('GREATEST', 'MAX'),
+        ('BEFORE', 'AFTER'),
+        (r'NEW\.(\w+) = ', r'\1 = '),
+        ('UPDATE ON', 'UPDATE OF max_run_time, %s ON' % ', '.join(PLANNED_FROM)),
+        (r'(?s)FOR EACH ROW SET(.*)', r'BEGIN UPDATE job SET\1 WHERE id = NEW.id; END'),
+    )
+
+    def open(self, create, *_):
+        path = self.config.db_path
+        if not create and not os.path.exists(path):
+            raise Problem('%s: no such database; run: distributed_cron.py init' % path)
+        connection = self.driver.connect(
+            path, timeout=self.config.db_timeout, isolation_level=None
+        )
+        connection.execute('PRAGMA journal_mode = WAL').fetchall()
+        connection.execute('PRAGMA synchronous = FULL')
+        connection.text_factory = lambda text: text.decode('utf-8', 'replace')
+        return connection
+
+    def code_and_text(self, error):
+        return '%s: %s' % (type(error).__name__, error), '%s: %s' % (
+            self.config.db_path,
+            error,
+        )
+
+
+class MySQL(Dialect):
+    """MySQL and MariaDB, by PyMySQL."""
+
+    module = 'pymysql'
+    unsafe = '''SELECT table_name, engine FROM information_schema.tables
+        WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
+        AND engine <> 'InnoDB' '''
+    pieces = pieces_of(
+        utc='UTC_TIMESTAMP()',
+        utc_exact='UTC_TIMESTAMP(6)',
+        local='NOW()',
+        time='CURRENT_TIME()',
+        to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
+        same='<=>',
+        greatest='GREATEST',
+        least='LEAST',
+        lock='FOR UPDATE',
+        by_due='next_run_utc',
+        later='(%s + INTERVAL (%s) SECOND)',
+    )
+    errors = (
+        ('1020|1205|1213', Again, ''),
+        ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
+        ('1049|1054|1146', Problem, '; run: distributed_cron.py init'),
+        ('1044|1142|1419', Problem, '; the account needs more rights'),
+        ('1045', Problem, '; look at db.username and db.password'),
+        ('2003', Away, '; is it up? look at db.host'),
+    )
+
+    def open(self, create, host, port, socket):
+        config, types = self.config, self.driver.constants.FIELD_TYPE
+        timeout = None if create else config.db_timeout
+        local = socket or host in ('localhost', '127.0.0.1', '::1')
+        connect = partial(
+            self.driver.connect,
+            host=host,
+            port=port,
+            unix_socket=socket,
+            user=config.db_username,
+            password=config.db_password,
+            ssl=config.db_tls,
+            database=None if create else config.db_database,
+            charset='utf8mb4',
+            autocommit=True,
+            connect_timeout=config.db_timeout,
+            read_timeout=timeout,
+            write_timeout=timeout,
+            client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
+            conv={
+                **self.driver.converters.conversions,
+                types.TIME: str,  # stay text
+                types.DATETIME: str,
+                types.TIMESTAMP: str,
+            },
+        )
+        try:  # without TLS, for which PyMySQL reads all certificates, where it may be
+            connection = connect(ssl_disabled=bool(local and not config.db_tls))
+        except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
+            connection = connect()
+        cursor = connection.cursor()
+        cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
+        # A lock is waited for less long than an answer: so a claim is never in doubt.
+        cursor.execute(
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
+            'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1)
+        )
+        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
+            cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
+        cursor.execute('SELECT @@global.read_only')
+        if cursor.fetchone()[0]:
+            raise self.driver.OperationalError(1290, 'the server is read-only')
+        if create:
+            make = 'CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4'
+            cursor.execute(make % config.db_database.replace('`', '``'))
+            connection.select_db(config.db_database)
+        return connection
+
+    def code_and_text(self, error):
+        number, text = (*error.args, '', '')[:2]
+        where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
+        return str(number), 'database %s: error %s: %s' % (
+            where,
+            number,
+            str(text).split(' (')[0],
+        )
+
+    def upgrade(self, store, table, rules):
+        modernize(store, table, rules)
+
+
+def modernize(store, table, rules):
+    """Bring an old table of MySQL, such as the Perl program's, to these rules."""
+    there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
+        row[2] for row in store.query('SHOW INDEX FROM ' + table)
+    )
+    new = [
+        rule for rule in rules if rule.removeprefix('INDEX ').split()[0] not in there
+    ]
+    if new or table in dict(store.query(store.dialect.unsafe)):
+        changes = [
+            'MODIFY ' + rule
+            for rule in rules  # texts, as wide as they are now
+            if 'VARCHAR' in rule and 'KEY' not in rule and rule not in new
+        ]
+        changes += ['ADD ' + rule for rule in new]
+        store.execute(
+            'ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
+            'utf8mb4, %s' % (table, ', '.join(changes))
+        )
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
+
+    module, port, returning = 'psycopg', 5432, True
+    replace = (
+        'INSERT INTO {table} ({columns}) VALUES ({marks}) '
+        'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
+    )
+    pieces = pieces_of(
+        utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
+        utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
+        "'YYYY-MM-DD HH24:MI:SS.US')",
+        local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
+        time="CAST(date_trunc('second', statement_timestamp()) AS time)",
+        to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
+        same='IS NOT DISTINCT FROM',
+        greatest='GREATEST',
+        least='LEAST',
+        lock='FOR UPDATE',
+        later="(%s + (%s) * INTERVAL '1 second')",
+        by_due='run_token, next_run_utc',
+    )  # all of the index, or it sorts all rows
+    other_words = (
+        ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
+        ('INT UNSIGNED', 'BIGINT'),
+        (r'TINYINT\(1\)', 'SMALLINT'),
+        ('DATETIME', 'TIMESTAMP(0)'),
+        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
+        (r'\bTIME NULL', 'TIME(0) NULL'),
+        ('<=>', 'IS NOT DISTINCT FROM'),
+        (r'(DROP TRIGGER .*)', r'\1 ON job'),
+        (r',\n    NEW\.', r';\n    NEW.'),
+        (
+            r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
+            r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
+            r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()',
+        ),
+    )
+    errors = (
+        ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
+        ('42P01|42703', Problem, '; run: distributed_cron.py init'),
+        ('42501', Problem, '; the account needs more rights'),
+        ('28|None.*authentication', Problem, '; look at db.username and db.password'),
+        ('3D000|None.*database "', Problem, '; make it: createdb'),
+        ('22|23|None.*NUL', BadData, ''),
+    )
+
+    def open(self, create, host, port, socket):
+        config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
+        os.environ.pop('PGTZ', None)  # it would be this host's time zone
+        tls = {
+            'sslrootcert' if key == 'ca' else 'ssl' + key: path
+            for key, path in (config.db_tls or {'mode': 'prefer'}).items()
+        }
+        connection = self.driver.connect(
+            host=socket or host,
+            port=port,
+            user=config.db_username,
+            autocommit=True,
+            password=config.db_password,
+            dbname=config.db_database,
+            keepalives_idle=1,
+            connect_timeout=max(2, int(config.db_timeout)),
+            tcp_user_timeout=limit,
+            options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
+            '-c statement_timeout=%d' % (limit // 2, limit),
+            **{'sslmode': 'verify-full', **tls},
+            keepalives_interval=1,
+        )
+        for kind in ('timestamp', 'time'):  # which stay text
+            connection.adapters.register_loader(
+                kind, self.driver.types.string.TextLoader
+            )
+        if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
+            raise self.driver.OperationalError('the server is a standby, read-only')
+        return connection
+
+    def code_and_text(self, error):
+        code, text = getattr(error, 'sqlstate', None), str(error).strip()
+        return '%s: %s' % (code, text), 'database: ' + text.split('\n')[0]
+
+
+DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
+
+
+########################################################################################
+# config: the configuration file, and what it allows
+########################################################################################
 
 KEYS = {  # key: (default, what is allowed)
-    **dict.fromkeys(('db.connect_string', 'db.username', 'db.password',
-                     'db.password_file', 'state.location'), (None, 'text')),
+    **dict.fromkeys(
+        (
+            'db.connect_string',
+            'db.username',
+            'db.password',
+            'db.password_file',
+            'state.location',
+        ),
+        (None, 'text'),
+    ),
     'db.engine': (None, 'one of: sqlite, mysql, postgresql'),
     'db.path': ('distributed_cron.db', 'text'),
     'db.host': ('localhost', 'text, or a list of texts'),
@@ -1486,8 +1852,10 @@ KEYS = {  # key: (default, what is allowed)
     'db.tls': (None, 'keys among: ca, cert, key'),
     'log.location': ('/tmp/distributed_cron', 'text'),
     'log.max_bytes': (10000000, 'a whole number from 1000 to 1e15'),
-    'max_tasks': ('cpu_full', 'a whole number from 1 to 1e5, or one of: cpu_full, '
-                              'cpu_half, cpu_quarter'),
+    'max_tasks': (
+        'cpu_full',
+        'a whole number from 1 to 1e5, or one of: cpu_full, cpu_half, cpu_quarter',
+    ),
     'clear_old_on_start': (True, 'yes or no'),
     'poll_seconds': (1, 'a number from 0.1 to 60'),
     'kill_grace': (10, 'a number from 0 to 30'),
@@ -1497,9 +1865,14 @@ KEYS = {  # key: (default, what is allowed)
     'web.editors': ((), 'a list of texts'),
 }
 PERL_KEYS = {  # of a DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2
-    'database': 'db.database', 'dbname': 'db.database', 'db': 'db.database',
-    'host': 'db.host', 'mysql_socket': 'db.host', 'port': 'port',
-    'mysql_read_timeout': 'db.timeout'}
+    'database': 'db.database',
+    'dbname': 'db.database',
+    'db': 'db.database',
+    'host': 'db.host',
+    'mysql_socket': 'db.host',
+    'port': 'port',
+    'mysql_read_timeout': 'db.timeout',
+}
 
 
 def fits(value, allowed):
@@ -1527,8 +1900,10 @@ class Config:
         """values: the file's keys, nested or dotted. Raises BadConfig."""
         self.file, self.name = file, name or os.uname().nodename
         if not re.fullmatch(r'[^/.\s][^/\s]{0,190}', self.name):
-            raise BadConfig('--name %r; allowed: 1 to 191 characters without / and '
-                            'space' % self.name)
+            raise BadConfig(
+                '--name %r; allowed: 1 to 191 characters without / and '
+                'space' % self.name
+            )
         flat = dict(self.flat(values or {}))
         given = self.perls(str(flat.get('db.connect_string', '')))
         port = given.pop('port', None)
@@ -1538,11 +1913,15 @@ class Config:
                 raise self.unknown('key', key, KEYS)
             allowed = KEYS[key][1]
             if not fits(value, allowed):
-                raise self.bad('%s: %s is not allowed; allowed: %s' % (
-                    key, 'this' if 'password' in key else repr(value), allowed))
+                raise self.bad(
+                    '%s: %s is not allowed; allowed: %s'
+                    % (key, 'this' if 'password' in key else repr(value), allowed)
+                )
             given[key] = str(value) if allowed == 'text' else value
-        given.setdefault('db.engine', 'mysql' if {'db.host', 'db.database'} & set(given)
-                         else 'sqlite')
+        given.setdefault(
+            'db.engine',
+            'mysql' if {'db.host', 'db.database'} & set(given) else 'sqlite',
+        )
         for key, (default, _) in KEYS.items():
             setattr(self, key.replace('.', '_'), given.get(key, default))
         hosts = self.db_host if isinstance(self.db_host, list) else [self.db_host]
@@ -1553,11 +1932,13 @@ class Config:
             self.max_tasks = max(1, (os.cpu_count() or 1) // share)
         self.db_path = self.path_of(self.db_path)
         self.log_location = self.path_of(self.log_location)
-        self.state_location = self.path_of(self.state_location or os.path.join(
-            self.log_location, 'state-' + self.name))
+        self.state_location = self.path_of(
+            self.state_location or os.path.join(self.log_location, 'state-' + self.name)
+        )
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
         self.db_tls = self.db_tls and {
-            key: self.path_of(str(path)) for key, path in self.db_tls.items()}
+            key: self.path_of(str(path)) for key, path in self.db_tls.items()
+        }
         if self.db_password_file:
             self.db_password = self.first_line(self.path_of(self.db_password_file))
 
@@ -1573,8 +1954,11 @@ class Config:
 
     def unknown(self, what, word, words):
         import difflib
-        return self.bad('unknown %s %r; the nearest known is %s' % (
-            what, word, difflib.get_close_matches(word, words, 1, 0)[0]))
+
+        return self.bad(
+            'unknown %s %r; the nearest known is %s'
+            % (what, word, difflib.get_close_matches(word, words, 1, 0)[0])
+        )
 
     def path_of(self, path):
         """A path in the file is relative to the file's folder."""
@@ -1596,10 +1980,13 @@ class Config:
     def perls(self, text):
         """The keys that a Perl DBI string stands for."""
         _, driver, rest = re.match(
-            '(?i)(dbi:(mysql|mariadb|pg|sqlite):(.*))?', text).groups(default='')
+            '(?i)(dbi:(mysql|mariadb|pg|sqlite):(.*))?', text
+        ).groups(default='')
         if text and not driver:
-            raise self.bad('db.connect_string; allowed: dbi:DRIVER:database=D;host=H '
-                           'with a DRIVER of mysql, mariadb, pg, sqlite')
+            raise self.bad(
+                'db.connect_string; allowed: dbi:DRIVER:database=D;host=H '
+                'with a DRIVER of mysql, mariadb, pg, sqlite'
+            )
         names = {'mariadb': 'mysql', 'pg': 'postgresql', '': None}
         found = {'db.engine': names.get(driver.lower(), driver.lower())}
         for pair in filter(None, rest.split(';')):
@@ -1621,8 +2008,10 @@ class Config:
         full = text if ':' in text.rpartition(']')[2] else '%s:%s' % (text, port)
         match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+):([0-9]{1,5})', full)
         if not match or '..' in text or not 0 < int(match[2]) < 65536:
-            raise self.bad('db.host: %r; allowed: host, host:port, [address]:port or '
-                           '/socket, with a port of 1 to 65535' % full)
+            raise self.bad(
+                'db.host: %r; allowed: host, host:port, [address]:port or '
+                '/socket, with a port of 1 to 65535' % full
+            )
         # localhost is the socket where there is one, as MySQL's own clients take it
         for socket in '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock':
             if full == 'localhost:3306' and os.path.exists(socket):
@@ -1635,13 +2024,17 @@ def load_config(file, name=None):
     try:
         import yaml
     except ImportError:
-        raise BadConfig('PyYAML is missing; install python3-yaml, or: pip install '
-                        'PyYAML') from None
+        raise BadConfig(
+            'PyYAML is missing; install python3-yaml, or: pip install PyYAML'
+        ) from None
     try:
         with open(file, encoding='utf-8') as stream:
             # The Perl program's own file has tabs before values, which YAML forbids.
-            text = re.sub(r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
-                          lambda before: before[0].expandtabs(4), stream.read())
+            text = re.sub(
+                r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
+                lambda before: before[0].expandtabs(4),
+                stream.read(),
+            )
         # Of a stream an error quotes no line, which may be that of the password.
         return Config(yaml.safe_load(io.StringIO(text)), file, name)
     except OSError as error:
@@ -1650,126 +2043,40 @@ def load_config(file, name=None):
         raise BadConfig('%s: is not YAML: %s' % (file, line_of(error))) from None
 
 
-# =========================================================================== banner
-# What crontab runs ends here. Below stand the commands that people type.
-
-def main(arguments=None):
-    """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
-    if sys.stdout:  # a terminal that is not UTF-8
-        sys.stdout.reconfigure(errors='replace')
-    try:
-        if not (sys.argv[1:] if arguments is None else arguments):
-            return work(load_config(CONFIG))  # argparse takes its time
-        args = parser().parse_args(arguments)
-        return args.function(args, args.function is demo or load_config(
-            args.config, args.name))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
-    except (Problem, OSError, UnicodeError) as problem:
-        print('distributed_cron: %s' % line_of(problem), file=sys.stderr)
-        return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
-    except KeyboardInterrupt:
-        return 130
+# ======================================================================================
+# = banner: what crontab runs ends here; below are the commands that people type
+# ======================================================================================
 
 
-def whole_number(text):
-    """A value of the command line; argparse says the function's name if it is none."""
-    return int(re.fullmatch('[0-9]{1,9}', text)[0])
-
-
-NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
-OPTIONS = {
-    'id': NUMBER, 'id?': {**NUMBER, 'nargs': '?'}, 'id+': {**NUMBER, 'nargs': '+'},
-    '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
-    '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
-    '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
-    '--stop': {'metavar': 'HH:MM', 'dest': 'stop_anchor', 'help': 'not from then on'},
-    '--max-run-time': {**NUMBER, 'metavar': 'MINUTES', 'help': 'then it is ended'},
-    '--inactive': {'action': 'store_const', 'const': 0, 'dest': 'active'},
-    '-n': {**NUMBER, 'default': 20, 'metavar': 'COUNT'}, 'what': {'metavar': 'EXPR|ID'},
-    '--from': {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'},
-    '--system': {**FLAG, 'help': 'it has a user column'},
-    '--follow': FLAG, '--json': FLAG, '--forever': FLAG}
-JOB_OPTIONS = ('--every --schedule --start --stop --max-run-time --description '
-               '--inactive ')
-
-
-def parser():
-    """The command line's grammar."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise BadConfig('%s; see %s --help' % (message, self.prog))
-
-    top = Parser(prog='distributed_cron.py', description=__doc__.split('\n\n')[0] + (
-        ' Without a command it runs what is due and exits: the crontab line.'))
-    top.add_argument('--config', metavar='FILE', help='the configuration file',
-                     default=CONFIG)
-    top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
-    top.set_defaults(function=run, forever=False)
-    commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
-    for name, function, flags in (
-            ('run', run, '--forever'), ('init', init, ''),
-            ('add', save, JOB_OPTIONS + 'command'),
-            ('edit', save, JOB_OPTIONS + '--command id'),
-            *((name, act, 'id+') for name in ACTIONS),
-            ('list', list_jobs, '--json'), ('show', show, '--json id'),
-            ('next', next_times, 'what --from -n'),
-            ('history', history, 'id? -n --json'),
-            ('log', log, 'id -n --follow'), ('hosts', hosts, '--json'),
-            ('import', import_crontab, 'file --system --max-run-time'),
-            ('export', export, ''), ('check', check, ''), ('demo', demo, '')):
-        text = ACTIONS[name][1] if name in ACTIONS else function.__doc__.split('\n')[0]
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(function=function)
-        for flag in flags.split():
-            command.add_argument(flag.rstrip('?+'), **OPTIONS.get(flag, {}))
-    return top
-
-
-def run(args, config):
-    """run what is due, until nothing is; --forever: and go on"""
-    return work(config, args.forever)
-
-
-def init(args, config):
-    """create or upgrade the tables; keeps all data"""
-    store = Store(config)
-    store.connection = store.dialect.connect(create=True)
-    with open(os.path.join(HERE, 'distributed_cron.sql'), encoding='utf-8') as file:
-        statements = re.sub('(?m)--.*$', '', file.read()).split(';')
-    for statement in map(str.strip, statements):
-        if statement and not re.match('CREATE DATABASE|USE', statement):
-            store.dialect.init(store, statement)
-    store.close()
-    Store(config).connect().close()  # it looks at them
-    print('tables ready')
-
-
-# Jobs, as the commands and the web page change them.
+########################################################################################
+# jobs: jobs, as the commands and the web page see and change them
+########################################################################################
 
 LIMITS = {'command': 12000, 'description': 255, 'schedule': 255}  # characters
 ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
     'remove': ('DELETE FROM job WHERE id = ?', 'delete jobs', 'removed'),
-    'enable': ('UPDATE job SET active = 1, next_run_utc = NULL WHERE id = ?',
-               'have jobs run', 'enabled'),
-    'disable': ('UPDATE job SET active = 0, next_run_utc = NULL WHERE id = ?',
-                'have jobs not run', 'disabled'),
-    'run-now': ('UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = ?',
-                'run jobs at once, on any host', 'will run now'),
-    'stop': ('''UPDATE job SET stop_requested = run_no
+    'enable': (
+        'UPDATE job SET active = 1, next_run_utc = NULL WHERE id = ?',
+        'have jobs run',
+        'enabled',
+    ),
+    'disable': (
+        'UPDATE job SET active = 0, next_run_utc = NULL WHERE id = ?',
+        'have jobs not run',
+        'disabled',
+    ),
+    'run-now': (
+        'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = ?',
+        'run jobs at once, on any host',
+        'will run now',
+    ),
+    'stop': (
+        '''UPDATE job SET stop_requested = run_no
              WHERE id = ? AND run_token IS NOT NULL''',
-             'end runs, on whichever host', 'will be ended')}
-
-
-def act(args, config):
-    """do one of ACTIONS to some jobs"""
-    store = Store(config).connect()
-    for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
-        statement, _, done = ACTIONS[args.action]
-        print('job %d: %s' % (job.id, done if store.change(statement, job.id)
-                              else 'is not running'))
+        'end runs, on whichever host',
+        'will be ended',
+    ),
+}
 
 
 def job_of(store, id):
@@ -1783,23 +2090,30 @@ def save_job(store, id, values):
     """Insert a job (id None) or change columns of one; returns its id and its next run,
     UTC. Raises BadConfig."""
     half = (values.get('frequency') or 60) // 2
-    old = job_of(store, id) if id is not None else Job(
-        active=1, frequency=60, max_run_time=60 if values.get('schedule') else half)
+    old = (
+        job_of(store, id)
+        if id is not None
+        else Job(
+            active=1, frequency=60, max_run_time=60 if values.get('schedule') else half
+        )
+    )
     if 'frequency' in values and not values.get('schedule'):
         values = {'max_run_time': max(1, min(old.max_run_time, half)), **values}
     job = old._replace(**values)
     for column, limit in LIMITS.items():
         size = len(getattr(job, column) or '')
         if size > limit or not size and column == 'command':
-            raise BadConfig('%s: %d characters; allowed: 1 to %d' % (
-                column, size, limit))
+            raise BadConfig(
+                '%s: %d characters; allowed: 1 to %d' % (column, size, limit)
+            )
     most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
     checked = job.schedule is None or 'frequency' in values
     if checked and not 1 <= job.frequency <= 5256000:
         raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
     if not 1 <= job.max_run_time <= most:
-        raise BadConfig('--max-run-time %d; allowed: 1 to %d minutes' % (
-            job.max_run_time, most))
+        raise BadConfig(
+            '--max-run-time %d; allowed: 1 to %d minutes' % (job.max_run_time, most)
+        )
     now = store.now()  # what is wrong is refused, also of an inactive job
     when = next_run(job._replace(active=1), now, now, store.zone)
     when = when if job.active else PARKED
@@ -1808,27 +2122,14 @@ def save_job(store, id, values):
         return store.insert('job', dict(values, next_run_utc=text_of(when))), when
     if set(PLANNED_FROM) & set(values):  # else its plan stays
         values['next_run_utc'] = None
-    store.change('UPDATE job SET %s WHERE id = ?' % ', '.join(
-        '%s = ?' % name for name in values), *values.values(), id)
+    store.change(
+        'UPDATE job SET %s WHERE id = ?'
+        % ', '.join('%s = ?' % name for name in values),
+        *values.values(),
+        id,
+    )
     return id, when
 
-
-def save(args, config):
-    """add a job, or edit one"""
-    values = {name: value for name, value in vars(args).items()
-              if name in JOB_COLUMNS[1:13] and value is not None}
-    if 'frequency' in values and 'schedule' in values:
-        raise BadConfig('--every and --schedule; allowed: one of them')
-    if 'frequency' in values:
-        values['schedule'] = None
-    for name in {'start_anchor', 'stop_anchor'} & set(values):
-        values[name] = values[name] or None  # --start '' removes it
-    store = Store(config).connect()
-    id, when = save_job(store, getattr(args, 'id', None), values)
-    print('job %d, next run %s' % (id, when_text(store, when, store.now())))
-
-
-# What people see.
 
 def when_text(store, when, now):
     """A UTC time in the database's zone, and how far away it is."""
@@ -1860,13 +2161,18 @@ def describe(job):
     if words is None and not isinstance(job.frequency, int):
         words = str(job.frequency)  # SQLite takes any text as a number
     elif words is None:
-        count, unit = next((job.frequency // size, unit) for size, unit in (
-            (1440, 'day'), (60, 'hour'), (1, 'minute')) if job.frequency % size == 0)
+        count, unit = next(
+            (job.frequency // size, unit)
+            for size, unit in ((1440, 'day'), (60, 'hour'), (1, 'minute'))
+            if job.frequency % size == 0
+        )
         words = 'every ' + (unit if count == 1 else '%d %ss' % (count, unit))
     elif len(fields) == 5:
         minute, hour, *days = fields
-        words = 'at minute %s of %s' % (minute, 'each hour' if hour == '*'
-                                        else 'hour ' + hour)
+        words = 'at minute %s of %s' % (
+            minute,
+            'each hour' if hour == '*' else 'hour ' + hour,
+        )
         if minute.isdecimal() and hour.isdecimal():
             words = 'at %s:%s' % (hour.zfill(2), minute.zfill(2))
         elif hour == '*' and re.fullmatch(r'\*(/\d+)?', minute):
@@ -1874,8 +2180,10 @@ def describe(job):
         for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
             words += text % value if value != '*' else ''
     if job.start_anchor or job.stop_anchor:
-        words += ', %.5s to %.5s' % (job.start_anchor or '00:00',
-                                     job.stop_anchor or '24:00')
+        words += ', %.5s to %.5s' % (
+            job.start_anchor or '00:00',
+            job.stop_anchor or '24:00',
+        )
     return words
 
 
@@ -1886,8 +2194,9 @@ def report(rows, as_json, *columns):
     lines = [[heading for heading, _ in columns]]
     for row in rows:
         cells = [cell(row) for _, cell in columns]
-        lines.append([' '.join(str('' if cell is None else cell).split())
-                      for cell in cells])
+        lines.append(
+            [' '.join(str('' if cell is None else cell).split()) for cell in cells]
+        )
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         print('  '.join(map(str.ljust, line, widths)).rstrip())
@@ -1895,73 +2204,268 @@ def report(rows, as_json, *columns):
 
 def field(name, most=1000):
     """A heading, and the function that gets its cell, cut to a length, from a row."""
+
     def cell(row):
         value = getattr(row, name)
-        return value[:most - 1] + '…' if len(str(value)) > most else value
+        return value[: most - 1] + '…' if len(str(value)) > most else value
+
     return name.upper().replace('_', ' '), cell
 
 
-def list_jobs(args, config):
+########################################################################################
+# schema: the tables
+########################################################################################
+
+
+def cmd_init(args, config):
+    """create or upgrade the tables; keeps all data"""
+    store = Store(config)
+    store.connection = store.dialect.connect(create=True)
+    with open(os.path.join(HERE, 'distributed_cron.sql'), encoding='utf-8') as file:
+        statements = re.sub('(?m)--.*$', '', file.read()).split(';')
+    for statement in map(str.strip, statements):
+        if statement and not re.match('CREATE DATABASE|USE', statement):
+            store.dialect.init(store, statement)
+    store.close()
+    Store(config).connect().close()  # it looks at them
+    print('tables ready')
+
+
+########################################################################################
+# commands: what people type
+########################################################################################
+
+
+def main(arguments=None):
+    """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
+    if sys.stdout:  # a terminal that is not UTF-8
+        sys.stdout.reconfigure(errors='replace')
+    try:
+        if not (sys.argv[1:] if arguments is None else arguments):
+            return work(load_config(CONFIG))  # argparse takes its time
+        args = parser().parse_args(arguments)
+        return args.function(
+            args, args.function is cmd_demo or load_config(args.config, args.name)
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
+    except (Problem, OSError, UnicodeError) as problem:
+        print('distributed_cron: %s' % line_of(problem), file=sys.stderr)
+        return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def whole_number(text):
+    """A value of the command line; argparse says the function's name if it is none."""
+    return int(re.fullmatch('[0-9]{1,9}', text)[0])
+
+
+NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
+OPTIONS = {
+    'id': NUMBER,
+    'id?': {**NUMBER, 'nargs': '?'},
+    'id+': {**NUMBER, 'nargs': '+'},
+    '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
+    '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
+    '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
+    '--stop': {'metavar': 'HH:MM', 'dest': 'stop_anchor', 'help': 'not from then on'},
+    '--max-run-time': {**NUMBER, 'metavar': 'MINUTES', 'help': 'then it is ended'},
+    '--inactive': {'action': 'store_const', 'const': 0, 'dest': 'active'},
+    '-n': {**NUMBER, 'default': 20, 'metavar': 'COUNT'},
+    'what': {'metavar': 'EXPR|ID'},
+    '--from': {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'},
+    '--system': {**FLAG, 'help': 'it has a user column'},
+    '--follow': FLAG,
+    '--json': FLAG,
+    '--forever': FLAG,
+}
+JOB_OPTIONS = (
+    '--every --schedule --start --stop --max-run-time --description --inactive '
+)
+
+
+def parser():
+    """The command line's grammar."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise BadConfig('%s; see %s --help' % (message, self.prog))
+
+    top = Parser(
+        prog='distributed_cron.py',
+        description=__doc__.split('\n\n')[0]
+        + (' Without a command it runs what is due and exits: the crontab line.'),
+    )
+    top.add_argument(
+        '--config', metavar='FILE', help='the configuration file', default=CONFIG
+    )
+    top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
+    top.set_defaults(function=cmd_run, forever=False)
+    commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
+    for name, function, flags in (
+        ('run', cmd_run, '--forever'),
+        ('init', cmd_init, ''),
+        ('add', cmd_save, JOB_OPTIONS + 'command'),
+        ('edit', cmd_save, JOB_OPTIONS + '--command id'),
+        *((name, cmd_act, 'id+') for name in ACTIONS),
+        ('list', cmd_list, '--json'),
+        ('show', cmd_show, '--json id'),
+        ('next', cmd_next, 'what --from -n'),
+        ('history', cmd_history, 'id? -n --json'),
+        ('log', cmd_log, 'id -n --follow'),
+        ('hosts', cmd_hosts, '--json'),
+        ('import', cmd_import, 'file --system --max-run-time'),
+        ('export', cmd_export, ''),
+        ('check', cmd_check, ''),
+        ('demo', cmd_demo, ''),
+    ):
+        text = ACTIONS[name][1] if name in ACTIONS else function.__doc__.split('\n')[0]
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        for flag in flags.split():
+            command.add_argument(flag.rstrip('?+'), **OPTIONS.get(flag, {}))
+    return top
+
+
+def cmd_run(args, config):
+    """run what is due, until nothing is; --forever: and go on"""
+    return work(config, args.forever)
+
+
+def cmd_act(args, config):
+    """do one of ACTIONS to some jobs"""
+    store = Store(config).connect()
+    for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
+        statement, _, done = ACTIONS[args.action]
+        print(
+            'job %d: %s'
+            % (job.id, done if store.change(statement, job.id) else 'is not running')
+        )
+
+
+def cmd_save(args, config):
+    """add a job, or edit one"""
+    values = {
+        name: value
+        for name, value in vars(args).items()
+        if name in JOB_COLUMNS[1:13] and value is not None
+    }
+    if 'frequency' in values and 'schedule' in values:
+        raise BadConfig('--every and --schedule; allowed: one of them')
+    if 'frequency' in values:
+        values['schedule'] = None
+    for name in {'start_anchor', 'stop_anchor'} & set(values):
+        values[name] = values[name] or None  # --start '' removes it
+    store = Store(config).connect()
+    id, when = save_job(store, getattr(args, 'id', None), values)
+    print('job %d, next run %s' % (id, when_text(store, when, store.now())))
+
+
+def cmd_list(args, config):
     """all jobs"""
     store = Store(config).connect()
     now = store.now()
-    report(store.query('SELECT * FROM job ORDER BY id'), args.json,
-           field('id'), ('STATUS', lambda job: state_of(job, now)),
-           field('description', 30), field('command', 30), ('SCHEDULE', describe),
-           ('LAST RUN', lambda job: job.last_start or 'never'),
-           field('last_status', 30),
-           ('NEXT RUN', lambda job: 'it runs' if job.run_token else when_text(
-               store, moment(job.next_run_utc), now)))
+    report(
+        store.query('SELECT * FROM job ORDER BY id'),
+        args.json,
+        field('id'),
+        ('STATUS', lambda job: state_of(job, now)),
+        field('description', 30),
+        field('command', 30),
+        ('SCHEDULE', describe),
+        ('LAST RUN', lambda job: job.last_start or 'never'),
+        field('last_status', 30),
+        (
+            'NEXT RUN',
+            lambda job: (
+                'it runs'
+                if job.run_token
+                else when_text(store, moment(job.next_run_utc), now)
+            ),
+        ),
+    )
 
 
-def show(args, config):
+def cmd_show(args, config):
     """all about a job"""
     store = Store(config).connect()
     job, now = job_of(store, args.id), store.now()
-    facts = dict(job._asdict(), status=state_of(job, now), in_words=describe(job),
-                 next_run=when_text(store, moment(job.next_run_utc), now))
-    print(json.dumps(facts, indent=1) if args.json else '\n'.join(
-        '%-17s %s' % (name, '' if value is None else value)
-        for name, value in facts.items()))
+    facts = dict(
+        job._asdict(),
+        status=state_of(job, now),
+        in_words=describe(job),
+        next_run=when_text(store, moment(job.next_run_utc), now),
+    )
+    print(
+        json.dumps(facts, indent=1)
+        if args.json
+        else '\n'.join(
+            '%-17s %s' % (name, '' if value is None else value)
+            for name, value in facts.items()
+        )
+    )
 
 
-def history(args, config):
+def cmd_history(args, config):
     """the last runs"""
     store = Store(config).connect()
-    where = 'ORDER BY ended_at DESC' if args.id is None else (
-        'WHERE job_id = %d ORDER BY run_no DESC' % job_of(store, args.id).id)
-    report(store.query('SELECT * FROM run %s LIMIT ?' % where, args.n), args.json,
-           field('job_id'), field('run_no'), field('started_at'),
-           ('SECONDS', lambda run: run.duration_ms is not None
-            and '%.1f' % (run.duration_ms / 1000) or ''),
-           field('worker'), field('status'), field('output', 40))
+    where = (
+        'ORDER BY ended_at DESC'
+        if args.id is None
+        else ('WHERE job_id = %d ORDER BY run_no DESC' % job_of(store, args.id).id)
+    )
+    report(
+        store.query('SELECT * FROM run %s LIMIT ?' % where, args.n),
+        args.json,
+        field('job_id'),
+        field('run_no'),
+        field('started_at'),
+        (
+            'SECONDS',
+            lambda run: (
+                run.duration_ms is not None and '%.1f' % (run.duration_ms / 1000) or ''
+            ),
+        ),
+        field('worker'),
+        field('status'),
+        field('output', 40),
+    )
 
 
-def hosts(args, config):
+def cmd_hosts(args, config):
     """the machines"""
     rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
     report(rows, args.json, *map(field, HOST_COLUMNS))
 
 
-def log(args, config):
+def cmd_log(args, config):
     """what a job wrote"""
     path = config.job_log(args.id)
     if not os.path.exists(path):
         store = Store(config).connect()
-        rows = store.query('''SELECT worker, output FROM run WHERE job_id = ?
-                           ORDER BY run_no DESC LIMIT 1''', job_of(store, args.id).id)
-        return print('no log on this host; ' + (
-            'the last run, by %s, wrote:\n%s' % rows[0] if rows else 'it never ran'))
+        rows = store.query(
+            '''SELECT worker, output FROM run WHERE job_id = ?
+                           ORDER BY run_no DESC LIMIT 1''',
+            job_of(store, args.id).id,
+        )
+        return print(
+            'no log on this host; '
+            + ('the last run, by %s, wrote:\n%s' % rows[0] if rows else 'it never ran')
+        )
     os.execvp('tail', ['tail', *['-F'] * args.follow, '-n', str(args.n), path])
 
 
-def next_times(args, config):
+def cmd_next(args, config):
     """when an expression or a job runs next"""
     store = Store(config).connect()
     is_id = re.fullmatch('[0-9]{1,9}', args.what)
     job = job_of(store, int(args.what)) if is_id else Job(active=1, schedule=args.what)
-    if args.after and not (moment(args.after) and re.fullmatch(
-            r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)):
+    if args.after and not (
+        moment(args.after)
+        and re.fullmatch(r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)
+    ):
         raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % args.after)
     after = store.zone.utc(moment(args.after)) if args.after else store.now()
     for _ in range(args.n):
@@ -1973,18 +2477,27 @@ def next_times(args, config):
         job = job._replace(last_start=local, claimed_start=local)
 
 
-def check(args, config):
+def cmd_check(args, config):
     """is all well? a line each"""
     store, status = Store(config), 0
     for what, look in (
-            ('config', lambda: config.file),
-            ('folders', lambda: '%s, %s' % (config.log_location, State(config).folder)),
-            ('database', lambda: store.connect().config.db_engine),
-            ('schema', lambda: 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]),
-            ('time zone', lambda: 'UTC%+g h' % (
-                store.zone.offset(store.now()).total_seconds() / 3600)),
-            ('clock skew', lambda: '%d ms' % (1000 * (
-                time.time() - (store.now() - EPOCH).total_seconds())))):
+        ('config', lambda: config.file),
+        ('folders', lambda: '%s, %s' % (config.log_location, State(config).folder)),
+        ('database', lambda: store.connect().config.db_engine),
+        ('schema', lambda: 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]),
+        (
+            'time zone',
+            lambda: (
+                'UTC%+g h' % (store.zone.offset(store.now()).total_seconds() / 3600)
+            ),
+        ),
+        (
+            'clock skew',
+            lambda: (
+                '%d ms' % (1000 * (time.time() - (store.now() - EPOCH).total_seconds()))
+            ),
+        ),
+    ):
         try:
             if store.connection or what in ('config', 'folders', 'database'):
                 print('ok   %s: %s' % (what, look()))
@@ -1994,23 +2507,28 @@ def check(args, config):
     return status
 
 
-# Moving to and from crontab(5).
+########################################################################################
+# crontab: import and export
+########################################################################################
 
 EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
     **dict.fromkeys(('description', 'command'), (str,)),
     **dict.fromkeys(('active', 'max_run_time', 'frequency'), (int,)),
-    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None)))}
+    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None))),
+}
 
 
-def import_crontab(args, config):
+def cmd_import(args, config):
     """take the entries of a crontab"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
         lines = file.read().split('\n')  # a form feed ends none
     path, store = os.path.abspath(args.file), Store(config).connect()
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
 
-    there = {(job.command, job.schedule or job.frequency)
-             for job in store.query('SELECT * FROM job')}
+    there = {
+        (job.command, job.schedule or job.frequency)
+        for job in store.query('SELECT * FROM job')
+    }
     counts = [0, 0, 0]
     for number, entry in entries(lines, system):
         try:
@@ -2019,8 +2537,9 @@ def import_crontab(args, config):
             key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
             known = key in there
             if not known:
-                save_job(store, None, {
-                    'max_run_time': args.max_run_time or 1440, **entry})
+                save_job(
+                    store, None, {'max_run_time': args.max_run_time or 1440, **entry}
+                )
                 there.add(key)
             counts[known] += 1
         except (BadConfig, BadSchedule, BadData) as problem:
@@ -2059,16 +2578,20 @@ def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     from pwd import getpwuid
     from shlex import quote
+
     count = (1 if line.startswith('@') else 5) + system
     words = line.split(None, count)
     if len(words) <= count or 'CRON_TZ' in variables:
-        raise BadSchedule('%r; allowed: five fields or a macro%s, and a command; not '
-                          'under CRON_TZ' % (line, ', a user' * system))
-    schedule, command = ' '.join(words[:count - system]), words[count]
+        raise BadSchedule(
+            '%r; allowed: five fields or a macro%s, and a command; not '
+            'under CRON_TZ' % (line, ', a user' * system)
+        )
+    schedule, command = ' '.join(words[: count - system]), words[count]
     parse(schedule)
     # crontab(5): the first bare % ends the command, its standard input follows.
-    command, *stdin = [part.replace('\\%', '%')
-                       for part in re.split(r'(?<!\\)%', command)]
+    command, *stdin = [
+        part.replace('\\%', '%') for part in re.split(r'(?<!\\)%', command)
+    ]
     values = {'schedule': schedule, 'description': command[:255]}
     if stdin:
         command = "printf '%%s\\n' %s | (%s\n)" % (' '.join(map(quote, stdin)), command)
@@ -2078,35 +2601,71 @@ def entry_of(line, variables, system):
         command = 'export %s=%s; %s' % (name, quote(variables[name]), command)
     if system and words[count - 1] != getpwuid(os.getuid()).pw_name:
         command = 'sudo -n -u %s -- /bin/sh -c %s' % (
-            quote(words[count - 1]), quote(command))
+            quote(words[count - 1]),
+            quote(command),
+        )
     return dict(values, command=command)
 
 
-def export(args, config):
+def cmd_export(args, config):
     """all jobs as a crontab"""
     for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
-        facts = {name: getattr(job, name) for name in (
-            'description', 'active', 'start_anchor', 'stop_anchor', 'max_run_time')}
+        facts = {
+            name: getattr(job, name)
+            for name in (
+                'description',
+                'active',
+                'start_anchor',
+                'stop_anchor',
+                'max_run_time',
+            )
+        }
         schedule, minutes = job.schedule, job.frequency
         if schedule is None:  # as near as a crontab can come; import goes by the facts
             facts.update(schedule=None, frequency=minutes)
-            schedule = ('*/%d * * * *' % minutes if minutes < 60 else '0 */%d * * *' % (
-                minutes // 60) if minutes < 1440 else '0 0 * * *')
+            schedule = (
+                '*/%d * * * *' % minutes
+                if minutes < 60
+                else '0 */%d * * *' % (minutes // 60)
+                if minutes < 1440
+                else '0 0 * * *'
+            )
         if '\n' in job.command:
             facts['command'] = job.command
-        print('#: %s\n%s%s %s\n' % (
-            json.dumps(facts), '' if job.active else '#', schedule,
-            job.command.replace('%', '\\%').replace('\n', '; ')))
+        print(
+            '#: %s\n%s%s %s\n'
+            % (
+                json.dumps(facts),
+                '' if job.active else '#',
+                schedule,
+                job.command.replace('%', '\\%').replace('\n', '; '),
+            )
+        )
 
 
-# The demonstration.
+########################################################################################
+# demo: three workers on an embedded database
+########################################################################################
 
-DEMO = [('left behind by a killed worker', 'sleep 3; echo here', {'max_run_time': 9}),
-        *((command, command, {}) for command in (
-            'echo hello', 'date', 'uname -a', 'ls / | wc -l', 'sleep 1', 'id',
-            'echo oh >&2', 'seq 9 | tail -1', 'printf "no newline"',
-            'echo this one fails; exit 3')),
-        ('runs out of time', 'sleep 60', {'frequency': 2})]
+DEMO = [
+    ('left behind by a killed worker', 'sleep 3; echo here', {'max_run_time': 9}),
+    *(
+        (command, command, {})
+        for command in (
+            'echo hello',
+            'date',
+            'uname -a',
+            'ls / | wc -l',
+            'sleep 1',
+            'id',
+            'echo oh >&2',
+            'seq 9 | tail -1',
+            'printf "no newline"',
+            'echo this one fails; exit 3',
+        )
+    ),
+    ('runs out of time', 'sleep 60', {'frequency': 2}),
+]
 NEXT = '''
 Each of the 12 jobs ran once. Next: write your database into distributed_cron.yml, then
   distributed_cron.py init
@@ -2114,22 +2673,32 @@ Each of the 12 jobs ran once. Next: write your database into distributed_cron.ym
   distributed_cron.py run --forever'''
 
 
-def demo(args, _):
+def cmd_demo(args, _):
     """three workers on an embedded database in a temporary folder; needs only Python"""
     import tempfile
     from multiprocessing import get_context
+
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
-    keys = {'db.path': 'demo.db', 'log.location': 'log', 'max_tasks': 4,
-            'kill_grace': 1}
-    configs = [Config(keys, os.path.join(folder, 'demo'), name)
-               for name in ('gamma', 'alpha', 'beta')]
+    keys = {
+        'db.path': 'demo.db',
+        'log.location': 'log',
+        'max_tasks': 4,
+        'kill_grace': 1,
+    }
+    configs = [
+        Config(keys, os.path.join(folder, 'demo'), name)
+        for name in ('gamma', 'alpha', 'beta')
+    ]
     for config in configs:
         config.minute = 1.5  # seconds: a job that runs out of time does so soon
-    killed, *workers = [get_context('fork').Process(
-        target=work, args=(config, True), daemon=True)  # daemon: it ends with us
-        for config in (configs[0], *configs)]
-    init(args, configs[0])
+    killed, *workers = [
+        get_context('fork').Process(
+            target=work, args=(config, True), daemon=True
+        )  # daemon: it ends with us
+        for config in (configs[0], *configs)
+    ]
+    cmd_init(args, configs[0])
     store, limit = Store(configs[0]).connect(), time.monotonic() + 14
     for number, (description, command, more) in enumerate(DEMO):
         save_job(store, None, dict(more, description=description, command=command))
@@ -2145,8 +2714,14 @@ def demo(args, _):
     while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
         time.sleep(0.05)
     rows = store.query('SELECT * FROM run JOIN job ON id = job_id ORDER BY job_id')
-    report(rows, False, *map(field, (
-        'job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status')))
+    report(
+        rows,
+        False,
+        *map(
+            field,
+            ('job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status'),
+        ),
+    )
     if [row.job_id for row in rows] != list(range(1, 13)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
     print(NEXT)

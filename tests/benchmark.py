@@ -8,6 +8,7 @@ on it. Machines differ, and others may be at work on them: so beside each rate s
 what limits it, measured in turns with it, and what counts is the ratio. Each number is
 the median of several rounds. With --peers other crons start the same commands.
 """
+
 import argparse
 import collections
 import contextlib
@@ -42,8 +43,10 @@ def row(function):
 def main():
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all is cleaned up
-    rows, names = [], options.only or [name for name in ROWS
-                                       if name != 'peers' or options.peers]
+    rows, names = (
+        [],
+        options.only or [name for name in ROWS if name != 'peers' or options.peers],
+    )
     with tempfile.TemporaryDirectory(prefix='dc-bench-') as folder:
         bench = Bench(folder, options.quick)
         try:
@@ -73,34 +76,47 @@ def arguments():
     parser.add_argument('--quick', action='store_true', help='small, in few rounds')
     parser.add_argument('--peers', action='store_true', help='other crons too')
     parser.add_argument('--svg', metavar='FILE', help='draw a picture of the table')
-    parser.add_argument('--only', action='append', choices=ROWS, metavar='NAME',
-                        help='one of: ' + ', '.join(ROWS))
+    parser.add_argument(
+        '--only',
+        action='append',
+        choices=ROWS,
+        metavar='NAME',
+        help='one of: ' + ', '.join(ROWS),
+    )
     return parser.parse_args()
 
 
 def table(rows):
     """The rows as a table, which Markdown understands as well."""
-    lines = [Row('what', 'measured', 'beside it', 'ratio', 'goal', 'reached'),
-             Row(*['---'] * 6)]
+    lines = [
+        Row('what', 'measured', 'beside it', 'ratio', 'goal', 'reached'),
+        Row(*['---'] * 6),
+    ]
     for row in rows:
         ratio = '' if row.ratio is None else '%.2f' % row.ratio
         reached = {True: 'yes', False: '**no**', None: ''}[row.reached]
         lines.append(row._replace(ratio=ratio, reached=reached))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('| %s |' % ' | '.join(map(str.ljust, line, widths))
-                     for line in lines)
+    return '\n'.join(
+        '| %s |' % ' | '.join(map(str.ljust, line, widths)) for line in lines
+    )
 
 
 # ------------------------------------------------------------- what the rows stand on
+
 
 class Bench:
     """A private server, and the places on it that the rows work at."""
 
     def __init__(self, folder, quick):
         self.folder, self.quick = folder, quick
-        self.server = MariaDB(folder, '--innodb-flush-log-at-trx-commit=1',
-                              '--innodb-buffer-pool-size=1G', '--max-connections=700',
-                              '--innodb-log-file-size=512M')
+        self.server = MariaDB(
+            folder,
+            '--innodb-flush-log-at-trx-commit=1',
+            '--innodb-buffer-pool-size=1G',
+            '--max-connections=700',
+            '--innodb-log-file-size=512M',
+        )
 
     def count(self, full, quick):
         return quick if self.quick else full
@@ -118,8 +134,13 @@ class Bench:
     def place(self, **more):
         """A place with empty tables; its workers end with it."""
         folder = tempfile.mkdtemp(dir=self.folder)
-        place = BenchPlace(folder, 'mysql', self.server, os.path.basename(folder),
-                           **{'poll_seconds': 1, 'kill_grace': 10, **more})
+        place = BenchPlace(
+            folder,
+            'mysql',
+            self.server,
+            os.path.basename(folder),
+            **{'poll_seconds': 1, 'kill_grace': 10, **more},
+        )
         try:
             yield place.init()
         finally:
@@ -146,8 +167,10 @@ class BenchPlace(Place):
         """So many jobs, not due before an hour has passed; or when it is said."""
         self.store.execute(
             '''INSERT INTO job (description, command, max_run_time, next_run_utc)
-            SELECT 'benchmark', ?, 5, ? FROM seq_1_to_%d''' % count,
-            [command, utc(when or time.time() + 3600)])
+            SELECT 'benchmark', ?, 5, ? FROM seq_1_to_%d'''
+            % count,
+            [command, utc(when or time.time() + 3600)],
+        )
 
     def workers(self, count):
         """Start workers; returns when they are up and idle."""
@@ -168,8 +191,12 @@ class BenchPlace(Place):
     def wait_all(self, count, seconds=120):
         """Wait until all are recorded, which is looked at each 5 ms. None may be lost,
         none run twice, all must be well."""
-        wait_until(lambda: self.sql('SELECT COUNT(*) FROM run')[0][0] >= count,
-                   seconds, '%d runs' % count, 0.005)
+        wait_until(
+            lambda: self.sql('SELECT COUNT(*) FROM run')[0][0] >= count,
+            seconds,
+            '%d runs' % count,
+            0.005,
+        )
         now = time.time()
         found = self.sql('''SELECT COUNT(*), COUNT(DISTINCT job_id), COUNT(DISTINCT
             run_no), SUM(status = 'Success') FROM run''')[0]
@@ -189,11 +216,19 @@ class BenchPlace(Place):
 
     def unusual(self):
         """Lines of the workers' logs that tell of no usual step."""
-        lines = [line.split('] ', 1)[1] for name in os.listdir(self.folder + '/log')
-                 if name.startswith('host')
-                 for line in self.read('log/' + name).splitlines()]
-        return [line for line in lines if not re.match(
-            'worker starts|worker leaves|start: |end: .* Success$|SIGTERM: ', line)]
+        lines = [
+            line.split('] ', 1)[1]
+            for name in os.listdir(self.folder + '/log')
+            if name.startswith('host')
+            for line in self.read('log/' + name).splitlines()
+        ]
+        return [
+            line
+            for line in lines
+            if not re.match(
+                'worker starts|worker leaves|start: |end: .* Success$|SIGTERM: ', line
+            )
+        ]
 
     def leave(self):
         for process in self.started:
@@ -206,8 +241,9 @@ class BenchPlace(Place):
 
 def utc(when):
     """A time as the tables have it."""
-    return dc.text_of(datetime.fromtimestamp(int(when), timezone.utc).replace(
-        tzinfo=None))
+    return dc.text_of(
+        datetime.fromtimestamp(int(when), timezone.utc).replace(tzinfo=None)
+    )
 
 
 def percentile(values, percent):
@@ -216,9 +252,13 @@ def percentile(values, percent):
 
 def reference(code, *arguments):
     """What a small program of Python, in a process of its own, says: a number."""
-    return float(subprocess.run(
-        [sys.executable, '-I', '-c', code, *map(str, arguments)],
-        stdout=subprocess.PIPE, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, '-I', '-c', code, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+    )
 
 
 SPAWN = '''if True:
@@ -243,6 +283,7 @@ def limit(count=500):
 
 # ---------------------------------------------------------------------------- rates
 
+
 @row
 def throughput(bench):
     """With a slot for each, as the other crons have."""
@@ -250,8 +291,14 @@ def throughput(bench):
         place.fill(500)
         place.workers(1)
         rate, most, ratio = bench.beside(11, lambda: place.rate(500), limit)
-    yield Row('500 due at once, one worker', '%.0f runs/s' % rate,
-              'posix_spawn %.0f/s' % most, ratio, '≥ 0.65', ratio >= 0.65)
+    yield Row(
+        '500 due at once, one worker',
+        '%.0f runs/s' % rate,
+        'posix_spawn %.0f/s' % most,
+        ratio,
+        '≥ 0.65',
+        ratio >= 0.65,
+    )
 
 
 @row
@@ -264,12 +311,19 @@ def many(bench):
         place.workers(1)
         four.workers(4)
         rate, one, ratio = bench.beside(
-            3, lambda: four.rate(count),
-            lambda: median(place.rate(500) for _ in range(3)))
+            3,
+            lambda: four.rate(count),
+            lambda: median(place.rate(500) for _ in range(3)),
+        )
         lost = four.unusual()
-    yield Row('%d due at once, four workers' % count, '%.0f runs/s' % rate,
-              '500, one worker: %.0f/s' % one, ratio, '≥ 0.9; none lost, none twice',
-              ratio >= 0.9 and not lost)
+    yield Row(
+        '%d due at once, four workers' % count,
+        '%.0f runs/s' % rate,
+        '500, one worker: %.0f/s' % one,
+        ratio,
+        '≥ 0.9; none lost, none twice',
+        ratio >= 0.9 and not lost,
+    )
 
 
 @row
@@ -285,8 +339,9 @@ def statements(bench):
             counts.append((place.status('Questions') - before - 1) / 60)
             place.wait_all(60)
     count = median(counts)
-    yield Row('statements per run, 60 due', '%.2f' % count, '', None, '≤ 2.5',
-              count <= 2.5)
+    yield Row(
+        'statements per run, 60 due', '%.2f' % count, '', None, '≤ 2.5', count <= 2.5
+    )
 
 
 @row
@@ -303,17 +358,30 @@ def contention(bench):
         took = place.wait_all(count) - due
         place.store.execute('SET GLOBAL general_log = 0')
         text = dc.read_text(log)
-        claims = re.findall(r"SET run_token = '\w+'.*?\n?.*?WHERE id IN \(([\d, ]+)\)",
-                            re.sub(r'\n\s+', ' ', text))
+        claims = re.findall(
+            r"SET run_token = '\w+'.*?\n?.*?WHERE id IN \(([\d, ]+)\)",
+            re.sub(r'\n\s+', ' ', text),
+        )
         landed = len(re.findall(r"FROM job WHERE run_token = '\w+'", text))
         asked = sum(claim.count(',') + 1 for claim in claims)
         wasted, in_vain = 1 - landed / len(claims), 1 - count / asked
         unusual = place.unusual()
-    yield Row('%d workers, %d due at once' % (workers, count), 'wasted claims %.0f %%' % (
-        100 * wasted), '%.0f %% of the rows asked for' % (100 * in_vain), None,
-        '≤ 20 %, no error in the logs', wasted <= 0.2 and not unusual)
-    yield Row('the same, until all are recorded', '%.0f runs/s' % (count / took),
-              '', None, '', None)
+    yield Row(
+        '%d workers, %d due at once' % (workers, count),
+        'wasted claims %.0f %%' % (100 * wasted),
+        '%.0f %% of the rows asked for' % (100 * in_vain),
+        None,
+        '≤ 20 %, no error in the logs',
+        wasted <= 0.2 and not unusual,
+    )
+    yield Row(
+        'the same, until all are recorded',
+        '%.0f runs/s' % (count / took),
+        '',
+        None,
+        '',
+        None,
+    )
 
 
 @row
@@ -329,20 +397,34 @@ def spread(bench):
             shares = place.sql('SELECT worker, COUNT(*) AS n FROM run GROUP BY worker')
             rounds += 1
             even += len(shares) == 3 and all(7 <= share.n <= 13 for share in shares)
-    yield Row('three idle workers, 30 due', 'each got 7 to 13 in %d of %d rounds' % (
-        even, rounds), '', even / rounds, '≥ 0.9', even / rounds >= 0.9)
+    yield Row(
+        'three idle workers, 30 due',
+        'each got 7 to 13 in %d of %d rounds' % (even, rounds),
+        '',
+        even / rounds,
+        '≥ 0.9',
+        even / rounds >= 0.9,
+    )
     with bench.place(max_tasks=128) as place, bench.place(max_tasks=128) as three:
         place.fill(500)
         three.fill(500)
         place.workers(1)
         three.workers(3)
-        rate, one, ratio = bench.beside(7, lambda: three.rate(500),
-                                        lambda: place.rate(500))
-    yield Row('500 due at once, three workers', '%.0f runs/s' % rate,
-              'one worker %.0f/s' % one, ratio, '≥ 0.9', ratio >= 0.9)
+        rate, one, ratio = bench.beside(
+            7, lambda: three.rate(500), lambda: place.rate(500)
+        )
+    yield Row(
+        '500 due at once, three workers',
+        '%.0f runs/s' % rate,
+        'one worker %.0f/s' % one,
+        ratio,
+        '≥ 0.9',
+        ratio >= 0.9,
+    )
 
 
 # ---------------------------------------------------------------------------- delays
+
 
 @row
 def latency(bench):
@@ -354,13 +436,31 @@ def latency(bench):
         base, small, large = start_delays((few, crowd), count)
     p50, p99 = percentile(small, 50), percentile(small, 99)
     bare = 'sleep and posix_spawn %.1f ms'
-    yield Row('start after the due time, p50', '%.1f ms' % p50,
-              bare % percentile(base, 50), None, '≤ 8 ms', p50 <= 8)
-    yield Row('start after the due time, p99', '%.1f ms' % p99,
-              bare % percentile(base, 99), None, '≤ 40 ms', p99 <= 40)
+    yield Row(
+        'start after the due time, p50',
+        '%.1f ms' % p50,
+        bare % percentile(base, 50),
+        None,
+        '≤ 8 ms',
+        p50 <= 8,
+    )
+    yield Row(
+        'start after the due time, p99',
+        '%.1f ms' % p99,
+        bare % percentile(base, 99),
+        None,
+        '≤ 40 ms',
+        p99 <= 40,
+    )
     ratio = percentile(large, 50) / p50
-    yield Row('the same with %d other jobs, p50' % others, '%.1f ms' % percentile(
-        large, 50), 'without them %.1f ms' % p50, ratio, '≤ 1.2', ratio <= 1.2)
+    yield Row(
+        'the same with %d other jobs, p50' % others,
+        '%.1f ms' % percentile(large, 50),
+        'without them %.1f ms' % p50,
+        ratio,
+        '≤ 1.2',
+        ratio <= 1.2,
+    )
 
 
 def start_delays(places, count):
@@ -380,8 +480,14 @@ def start_delays(places, count):
         for due in first + number, first + number + 0.5:
             time.sleep(max(0, due - time.time()))
             if due % 1:
-                os.waitpid(os.posix_spawn('/bin/sh', [
-                    '/bin/sh', '-c', 'echo 0:%r > %s' % (due, path)], os.environ), 0)
+                os.waitpid(
+                    os.posix_spawn(
+                        '/bin/sh',
+                        ['/bin/sh', '-c', 'echo 0:%r > %s' % (due, path)],
+                        os.environ,
+                    ),
+                    0,
+                )
             assert select.select([fifo], [], [], 20)[0], 'no start'
             now = time.time()
             for word in os.read(fifo, 4096).split():
@@ -406,18 +512,31 @@ def idle(bench):
             asked = place.status('Questions') - asked - 1
             used = cpu_of(worker.pid) - used
         good = rows < 50 and took < 1 and asked <= seconds + 1 + 4  # 4: the host's row
-        yield Row('idle poll, %d jobs' % count, '%.2f ms, %d rows read' % (took, rows),
-                  '%d statements in %d polls' % (asked, seconds), None,
-                  '< 1 ms, < 50 rows, one statement', good)
-        yield Row('idle worker, %d jobs' % count, '%.2f %% of a core' % (
-            100 * used / seconds), '', None, '< 0.3 %', used / seconds < 0.003)
+        yield Row(
+            'idle poll, %d jobs' % count,
+            '%.2f ms, %d rows read' % (took, rows),
+            '%d statements in %d polls' % (asked, seconds),
+            None,
+            '< 1 ms, < 50 rows, one statement',
+            good,
+        )
+        yield Row(
+            'idle worker, %d jobs' % count,
+            '%.2f %% of a core' % (100 * used / seconds),
+            '',
+            None,
+            '< 0.3 %',
+            used / seconds < 0.003,
+        )
 
 
 def look_costs(place):
     """Rows that a poll reads, and the milliseconds that it takes."""
+
     def rows_read():
-        return sum(int(row[1]) for row in place.sql(
-            "SHOW SESSION STATUS LIKE 'Handler_read%'"))
+        return sum(
+            int(row[1]) for row in place.sql("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        )
 
     before = rows_read()
     own = rows_read() - before  # what asking for it adds
@@ -466,15 +585,28 @@ def startup(bench):
             print(-1 if failed else time.monotonic() - begun)'''
         paths = os.path.dirname(SCRIPT), place.file
         took, bare, ratio = bench.beside(
-            3, lambda: reference(connect % (count, 'start'), *paths),
-            lambda: reference(connect % (count, 'bare'), *paths))
+            3,
+            lambda: reference(connect % (count, 'start'), *paths),
+            lambda: reference(connect % (count, 'bare'), *paths),
+        )
         there = len(place.sql('SELECT 1 FROM host'))
-    yield Row('%d workers start in one second' % count, 'served after %.2f s' % took,
-              'connections alone %.2f s' % bare, ratio, 'all are served',
-              0 < took < 10 and there == count)
+    yield Row(
+        '%d workers start in one second' % count,
+        'served after %.2f s' % took,
+        'connections alone %.2f s' % bare,
+        ratio,
+        'all are served',
+        0 < took < 10 and there == count,
+    )
     least, most = pauses(bench.folder, bench.count(20, 8))
-    yield Row('back-off of workers, third pause', '%.2f to %.2f s' % (least, most), '',
-              most / least, 'jittered: ≥ 1.3', most / least >= 1.3)
+    yield Row(
+        'back-off of workers, third pause',
+        '%.2f to %.2f s' % (least, most),
+        '',
+        most / least,
+        'jittered: ≥ 1.3',
+        most / least >= 1.3,
+    )
 
 
 def pauses(folder, count):
@@ -486,8 +618,10 @@ def pauses(folder, count):
         listeners = {}
         for number in range(count):
             listener = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
-            name, server = 'host%d' % number, types.SimpleNamespace(
-                port=listener.getsockname()[1])
+            name, server = (
+                'host%d' % number,
+                types.SimpleNamespace(port=listener.getsockname()[1]),
+            )
             place = BenchPlace(folder, 'mysql', server)
             place.file = os.path.join(folder, name)
             place.write()
@@ -507,6 +641,7 @@ def pauses(folder, count):
 
 # ------------------------------------------------------------------------- resources
 
+
 @row
 def pass_(bench):
     """A worker of the crontab's that finds nothing due; its line has no arguments. As
@@ -518,17 +653,31 @@ def pass_(bench):
         env = dict(os.environ, DISTRIBUTED_CRON_CONFIG=place.file)
         env.pop('PYTHONDONTWRITEBYTECODE', None)
         for name, most, arguments in (
-                ('a crontab pass with nothing due', 3, [SCRIPT]),
-                ('the same, as a module', 3, ['-c', module % (
-                    place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())')]),
-                ('of it its two libraries alone', None, ['-c', 'import yaml, pymysql'])):
+            ('a crontab pass with nothing due', 3, [SCRIPT]),
+            (
+                'the same, as a module',
+                3,
+                [
+                    '-c',
+                    module % (place.folder, 'sys.argv[1:] = []; sys.exit(dc.main())'),
+                ],
+            ),
+            ('of it its two libraries alone', None, ['-c', 'import yaml, pymysql']),
+        ):
             cpu_time(arguments, env)
             cpu, bare, ratio = bench.beside(
-                15, lambda: cpu_time(arguments, env),  # noqa: B023
-                lambda: cpu_time(['-c', 'import sqlite3, argparse'], env))
-            yield Row(name, '%.0f ms of CPU' % (1000 * cpu),
-                      'import sqlite3, argparse %.0f ms' % (1000 * bare), ratio,
-                      '≤ %d' % most if most else '', most and ratio <= most)
+                15,
+                lambda: cpu_time(arguments, env),  # noqa: B023
+                lambda: cpu_time(['-c', 'import sqlite3, argparse'], env),
+            )
+            yield Row(
+                name,
+                '%.0f ms of CPU' % (1000 * cpu),
+                'import sqlite3, argparse %.0f ms' % (1000 * bare),
+                ratio,
+                '≤ %d' % most if most else '',
+                most and ratio <= most,
+            )
 
 
 def cpu_time(arguments, env):
@@ -551,16 +700,27 @@ def memory(bench):
             wait_until(lambda: len(children(worker.pid, 2)) == count, 20)  # noqa: B023
             processes = children(worker.pid, 0) + children(worker.pid, 1)
             used = sum(map(pss, processes))
-        yield Row('memory, %d running' % count, '%.0f MB' % used, '%d processes' % len(
-            processes), None, '≤ %d MB' % most, used <= most)
+        yield Row(
+            'memory, %d running' % count,
+            '%.0f MB' % used,
+            '%d processes' % len(processes),
+            None,
+            '≤ %d MB' % most,
+            used <= most,
+        )
 
 
 def children(process, generation):
     """The process, its children, or theirs."""
     found = [process]
     for _ in range(generation):
-        found = [int(child) for parent in found for child in dc.read_text(
-            '/proc/%d/task/%d/children' % (parent, parent)).split()]
+        found = [
+            int(child)
+            for parent in found
+            for child in dc.read_text(
+                '/proc/%d/task/%d/children' % (parent, parent)
+            ).split()
+        ]
     return found
 
 
@@ -592,17 +752,31 @@ def output(bench):
             place.wait_all(1)
             return size / (place.sql('SELECT duration_ms FROM run')[0][0] / 1000)
 
-        speed, most, ratio = bench.beside(5, speed, lambda: reference(
-            bare, write, size))
+        speed, most, ratio = bench.beside(
+            5, speed, lambda: reference(bare, write, size)
+        )
         (job,) = place.sql('SELECT id FROM job')[0]
-        logs = [os.path.getsize('%s/log/%d.log%s' % (place.folder, job, end))
-                for end in ('', '.1')]
+        logs = [
+            os.path.getsize('%s/log/%d.log%s' % (place.folder, job, end))
+            for end in ('', '.1')
+        ]
     good = max(logs) < 11.5e6  # the last piece may be a pipe's content longer
-    yield Row('%d MB of output from one job' % size, '%.0f MB/s' % speed,
-              'read and dropped %.0f MB/s' % most, ratio, '≥ 100 MB/s, rotated',
-              speed >= 100 and good)
-    yield Row('the same, growth of memory', '%.1f MB' % median(grown), '', None,
-              '≤ 4 MB', median(grown) <= 4)
+    yield Row(
+        '%d MB of output from one job' % size,
+        '%.0f MB/s' % speed,
+        'read and dropped %.0f MB/s' % most,
+        ratio,
+        '≥ 100 MB/s, rotated',
+        speed >= 100 and good,
+    )
+    yield Row(
+        'the same, growth of memory',
+        '%.1f MB' % median(grown),
+        '',
+        None,
+        '≤ 4 MB',
+        median(grown) <= 4,
+    )
 
 
 def growth(worker):
@@ -618,6 +792,7 @@ def growth(worker):
 
 
 # --------------------------------------------------------------------------- history
+
 
 @row
 def history(bench):
@@ -636,13 +811,23 @@ def history(bench):
             for place, found in times.items():
                 place.store.config.history_days = 0
                 place.store.reported.clear()
-                clock(found['purge'], place.store.hello, 'host0-1', 0,
-                      place.store.look().now)
+                clock(
+                    found['purge'],
+                    place.store.hello,
+                    'host0-1',
+                    0,
+                    place.store.look().now,
+                )
         for what in times[small]:
             short, long = median(times[small][what]), median(times[large][what])
-            yield Row('%s, %d runs in the history' % (what, counts[1]), '%.1f ms' % long,
-                      '%d runs: %.1f ms' % (counts[0], short), long / short, '≤ 1.3',
-                      long / short <= 1.3)
+            yield Row(
+                '%s, %d runs in the history' % (what, counts[1]),
+                '%.1f ms' % long,
+                '%d runs: %.1f ms' % (counts[0], short),
+                long / short,
+                '≤ 1.3',
+                long / short <= 1.3,
+            )
 
 
 def fill_history(place, count):
@@ -655,7 +840,9 @@ def fill_history(place, count):
         '''INSERT INTO run SELECT MOD(seq, %d) + 1, seq DIV %d + 1, NULL, NULL,
         NOW() - INTERVAL (seq DIV %d) * 50 MINUTE, 12, 'host0-1', 'Success', 0,
         'what a job says in a line or two, as jobs do' FROM seq_0_to_%d
-        ''' % (jobs, jobs, jobs, count - 1))
+        '''
+        % (jobs, jobs, jobs, count - 1)
+    )
     place.store.execute('ALTER TABLE run ADD INDEX run_ended (ended_at)')
     place.store.execute('ANALYZE TABLE run')
 
@@ -672,11 +859,20 @@ def report(place, times, number):
     token, store = '%032d' % number, place.store
     jobs = [row.id for row in place.sql('SELECT id FROM job ORDER BY id LIMIT 64')]
     store.execute('UPDATE job SET next_run_utc = {utc} WHERE id <= 64')
-    clock(times['report of 64 runs'], store.end, [
-        dc.Ending(token, row.id, 'done', row.run_no, 'Success', 0, 'x', 5)
-        for row in store.claim(jobs, token, 'host0-1')])
-    clock(times['page of a job'], place.sql,
-          'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50', 3)
+    clock(
+        times['report of 64 runs'],
+        store.end,
+        [
+            dc.Ending(token, row.id, 'done', row.run_no, 'Success', 0, 'x', 5)
+            for row in store.claim(jobs, token, 'host0-1')
+        ],
+    )
+    clock(
+        times['page of a job'],
+        place.sql,
+        'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50',
+        3,
+    )
 
 
 def clock(times, step, *args):
@@ -687,6 +883,7 @@ def clock(times, step, *args):
 
 
 # ----------------------------------------------------------------------------- peers
+
 
 @row
 def peers_(bench):
@@ -703,9 +900,14 @@ def peers_(bench):
                 rate, last = start(folder, bench.server)
                 found.append((rate, last, 2 * rate / (ours + place.rate(500))))
             rate, last, ratio = map(median, zip(*found))
-            yield Row('%s, 500 due at once' % name, '%.0f starts/s' % rate,
-                      'last one %.1f s after the due time' % last, ratio,
-                      'of ours: < 1', ratio < 1)
+            yield Row(
+                '%s, 500 due at once' % name,
+                '%.0f starts/s' % rate,
+                'last one %.1f s after the due time' % last,
+                ratio,
+                'of ours: < 1',
+                ratio < 1,
+            )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """What all tests stand on: a private MariaDB server, and one `Place` for each test."""
+
 import contextlib
 import glob
 import http.client
@@ -67,26 +68,49 @@ class MariaDB:
         # As root it must be told that it may be: the folder is nobody else's.
         scratch = os.path.join(folder, 'tmp')  # several in one /tmp disturb each other
         os.mkdir(scratch)
-        options = ['--no-defaults', '--datadir=' + data, '--tmpdir=' + scratch, *(
-            ['--user=root'] if os.getuid() == 0 else [])]
+        options = [
+            '--no-defaults',
+            '--datadir=' + data,
+            '--tmpdir=' + scratch,
+            *(['--user=root'] if os.getuid() == 0 else []),
+        ]
         self.log = open(os.path.join(folder, 'log'), 'wb')
-        subprocess.run(self.install(options), check=True, stdout=self.log,
-                       stderr=self.log)
+        subprocess.run(
+            self.install(options), check=True, stdout=self.log, stderr=self.log
+        )
         self.process = subprocess.Popen(
-            [self.server, *options, '--socket=' + self.socket, '--port=%d' % self.port,
-             '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=256M',
-             '--max-connections=400', '--pid-file=' + os.path.join(folder, 'pid'),
-             '--max-allowed-packet=16M', '--skip-log-bin', *more],
-            stdout=self.log, stderr=self.log)
+            [
+                self.server,
+                *options,
+                '--socket=' + self.socket,
+                '--port=%d' % self.port,
+                '--bind-address=127.0.0.1',
+                '--innodb-buffer-pool-size=256M',
+                '--max-connections=400',
+                '--pid-file=' + os.path.join(folder, 'pid'),
+                '--max-allowed-packet=16M',
+                '--skip-log-bin',
+                *more,
+            ],
+            stdout=self.log,
+            stderr=self.log,
+        )
         wait_until(self.is_up, 60, self.server)
-        zones = subprocess.run([self.zones, '/usr/share/zoneinfo'],
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        zones = subprocess.run(
+            [self.zones, '/usr/share/zoneinfo'],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self.client(self.settings + 'USE mysql;' + zones.stdout.decode())
         self.client("CREATE USER dc IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO dc;")
 
     def install(self, options):
-        return ['mariadb-install-db', *options, '--skip-test-db',
-                '--auth-root-authentication-method=normal']
+        return [
+            'mariadb-install-db',
+            *options,
+            '--skip-test-db',
+            '--auth-root-authentication-method=normal',
+        ]
 
     def is_up(self):
         assert self.process.poll() is None, open(self.log.name).read()[-2000:]
@@ -99,9 +123,18 @@ class MariaDB:
     def client(self, text, check=True, database=''):
         """Run statements with the plain client."""
         return subprocess.run(
-            ['mariadb', '--no-defaults', '--socket=' + self.socket, '-uroot',
-             *filter(None, [database])], input=text.encode(), check=check,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+            [
+                'mariadb',
+                '--no-defaults',
+                '--socket=' + self.socket,
+                '-uroot',
+                *filter(None, [database]),
+            ],
+            input=text.encode(),
+            check=check,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ).stdout.decode()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -134,20 +167,57 @@ class PostgreSQL:
         with open(password, 'w') as file:
             file.write('secret')
         os.chmod(password, 0o644)
-        subprocess.run([binaries + '/initdb', '-D', data, '-U', 'dc', '-A',
-                        'scram-sha-256', '--pwfile', password, '-E', 'UTF8',
-                        '--no-instructions'], check=True, cwd=self.folder,
-                       stdout=subprocess.DEVNULL, **user)
+        subprocess.run(
+            [
+                binaries + '/initdb',
+                '-D',
+                data,
+                '-U',
+                'dc',
+                '-A',
+                'scram-sha-256',
+                '--pwfile',
+                password,
+                '-E',
+                'UTF8',
+                '--no-instructions',
+            ],
+            check=True,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            **user,
+        )
         self.log = open(os.path.join(self.folder, 'log'), 'wb')
         self.process = subprocess.Popen(
-            [binaries + '/postgres', '-D', data, '-p', str(self.port), '-k', self.folder,
-             '-c', 'listen_addresses=127.0.0.1', '-c', 'max_connections=300'],
-            stdout=self.log, stderr=self.log, cwd=self.folder, **user)
+            [
+                binaries + '/postgres',
+                '-D',
+                data,
+                '-p',
+                str(self.port),
+                '-k',
+                self.folder,
+                '-c',
+                'listen_addresses=127.0.0.1',
+                '-c',
+                'max_connections=300',
+            ],
+            stdout=self.log,
+            stderr=self.log,
+            cwd=self.folder,
+            **user,
+        )
         wait_until(self.is_up, 60, 'PostgreSQL')
 
     def connect(self, database='postgres'):
-        return psycopg.connect(host='127.0.0.1', port=self.port, user='dc',
-                               password='secret', dbname=database, autocommit=True)
+        return psycopg.connect(
+            host='127.0.0.1',
+            port=self.port,
+            user='dc',
+            password='secret',
+            dbname=database,
+            autocommit=True,
+        )
 
     def is_up(self):
         assert self.process.poll() is None, open(self.log.name).read()[-2000:]
@@ -185,14 +255,23 @@ class Place:
     def __init__(self, folder, engine, server=None, database='d', **more):
         self.folder, self.engine, self.server = str(folder), engine, server
         self.file = os.path.join(self.folder, 'dc.yml')
-        self.values = {'log': {'location': 'log'}, 'max_tasks': 8, 'kill_grace': 1,
-                       'poll_seconds': 0.2, **more}
+        self.values = {
+            'log': {'location': 'log'},
+            'max_tasks': 8,
+            'kill_grace': 1,
+            'poll_seconds': 0.2,
+            **more,
+        }
         if engine == 'sqlite':
             self.values['db'] = {'engine': 'sqlite', 'path': 'd.db', 'timeout': 5}
         else:
             self.values['db'] = {
-                'engine': engine, 'host': '127.0.0.1:%d' % server.port,
-                'username': 'dc', 'password': 'secret', 'database': database}
+                'engine': engine,
+                'host': '127.0.0.1:%d' % server.port,
+                'username': 'dc',
+                'password': 'secret',
+                'database': database,
+            }
         self.mark = '300.%d' % next(marks)  # an argument of sleep that is nobody else's
         self.write()
         self.started = []
@@ -209,7 +288,11 @@ class Place:
         """Run a command of the program; returns what it printed."""
         done = subprocess.run(
             [sys.executable, SCRIPT, '--config', self.file, '--name', name, *args],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, **how)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            **how,
+        )
         out, err = done.stdout.decode(), done.stderr.decode()
         assert done.returncode == code, (done.returncode, out, err)
         assert 'Traceback' not in err, err
@@ -238,14 +321,28 @@ class Place:
         return self.sql('SELECT * FROM job WHERE id = ?', id)[0]
 
     def runs(self, id=None):
-        return [row for row in self.sql('SELECT * FROM run ORDER BY job_id, run_no')
-                if id in (None, row.job_id)]
+        return [
+            row
+            for row in self.sql('SELECT * FROM run ORDER BY job_id, run_no')
+            if id in (None, row.job_id)
+        ]
 
     def worker(self, name='one', *args, **how):
         """Start a worker, as a loop unless told otherwise."""
         process = subprocess.Popen(
-            [sys.executable, SCRIPT, '--config', self.file, '--name', name, 'run',
-             *(args or ['--forever'])], stderr=subprocess.PIPE, **how)
+            [
+                sys.executable,
+                SCRIPT,
+                '--config',
+                self.file,
+                '--name',
+                name,
+                'run',
+                *(args or ['--forever']),
+            ],
+            stderr=subprocess.PIPE,
+            **how,
+        )
         self.started.append(process)
         return process
 
@@ -253,9 +350,18 @@ class Place:
         """Serve the web page alone; returns a Visitor to it."""
         port = free_port()
         process = subprocess.Popen(
-            [sys.executable, PAGE, '--config', self.file, '--serve',
-             '%s%d' % (where and where + ':', port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how)
+            [
+                sys.executable,
+                PAGE,
+                '--config',
+                self.file,
+                '--serve',
+                '%s%d' % (where and where + ':', port),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **how,
+        )
         self.started.append(process)
         wait_until(lambda: answers(process, port), what='the page')
         return Visitor('http://127.0.0.1:%d/' % port)
@@ -281,20 +387,25 @@ class Place:
             store.execute(FAKE_CLOCK)
             store.execute("SET test.now = '%s+00'" % utc)
         else:
-            store.execute('SET timestamp = %f' % utc.replace(
-                tzinfo=timezone.utc).timestamp())
+            store.execute(
+                'SET timestamp = %f' % utc.replace(tzinfo=timezone.utc).timestamp()
+            )
 
     def set_zone(self, zone, store=None):
         if self.engine == 'sqlite':
             os.environ['TZ'] = zone
             time.tzset()
         else:
-            (store or self.store).execute("SET %s = '%s'" % (
-                'time_zone' if self.engine == 'mysql' else 'TimeZone', zone))
+            (store or self.store).execute(
+                "SET %s = '%s'"
+                % ('time_zone' if self.engine == 'mysql' else 'TimeZone', zone)
+            )
 
     def drop_trigger(self, name):
-        self.store.execute('DROP TRIGGER %s%s' % (
-            name, ' ON job' if self.engine == 'postgresql' else ''))
+        self.store.execute(
+            'DROP TRIGGER %s%s'
+            % (name, ' ON job' if self.engine == 'postgresql' else '')
+        )
 
     def ending(self, token, job, **more):
         return dc.Ending(token, job, 'done', 1, 'Success', **more)
@@ -313,8 +424,10 @@ class Place:
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')
-        return any(os.path.exists(os.path.join(log, state, token))
-                   for state in (os.listdir(log) if os.path.isdir(log) else ()))
+        return any(
+            os.path.exists(os.path.join(log, state, token))
+            for state in (os.listdir(log) if os.path.isdir(log) else ())
+        )
 
 
 def answers(process, port):
@@ -341,7 +454,8 @@ class Visitor:
         url = urlsplit(urljoin(self.url, path))
         if url.scheme == 'https':
             connection = http.client.HTTPSConnection(
-                url.hostname, url.port, timeout=60, context=UNVERIFIED)
+                url.hostname, url.port, timeout=60, context=UNVERIFIED
+            )
         else:
             connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
         headers = {name.replace('_', '-'): value for name, value in headers.items()}
@@ -349,20 +463,23 @@ class Visitor:
         body = None
         if fields is not None:
             body = urlencode(fields)
-            headers = {'Origin': '%s://%s' % (url.scheme, url.netloc),
-                       'Content-Type': 'application/x-www-form-urlencoded', **headers}
+            headers = {
+                'Origin': '%s://%s' % (url.scheme, url.netloc),
+                'Content-Type': 'application/x-www-form-urlencoded',
+                **headers,
+            }
         if self.login:
             pair = b64encode(('%s:%s' % self.login).encode()).decode()
             headers['Authorization'] = 'Basic ' + pair
         with contextlib.closing(connection):
-            connection.request(method, url._replace(
-                scheme='', netloc='').geturl(), body, headers)
+            connection.request(
+                method, url._replace(scheme='', netloc='').geturl(), body, headers
+            )
             answer = connection.getresponse()
             for cookie in answer.headers.get_all('Set-Cookie', ()):
                 name, _, value = cookie.partition(';')[0].partition('=')
                 self.cookies[name] = value
-            return Answer(answer.status, answer.headers,
-                          answer.read().decode('utf-8'))
+            return Answer(answer.status, answer.headers, answer.read().decode('utf-8'))
 
     def get(self, path=''):
         """The text of a page, which must be there."""
@@ -374,8 +491,9 @@ class Visitor:
         """Send a form of a page, to that page's path unless told otherwise."""
         token = re.search(r'name="?csrf"? value="([^"]*)"', self.get(page))
         assert token, 'no form on ' + page
-        return self.request('POST', page if path is None else path,
-                            {'csrf': token[1], **fields})
+        return self.request(
+            'POST', page if path is None else path, {'csrf': token[1], **fields}
+        )
 
 
 FAKE_CLOCK = '''CREATE SCHEMA IF NOT EXISTS fake;
@@ -389,10 +507,12 @@ def fake_sqlite_clock(connection, utc):
     inner = sqlite3.connect(':memory:', check_same_thread=False)
     now = utc.isoformat(' ', 'milliseconds')
     for name in ('datetime', 'strftime', 'time'):
+
         def function(*args, name=name):
             args = [now if arg == 'now' else arg for arg in args]
             marks = ', '.join('?' * len(args))
             return inner.execute('SELECT %s(%s)' % (name, marks), args).fetchone()[0]
+
         connection.create_function(name, -1, function)
 
 

@@ -1,4 +1,5 @@
 """Other crons for the benchmark: what each makes of 500 commands due at once."""
+
 import contextlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ COUNT = 500
 def starts(path, due, process):
     """Starts per second from the first to the last, and seconds from the due time to
     the last, by a file to which each command adds a byte."""
+
     def size():
         assert process.poll() is None, 'it has ended'
         return os.path.getsize(path)
@@ -57,12 +59,18 @@ def debian_cron(folder, _):
     for name, content in (('crontab', '# nothing\n'), ('cron.d/benchmark', text)):
         with open(os.path.join(folder, name), 'w') as file:
             file.write(content)
-    mounts = ' && '.join('mount --bind %s/%s %s' % (folder, ours, theirs)
-                         for ours, theirs in (
-        ('crontab', '/etc/crontab'), ('cron.d', '/etc/cron.d'),
-        ('spool', '/var/spool/cron/crontabs'), ('run', '/run')))
-    return by_the_minute(path, ['unshare', '-m', 'sh', '-c',
-                                mounts + ' && exec cron -f -L 0'])
+    mounts = ' && '.join(
+        'mount --bind %s/%s %s' % (folder, ours, theirs)
+        for ours, theirs in (
+            ('crontab', '/etc/crontab'),
+            ('cron.d', '/etc/cron.d'),
+            ('spool', '/var/spool/cron/crontabs'),
+            ('run', '/run'),
+        )
+    )
+    return by_the_minute(
+        path, ['unshare', '-m', 'sh', '-c', mounts + ' && exec cron -f -L 0']
+    )
 
 
 def busybox_crond(folder, _):
@@ -71,16 +79,29 @@ def busybox_crond(folder, _):
     os.mkdir(os.path.join(folder, 'crontabs'))
     with open(os.path.join(folder, 'crontabs', 'root'), 'w') as file:
         file.write(text)
-    return by_the_minute(path, ['busybox', 'crond', '-f', '-l', '8', '-L', '/dev/null',
-                                '-c', os.path.join(folder, 'crontabs')])
+    return by_the_minute(
+        path,
+        [
+            'busybox',
+            'crond',
+            '-f',
+            '-l',
+            '8',
+            '-L',
+            '/dev/null',
+            '-c',
+            os.path.join(folder, 'crontabs'),
+        ],
+    )
 
 
 def by_the_minute(path, command):
     """Start a daemon before a minute begins, and watch that minute."""
     due = next_minute()
     time.sleep(max(0, due - 4 - time.time()))
-    with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL)) as process:
+    with ended(
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ) as process:
         return starts(path, due, process)
 
 
@@ -109,14 +130,27 @@ def apscheduler(folder, server):
     server.client('CREATE DATABASE `%s`' % name)
     due = int(time.time()) + 15
     try:
-        with ended(subprocess.Popen(
-                [sys.executable, '-c', SCHEDULER, 'mysql+pymysql://dc:secret@127.0.0.1:'
-                 '%d/%s' % (server.port, name), path, str(due), str(COUNT)],
-                stderr=subprocess.DEVNULL)) as process:
+        with ended(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    '-c',
+                    SCHEDULER,
+                    'mysql+pymysql://dc:secret@127.0.0.1:%d/%s' % (server.port, name),
+                    path,
+                    str(due),
+                    str(COUNT),
+                ],
+                stderr=subprocess.DEVNULL,
+            )
+        ) as process:
             return starts(path, due, process)
     finally:
         server.client('DROP DATABASE `%s`' % name)
 
 
-PEERS = (("Debian's cron", debian_cron), ('busybox crond', busybox_crond),
-         ('APScheduler, 60 threads', apscheduler))
+PEERS = (
+    ("Debian's cron", debian_cron),
+    ('busybox crond', busybox_crond),
+    ('APScheduler, 60 threads', apscheduler),
+)

@@ -1,4 +1,5 @@
 """The benchmark's table as a picture: SVG, of text and rectangles only."""
+
 import re
 from html import escape
 
@@ -17,7 +18,9 @@ def picture(rows):
     rates = rates_of(rows)
     if rates:
         most = max(rate for _, rate, _ in rates)
-        top = heading(shapes, top, '500 commands due at once: the rate, where ours is 1')
+        top = heading(
+            shapes, top, '500 commands due at once: the rate, where ours is 1'
+        )
         for name, rate, kind in rates:
             top = bar(shapes, top, name, rate / most, kind, '%.2f' % rate)
         top += LINE / 2
@@ -30,11 +33,15 @@ def picture(rows):
         text = '%s (%s)' % (row.measured, row.goal)
         top = bar(shapes, top, row.what, min(share, 1.5) / 1.5, kind, text)
     line = LEFT + BAR / 1.5
-    shapes.append('<line class="goal" x1="%g" y1="%g" x2="%g" y2="%g"/>' % (
-        line, start - 12, line, top - 16))
-    return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" '
-            'role="img" aria-label="Benchmark">\n<style>%s</style>\n%s\n</svg>\n' % (
-                WIDTH, top, WIDTH, STYLE, '\n'.join(shapes)))
+    shapes.append(
+        '<line class="goal" x1="%g" y1="%g" x2="%g" y2="%g"/>'
+        % (line, start - 12, line, top - 16)
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" '
+        'role="img" aria-label="Benchmark">\n<style>%s</style>\n%s\n</svg>\n'
+        % (WIDTH, top, WIDTH, STYLE, '\n'.join(shapes))
+    )
 
 
 def heading(shapes, top, text):
@@ -48,9 +55,20 @@ def bar(shapes, top, name, share, kind, text):
     shapes.append(
         '<text x="%d" y="%g" text-anchor="end">%s</text>'
         '<rect class="%s" x="%d" y="%g" width="%.1f" height="14"/>'
-        '<text class="small" x="%.1f" y="%g">%s</text>' % (
-            LEFT - 8, top, escape(name), kind, LEFT, top - 11, width,
-            LEFT + width + 6, top, escape(text)))
+        '<text class="small" x="%.1f" y="%g">%s</text>'
+        % (
+            LEFT - 8,
+            top,
+            escape(name),
+            kind,
+            LEFT,
+            top - 11,
+            width,
+            LEFT + width + 6,
+            top,
+            escape(text),
+        )
+    )
     return top + LINE
 
 
@@ -73,8 +91,11 @@ def share_of(row):
     goal = re.match(r'([≤<≥]) ([\d.]+)', row.goal)
     if not goal or row.what.endswith(', 500 due at once'):
         return None
-    value = number(row.measured) if row.ratio is None or re.match(
-        r'\S+ [\d.]+ [a-zA-Z%]', row.goal) else row.ratio
+    value = (
+        number(row.measured)
+        if row.ratio is None or re.match(r'\S+ [\d.]+ [a-zA-Z%]', row.goal)
+        else row.ratio
+    )
     most = float(goal[2])
     return value / most if goal[1] in '≤<' else most / max(value, most / 9)
 

@@ -1,4 +1,5 @@
 """The benchmark's parts work, and the goals hold that no noise of the machine touches."""
+
 import os
 import re
 import subprocess
@@ -34,7 +35,9 @@ def test_an_idle_poll_is_one_statement_that_reads_few_rows(bench):
     assert len(polls) == 2 and '100000' in polls[1].what
     for row in polls:
         statements, polled = map(int, re.findall(r'\d+', row.beside))
-        assert polled / 2 <= statements <= polled + 5, row  # 4: what hello sends a minute
+        assert polled / 2 <= statements <= polled + 5, (
+            row
+        )  # 4: what hello sends a minute
         assert 0 < int(re.search(r'(\d+) rows', row.measured)[1]) < 50, row
 
 
@@ -56,18 +59,29 @@ def test_the_limit_is_measured():
 def test_a_lost_run_is_noticed(bench):
     with bench.place() as place:
         place.fill(2)
-        place.store.execute("INSERT INTO run (job_id, run_no, status) VALUES "
-                            "(1, 1, 'Success'), (1, 2, 'Success')")
+        place.store.execute(
+            "INSERT INTO run (job_id, run_no, status) VALUES "
+            "(1, 1, 'Success'), (1, 2, 'Success')"
+        )
         with pytest.raises(AssertionError):
             place.wait_all(2)
 
 
 def test_table_and_picture():
-    rows = [benchmark.Row('500 due at once, one worker', '1300 runs/s',
-                          'posix_spawn 2000/s', 0.65, '≥ 0.65', True),
-            benchmark.Row('a & b', '9.5 ms', '', None, '≤ 8 ms', False),
-            benchmark.Row('a cron, 500 due at once', '400 starts/s', '', 0.3,
-                          'of ours: < 1', True)]
+    rows = [
+        benchmark.Row(
+            '500 due at once, one worker',
+            '1300 runs/s',
+            'posix_spawn 2000/s',
+            0.65,
+            '≥ 0.65',
+            True,
+        ),
+        benchmark.Row('a & b', '9.5 ms', '', None, '≤ 8 ms', False),
+        benchmark.Row(
+            'a cron, 500 due at once', '400 starts/s', '', 0.3, 'of ours: < 1', True
+        ),
+    ]
     lines = benchmark.table(rows).split('\n')
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert '**no**' in lines[3] and 'yes' in lines[2]
@@ -78,6 +92,13 @@ def test_table_and_picture():
 
 def test_the_command_line():
     done = subprocess.run(
-        [sys.executable, os.path.join(ROOT, 'tests', 'benchmark.py'), '--only', 'nothing'],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [
+            sys.executable,
+            os.path.join(ROOT, 'tests', 'benchmark.py'),
+            '--only',
+            'nothing',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert done.returncode == 2 and b'throughput' in done.stderr

@@ -1,4 +1,5 @@
 """The command line: what people type, and what they get for their mistakes."""
+
 import json
 import os
 import re
@@ -16,12 +17,33 @@ def lines(text):
 def test_add_list_show_edit_remove(place):
     out = place.run('add', '--every', '5', '--description', 'a job', 'echo x')
     assert re.fullmatch(r'job 1, next run \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, now\n', out)
-    out = place.run('add', '--schedule', '0 3 * * mon-fri', '--start', '02:00',
-                    '--stop', '04:00', '--max-run-time', '90', 'backup')
+    out = place.run(
+        'add',
+        '--schedule',
+        '0 3 * * mon-fri',
+        '--start',
+        '02:00',
+        '--stop',
+        '04:00',
+        '--max-run-time',
+        '90',
+        'backup',
+    )
     assert out.startswith('job 2, next run ') and '03:00:00, in ' in out
     table = lines(place.run('list'))
-    assert table[0].split() == ['ID', 'STATUS', 'DESCRIPTION', 'COMMAND', 'SCHEDULE',
-                                'LAST', 'RUN', 'LAST', 'STATUS', 'NEXT', 'RUN']
+    assert table[0].split() == [
+        'ID',
+        'STATUS',
+        'DESCRIPTION',
+        'COMMAND',
+        'SCHEDULE',
+        'LAST',
+        'RUN',
+        'LAST',
+        'STATUS',
+        'NEXT',
+        'RUN',
+    ]
     assert re.match(r'1   not due  a job  +echo x   every 5 minutes  +never', table[1])
     assert 'at 03:00, on mon-fri, 02:00 to 04:00' in table[2]
     listed = json.loads(place.run('list', '--json'))
@@ -31,7 +53,11 @@ def test_add_list_show_edit_remove(place):
     place.run('edit', '2', '--command', 'backup --all', '--every', '30')
     job = place.job(2)
     assert (job.command, job.schedule, job.frequency, job.max_run_time) == (
-        'backup --all', None, 30, 15)
+        'backup --all',
+        None,
+        30,
+        15,
+    )
     assert (job.start_anchor[:5], job.stop_anchor[:5]) == ('02:00', '04:00')
     place.run('edit', '2', '--start', '', '--stop', '')
     assert place.job(2).start_anchor is None
@@ -52,29 +78,46 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
     assert place.job(1).next_run_utc is None
 
 
-@pytest.mark.parametrize('args, parts', [
-    (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
-    (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole_number']),
-    (['add', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
-    (['add', '--schedule', '0 0 30 2 *', 'x'], ['never matches']),
-    (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
-    (['add', '--every', '5', '--schedule', '* * * * *', 'x'], ['--every', 'one of']),
-    (['add', '--start', '24:00', 'x'], ['start_anchor', '24:00', '23:59']),
-    (['add', '--inactive', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
-    (['add', '--inactive', '--start', '24:00', 'x'], ['start_anchor', '24:00']),
-    (['add', '--start', '9:00', 'x'], ['start_anchor', '9:00']),
-    (['add', '--start', '09:00', '--stop', '09:00', 'x'], ['equal']),
-    (['add', '--schedule', '0 1 * * *', '--start', '09:00', 'x'], ['no time']),
-    (['add', '--every', '5', '--max-run-time', '5', 'x'], ['--max-run-time 5', '1 to 4']),
-    (['add', ''], ['command', '1 to 12000']), (['add'], ['command', '--help']),
-    (['add', 'x' * 12001], ['command', '12001', '12000']),
-    (['add', '--description', 'x' * 256, 'x'], ['description', '256', '255']),
-    (['next', '9' * 20], ['1 fields']),
-    (['next', '* * * * *', '--from', '0001-01-01 00:00:00'], ['--from', '0001']),
-    (['next', '* * *'], ['3 fields']), (['next', '* * * * *', '--from', 'x'], ['--from']),
-    (['frobnicate'], ['frobnicate', '--help']), (['show'], ['id']),
-    (['show', 'one'], ["'one'", 'whole_number']), (['import', 'nowhere'], ['nowhere']),
-    (['--name', 'a/b', 'list'], ['--name', 'a/b'])])
+@pytest.mark.parametrize(
+    'args, parts',
+    [
+        (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
+        (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole_number']),
+        (['add', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
+        (['add', '--schedule', '0 0 30 2 *', 'x'], ['never matches']),
+        (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
+        (
+            ['add', '--every', '5', '--schedule', '* * * * *', 'x'],
+            ['--every', 'one of'],
+        ),
+        (['add', '--start', '24:00', 'x'], ['start_anchor', '24:00', '23:59']),
+        (
+            ['add', '--inactive', '--schedule', '61 * * * *', 'x'],
+            ['minute', '61', '0-59'],
+        ),
+        (['add', '--inactive', '--start', '24:00', 'x'], ['start_anchor', '24:00']),
+        (['add', '--start', '9:00', 'x'], ['start_anchor', '9:00']),
+        (['add', '--start', '09:00', '--stop', '09:00', 'x'], ['equal']),
+        (['add', '--schedule', '0 1 * * *', '--start', '09:00', 'x'], ['no time']),
+        (
+            ['add', '--every', '5', '--max-run-time', '5', 'x'],
+            ['--max-run-time 5', '1 to 4'],
+        ),
+        (['add', ''], ['command', '1 to 12000']),
+        (['add'], ['command', '--help']),
+        (['add', 'x' * 12001], ['command', '12001', '12000']),
+        (['add', '--description', 'x' * 256, 'x'], ['description', '256', '255']),
+        (['next', '9' * 20], ['1 fields']),
+        (['next', '* * * * *', '--from', '0001-01-01 00:00:00'], ['--from', '0001']),
+        (['next', '* * *'], ['3 fields']),
+        (['next', '* * * * *', '--from', 'x'], ['--from']),
+        (['frobnicate'], ['frobnicate', '--help']),
+        (['show'], ['id']),
+        (['show', 'one'], ["'one'", 'whole_number']),
+        (['import', 'nowhere'], ['nowhere']),
+        (['--name', 'a/b', 'list'], ['--name', 'a/b']),
+    ],
+)
 def test_bad_usage_is_one_line_and_exit_2(place, args, parts):
     err = place.run(*args, code=2)
     for part in parts:
@@ -82,22 +125,35 @@ def test_bad_usage_is_one_line_and_exit_2(place, args, parts):
     assert not place.sql('SELECT * FROM job')
 
 
-@pytest.mark.parametrize('args', [
-    ['show', '7'], ['edit', '7', '--every', '5'], ['remove', '7'], ['enable', '7'],
-    ['disable', '7'], ['run-now', '7'], ['stop', '7'], ['history', '7'], ['log', '7'],
-    ['next', '7']])
+@pytest.mark.parametrize(
+    'args',
+    [
+        ['show', '7'],
+        ['edit', '7', '--every', '5'],
+        ['remove', '7'],
+        ['enable', '7'],
+        ['disable', '7'],
+        ['run-now', '7'],
+        ['stop', '7'],
+        ['history', '7'],
+        ['log', '7'],
+        ['next', '7'],
+    ],
+)
 def test_a_job_that_does_not_exist(place, args):
     place.add()
     assert place.run(*args, code=1) == (
-        'distributed_cron: job 7 does not exist; see: list\n')
+        'distributed_cron: job 7 does not exist; see: list\n'
+    )
     if args[0] in ('remove', 'disable'):
         place.run(args[0], '1', '7', code=1)
         assert place.job(1).active == 1  # none, rather than half
 
 
 def test_next_history_log_hosts(place):
-    out = lines(place.run('next', '*/20 0 * * *', '--from', '2026-05-20 00:20:00',
-                          '-n', '3'))
+    out = lines(
+        place.run('next', '*/20 0 * * *', '--from', '2026-05-20 00:20:00', '-n', '3')
+    )
     assert out == ['2026-05-20 00:40:00', '2026-05-21 00:00:00', '2026-05-21 00:20:00']
     place.add('echo one; echo two', frequency=30)
     assert 'no log on this host; it never ran' in place.run('log', '1')
@@ -109,7 +165,10 @@ def test_next_history_log_hosts(place):
     assert re.search(r'first-\d+ +Success +one two$', table[1])
     assert place.run('history', '1') == place.run('history')
     assert json.loads(place.run('history', '--json'))[0]['run_no'] == 1
-    assert [line.split('] ')[1] for line in lines(place.run('log', '1'))] == ['one', 'two']
+    assert [line.split('] ')[1] for line in lines(place.run('log', '1'))] == [
+        'one',
+        'two',
+    ]
     assert lines(place.run('log', '1', '-n', '1'))[0].endswith(' two')
     os.unlink(os.path.join(place.folder, 'log', '1.log'))
     assert 'by first-' in place.run('log', '1')
@@ -125,7 +184,8 @@ def test_log_follow(place):
         file.flush()
         follow = subprocess.Popen(
             [sys.executable, SCRIPT, '--config', place.file, 'log', '1', '--follow'],
-            stdout=subprocess.PIPE)
+            stdout=subprocess.PIPE,
+        )
         assert follow.stdout.readline() == b'a\n'
         file.write('b\n')
         file.flush()
@@ -146,37 +206,52 @@ def test_check(place):
     place.store.execute('DROP TABLE run')
     place_out = subprocess.run(
         [sys.executable, SCRIPT, '--config', place.file, 'check'],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert place_out.returncode == 1 and b'bad  database: ' in place_out.stdout
     assert b'init' in place_out.stdout
 
 
 # Configuration.
 
-@pytest.mark.parametrize('text, parts', [
-    ('db: [', ['not YAML', 'line']), ('just text', ['key: value']),
-    ('max_task: 4', ['max_task', 'max_tasks']), ('db: {pasword: x}', ['db.password']),
-    ('max_tasks: 0', ['max_tasks', '0', 'from 1']),
-    ('max_tasks: cpu_third', ['max_tasks', 'cpu_third', 'cpu_quarter']),
-    ('max_tasks: yes', ['max_tasks']), ('max_tasks: 1.5', ['max_tasks']),
-    ('poll_seconds: fast', ['poll_seconds', '0.1']), ('poll_seconds: 0', ['poll_seconds']),
-    ('kill_grace: 31', ['kill_grace', '30']), ('log: 5', ['log']),
-    ('log: {location: [x]}', ['log.location', 'text']),
-    ('clear_old_on_start: maybe', ['clear_old_on_start', 'yes or no']),
-    ('db: {engine: oracle}', ['db.engine', 'oracle', 'sqlite', 'mysql']),
-    ('db: {host: "a b"}', ['db.host', 'a b']), ('db: {host: "a:99999"}', ['db.host']),
-    ('db: {timeout: 0}', ['db.timeout', '1']), ('db: {tls: {caa: x}}', ['db.tls', 'cert']),
-    ('db: {connect_string: "mysql:x"}', ['db.connect_string', 'dbi:']),
-    ('db: {connect_string: "dbi:Oracle:x"}', ['db.connect_string', 'mysql']),
-    ('db: {connect_string: "dbi:mysql:databse=x"}', ['databse', 'database']),
-    ('db: {connect_string: "dbi:mysql:database=x;port=0"}', ['port', '65535']),
-    ('db: {password_file: nowhere}', ['db.password_file']),
-    ('history: {days: 0}', ['history.days', '36500']),
-    ('log: {location: /proc/nowhere}', ['log.location', '/proc/nowhere']),
-    ('log: {location: %s}' % SCRIPT, ['log.location']),
-    ('state: {location: /proc/nowhere}', ['state.location', '/proc/nowhere']),
-    ('a: &a [*a]', ['unknown key', 'a']), ('x: !!python/object:os.system y', ['not YAML']),
-    ('\x00', ['not YAML'])])
+
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        ('db: [', ['not YAML', 'line']),
+        ('just text', ['key: value']),
+        ('max_task: 4', ['max_task', 'max_tasks']),
+        ('db: {pasword: x}', ['db.password']),
+        ('max_tasks: 0', ['max_tasks', '0', 'from 1']),
+        ('max_tasks: cpu_third', ['max_tasks', 'cpu_third', 'cpu_quarter']),
+        ('max_tasks: yes', ['max_tasks']),
+        ('max_tasks: 1.5', ['max_tasks']),
+        ('poll_seconds: fast', ['poll_seconds', '0.1']),
+        ('poll_seconds: 0', ['poll_seconds']),
+        ('kill_grace: 31', ['kill_grace', '30']),
+        ('log: 5', ['log']),
+        ('log: {location: [x]}', ['log.location', 'text']),
+        ('clear_old_on_start: maybe', ['clear_old_on_start', 'yes or no']),
+        ('db: {engine: oracle}', ['db.engine', 'oracle', 'sqlite', 'mysql']),
+        ('db: {host: "a b"}', ['db.host', 'a b']),
+        ('db: {host: "a:99999"}', ['db.host']),
+        ('db: {timeout: 0}', ['db.timeout', '1']),
+        ('db: {tls: {caa: x}}', ['db.tls', 'cert']),
+        ('db: {connect_string: "mysql:x"}', ['db.connect_string', 'dbi:']),
+        ('db: {connect_string: "dbi:Oracle:x"}', ['db.connect_string', 'mysql']),
+        ('db: {connect_string: "dbi:mysql:databse=x"}', ['databse', 'database']),
+        ('db: {connect_string: "dbi:mysql:database=x;port=0"}', ['port', '65535']),
+        ('db: {password_file: nowhere}', ['db.password_file']),
+        ('history: {days: 0}', ['history.days', '36500']),
+        ('log: {location: /proc/nowhere}', ['log.location', '/proc/nowhere']),
+        ('log: {location: %s}' % SCRIPT, ['log.location']),
+        ('state: {location: /proc/nowhere}', ['state.location', '/proc/nowhere']),
+        ('a: &a [*a]', ['unknown key', 'a']),
+        ('x: !!python/object:os.system y', ['not YAML']),
+        ('\x00', ['not YAML']),
+    ],
+)
 def test_bad_configuration_is_one_line_and_exit_2(tmp_path, text, parts):
     place = Place(tmp_path, 'sqlite').init()
     with open(place.file, 'w') as file:
@@ -192,20 +267,27 @@ def test_a_configuration_that_is_not_there(tmp_path):
     place = Place(tmp_path, 'sqlite')
     place.file += '.nowhere'
     assert place.run('list', code=2) == (
-        'distributed_cron: %s: No such file or directory\n' % place.file)
+        'distributed_cron: %s: No such file or directory\n' % place.file
+    )
 
 
 def test_a_configuration_of_the_perl_program_is_taken_as_it_is(tmp_path):
     path = str(tmp_path / 'perl.yml')
     with open(path, 'w') as file:
-        file.write('---\ndb:\n'
-                   '\tconnect_string: dbi:mysql:database=jobs;host=db1;mysql_read_timeout=3\n'
-                   '\tusername:\tcron\n\tpassword: 12345\n'
-                   'log:\n\tlocation: %s\nmax_tasks: cpu_half\nclear_old_on_start: yes\n'
-                   % tmp_path)
+        file.write(
+            '---\ndb:\n'
+            '\tconnect_string: dbi:mysql:database=jobs;host=db1;mysql_read_timeout=3\n'
+            '\tusername:\tcron\n\tpassword: 12345\n'
+            'log:\n\tlocation: %s\nmax_tasks: cpu_half\nclear_old_on_start: yes\n'
+            % tmp_path
+        )
     config = dc.load_config(path)
     assert (config.db_engine, config.hosts, config.db_database, config.db_timeout) == (
-        'mysql', [('db1', 3306, None)], 'jobs', 3)
+        'mysql',
+        [('db1', 3306, None)],
+        'jobs',
+        3,
+    )
     assert config.db_password == '12345'
     assert config.max_tasks == max(1, os.cpu_count() // 2)
 
@@ -217,9 +299,16 @@ def test_a_tab_inside_a_value_stays(tmp_path):
     assert dc.load_config(path).db_password == 'a\tb: \tc'
 
 
-@pytest.mark.parametrize('host, expected', [
-    ('a', ('a', 3306, None)), ('a:1', ('a', 1, None)), ('[::1]:5', ('::1', 5, None)),
-    ('10.0.0.1', ('10.0.0.1', 3306, None)), (['a', 'b:2'], ('a', 3306, None))])
+@pytest.mark.parametrize(
+    'host, expected',
+    [
+        ('a', ('a', 3306, None)),
+        ('a:1', ('a', 1, None)),
+        ('[::1]:5', ('::1', 5, None)),
+        ('10.0.0.1', ('10.0.0.1', 3306, None)),
+        (['a', 'b:2'], ('a', 3306, None)),
+    ],
+)
 def test_hosts(host, expected):
     config = dc.Config({'db': {'host': host}}, 'x.yml')
     assert config.hosts[0] == expected and config.db_engine == 'mysql'
@@ -236,11 +325,16 @@ def test_the_shipped_configuration_is_the_defaults(tmp_path):
 
 # Databases that are not as they should be.
 
-@pytest.mark.parametrize('change, parts', [
-    ({'host': '127.0.0.1:1'}, ['2003', 'db.host']),
-    ({'password': 'wrong'}, ['1045', 'db.password']),
-    ({'database': 'nowhere'}, ['1049', 'init']),
-    ({'host': '/nowhere/socket'}, ['/nowhere/socket', '2003'])])
+
+@pytest.mark.parametrize(
+    'change, parts',
+    [
+        ({'host': '127.0.0.1:1'}, ['2003', 'db.host']),
+        ({'password': 'wrong'}, ['1045', 'db.password']),
+        ({'database': 'nowhere'}, ['1049', 'init']),
+        ({'host': '/nowhere/socket'}, ['/nowhere/socket', '2003']),
+    ],
+)
 def test_a_database_that_cant_be_used(mysql_place, change, parts):
     place = mysql_place
     place.write(db=dict(place.values['db'], **change))
@@ -262,8 +356,12 @@ def test_a_missing_sqlite_file(tmp_path):
 
 def test_missing_old_and_myisam_tables(mysql_place):
     place = mysql_place
-    for statement in ('ALTER TABLE run ENGINE=MyISAM', 'ALTER TABLE job DROP run_token',
-                      'DROP TABLE host', 'DROP TABLE job'):
+    for statement in (
+        'ALTER TABLE run ENGINE=MyISAM',
+        'ALTER TABLE job DROP run_token',
+        'DROP TABLE host',
+        'DROP TABLE job',
+    ):
         place.store.execute(statement)
         for command in ('list', 'run'):
             err = place.run(command, code=1)
@@ -290,8 +388,9 @@ def test_init_adds_what_is_missing_and_keeps_the_rest(place):
     place.add('true', description='kept')
     before = place.store.execute('SELECT * FROM host WHERE 1 = 0').description
     place.store.execute('ALTER TABLE host DROP COLUMN skew_ms')
-    place.store.execute('DROP INDEX job_deadline' + (
-        ' ON job' if place.engine == 'mysql' else ''))
+    place.store.execute(
+        'DROP INDEX job_deadline' + (' ON job' if place.engine == 'mysql' else '')
+    )
     for _ in range(2):
         place.run('init')
     after = place.store.execute('SELECT * FROM host WHERE 1 = 0').description
@@ -343,20 +442,34 @@ def test_the_sql_file_with_the_plain_client_makes_the_same_tables(mysql_place):
         text = file.read()
     name = place.values['db']['database'] + '_client'
     text = text.replace('EXISTS distributed_cron ', 'EXISTS %s ' % name).replace(
-        'USE distributed_cron', 'USE ' + name)
+        'USE distributed_cron', 'USE ' + name
+    )
     for _ in range(2):
         place.server.client(text)
         place.server.client("INSERT INTO job (command) VALUES ('true')", database=name)
-    assert place.server.client('SELECT COUNT(*) FROM job', database=name).split()[-1] == '2'
+    assert (
+        place.server.client('SELECT COUNT(*) FROM job', database=name).split()[-1]
+        == '2'
+    )
 
     def tables(database):
-        return [re.sub(r' AUTO_INCREMENT=\d+', '', place.server.client(
-            'SHOW CREATE %s' % what, database=database)).replace(database, '') for what in
-            ('TABLE job', 'TABLE run', 'TABLE host')] + [re.sub(
-                r'\d{4}-.*|\s+|`\w+`@`\w+`|DEFINER=\S+', ' ', place.server.client(
+        return [
+            re.sub(
+                r' AUTO_INCREMENT=\d+',
+                '',
+                place.server.client('SHOW CREATE %s' % what, database=database),
+            ).replace(database, '')
+            for what in ('TABLE job', 'TABLE run', 'TABLE host')
+        ] + [
+            re.sub(
+                r'\d{4}-.*|\s+|`\w+`@`\w+`|DEFINER=\S+',
+                ' ',
+                place.server.client(
                     'SELECT ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE '
-                    "TRIGGER_SCHEMA = '%s' ORDER BY TRIGGER_NAME" % database)).replace(
-                        ' ', '')]
+                    "TRIGGER_SCHEMA = '%s' ORDER BY TRIGGER_NAME" % database
+                ),
+            ).replace(' ', '')
+        ]
 
     def plain(texts):
         return [re.sub(r'\s|\\n', '', text) for text in texts]
@@ -376,8 +489,10 @@ def test_the_plain_client_leaves_an_old_table_and_its_trigger_as_they_are(mysql_
     assert 'job_checks' in place.server.client('SHOW TRIGGERS', database=database)
 
 
-@pytest.mark.parametrize('engine, module', [
-    ('mysql', 'pymysql'), ('postgresql', 'psycopg'), ('sqlite', None)])
+@pytest.mark.parametrize(
+    'engine, module',
+    [('mysql', 'pymysql'), ('postgresql', 'psycopg'), ('sqlite', None)],
+)
 def test_a_driver_is_needed_only_where_it_is_asked_for(tmp_path, engine, module):
     for name in ('pymysql', 'psycopg'):
         (tmp_path / (name + '.py')).write_text('raise ImportError("not here")')
@@ -417,16 +532,23 @@ def test_import_of_a_users_crontab(place):
     assert "%s: line 12: minute '61'" % path in out
     assert 'line 13: ' in out and "line 14: '@reboot'" in out
     jobs = place.sql('SELECT * FROM job ORDER BY id')
-    assert [job.schedule for job in jobs] == ['*/5 * * * *', '0 3 * * 1-5', '@daily',
-                                              '@hourly']
-    assert [job.description for job in jobs][:2] == [
-        'greets', r'cat']
+    assert [job.schedule for job in jobs] == [
+        '*/5 * * * *',
+        '0 3 * * 1-5',
+        '@daily',
+        '@hourly',
+    ]
+    assert [job.description for job in jobs][:2] == ['greets', r'cat']
     for job in jobs:
         place.run('run-now', str(job.id))
     place.run('run')
     outputs = {run.job_id: run.output for run in place.runs()}
     assert list(outputs.values()) == [
-        'good day\n', 'line one\nline 2 % \n\n', '100%\n', 'bash\n']
+        'good day\n',
+        'line one\nline 2 % \n\n',
+        '100%\n',
+        'bash\n',
+    ]
     assert '0 added, 4 were there, 3 not taken' in place.run('import', path, code=1)
     assert len(place.sql('SELECT * FROM job')) == 4
 
@@ -434,20 +556,38 @@ def test_import_of_a_users_crontab(place):
 def test_import_of_etc_crontab(place):
     path = os.path.join(place.folder, 'crontab')
     with open(path, 'w') as file:
-        file.write("PATH=/usr/bin:/bin\n17 * * * * root cd / && echo 'a b'\n"
-                   '0 1 * * * nobody id -un\n')
+        file.write(
+            "PATH=/usr/bin:/bin\n17 * * * * root cd / && echo 'a b'\n"
+            '0 1 * * * nobody id -un\n'
+        )
     assert place.run('import', '--system', path) == (
-        '2 added, 0 were there, 0 not taken\n')
-    mine, theirs = [job.command for job in place.sql('SELECT command FROM job ORDER BY id')]
+        '2 added, 0 were there, 0 not taken\n'
+    )
+    mine, theirs = [
+        job.command for job in place.sql('SELECT command FROM job ORDER BY id')
+    ]
     if os.getuid() == 0:
         assert mine == "export PATH=/usr/bin:/bin; cd / && echo 'a b'"
     assert theirs.startswith('sudo -n -u nobody -- /bin/sh -c ')
 
 
 def test_export_is_taken_back(place, tmp_path):
-    place.run('add', '--every', '7', '--start', '23:00', '--stop', '03:00', '--inactive',
-              '--description', "it's 100% \"odd\" é", 'echo 100%; echo \\% "x"')
-    place.run('add', '--schedule', '0 3 * * 1-5', '--max-run-time', '5', 'printf "a\nb"')
+    place.run(
+        'add',
+        '--every',
+        '7',
+        '--start',
+        '23:00',
+        '--stop',
+        '03:00',
+        '--inactive',
+        '--description',
+        "it's 100% \"odd\" é",
+        'echo 100%; echo \\% "x"',
+    )
+    place.run(
+        'add', '--schedule', '0 3 * * 1-5', '--max-run-time', '5', 'printf "a\nb"'
+    )
     place.run('add', '--schedule', '@weekly', 'echo a\x0cb\x85c\u2028d')
     path = str(tmp_path / 'exported')
     with open(path, 'w') as file:
@@ -457,19 +597,44 @@ def test_export_is_taken_back(place, tmp_path):
     place.store.execute('DELETE FROM job')
     assert place.run('import', path) == '3 added, 0 were there, 0 not taken\n'
     after = place.sql('SELECT * FROM job ORDER BY id')
-    columns = [dc.JOB_COLUMNS.index(name) for name in (
-        'description', 'command', 'active', 'start_anchor', 'stop_anchor', 'max_run_time',
-        'schedule', 'frequency')]
+    columns = [
+        dc.JOB_COLUMNS.index(name)
+        for name in (
+            'description',
+            'command',
+            'active',
+            'start_anchor',
+            'stop_anchor',
+            'max_run_time',
+            'schedule',
+            'frequency',
+        )
+    ]
     assert [[job[index] for index in columns] for job in after] == [
-        [job[index] for index in columns] for job in before]
+        [job[index] for index in columns] for job in before
+    ]
 
 
-@pytest.mark.parametrize('facts', [
-    '{"description": []}', '{"description": "\\ud800"}', '{"id": 5}', '[1]', '5', '{',
-    '{"frequency": 1e400, "schedule": null}', '{"frequency": NaN, "schedule": null}',
-    '{"frequency": 99999999999999999999}', '{"active": true}', '{"max_run_time": "5"}',
-    '{"active": 99999999999999999999}', '{"schedule": 5}', '{"start_anchor": 5}',
-    '{"schedule": null}'])
+@pytest.mark.parametrize(
+    'facts',
+    [
+        '{"description": []}',
+        '{"description": "\\ud800"}',
+        '{"id": 5}',
+        '[1]',
+        '5',
+        '{',
+        '{"frequency": 1e400, "schedule": null}',
+        '{"frequency": NaN, "schedule": null}',
+        '{"frequency": 99999999999999999999}',
+        '{"active": true}',
+        '{"max_run_time": "5"}',
+        '{"active": 99999999999999999999}',
+        '{"schedule": 5}',
+        '{"start_anchor": 5}',
+        '{"schedule": null}',
+    ],
+)
 def test_facts_that_export_did_not_write_are_an_error_of_one_line(place, facts):
     path = os.path.join(place.folder, 'crontab')
     with open(path, 'w') as file:
@@ -482,11 +647,15 @@ def test_facts_that_export_did_not_write_are_an_error_of_one_line(place, facts):
 
 # The demonstration, and the program as a whole.
 
+
 def test_demo_needs_nothing_but_python(tmp_path):
     done = subprocess.run(
-        [sys.executable, '-S', '-I', SCRIPT, 'demo'], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, timeout=15, env={'TMPDIR': str(tmp_path), 'PATH':
-                                                 os.environ['PATH']})
+        [sys.executable, '-S', '-I', SCRIPT, 'demo'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=15,
+        env={'TMPDIR': str(tmp_path), 'PATH': os.environ['PATH']},
+    )
     out = done.stdout.decode()
     assert done.returncode == 0 and not done.stderr, (out, done.stderr)
     assert 'Each of the 12 jobs ran once.' in out and 'ERROR: exit 3' in out
@@ -496,18 +665,26 @@ def test_demo_needs_nothing_but_python(tmp_path):
 
 def test_help_and_readme_name_every_command():
     out = subprocess.run([sys.executable, SCRIPT, '--help'], stdout=subprocess.PIPE)
-    for command in ('run init add edit remove enable disable list show run-now stop next '
-                    'history log hosts import export check demo').split():
+    for command in (
+        'run init add edit remove enable disable list show run-now stop next '
+        'history log hosts import export check demo'
+    ).split():
         assert re.search(r'(?m)^    %s +\S' % command, out.stdout.decode()), command
-        text = subprocess.run([sys.executable, SCRIPT, command, '--help'],
-                              stdout=subprocess.PIPE)
+        text = subprocess.run(
+            [sys.executable, SCRIPT, command, '--help'], stdout=subprocess.PIPE
+        )
         assert text.returncode == 0 and b'usage: ' in text.stdout
 
 
 def test_a_reader_that_leaves_is_no_error(place):
     for _ in range(300):
         place.add('echo %s' % ('x' * 30))
-    done = subprocess.run('"%s" "%s" --config "%s" list | head -1; exit ${PIPESTATUS[0]}' % (
-        sys.executable, SCRIPT, place.file), shell=True, executable='/bin/bash',
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        '"%s" "%s" --config "%s" list | head -1; exit ${PIPESTATUS[0]}'
+        % (sys.executable, SCRIPT, place.file),
+        shell=True,
+        executable='/bin/bash',
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert not done.stderr and done.returncode == 0

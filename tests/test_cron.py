@@ -1,4 +1,5 @@
 """The main job on real input: a real cron daemon, and the crontabs of real packages."""
+
 import collections
 import os
 import re
@@ -22,12 +23,15 @@ def test_a_real_cron_daemon_runs_the_readmes_line(mysql_place, tmp_path):
     job = place.add('echo by cron')
     with open(os.path.join(ROOT, 'README.md')) as file:
         line = re.search(r'(?m)^    (\* \* \* \* \* cronjob \S+)$', file.read())[1]
-    line = re.sub(r' /\S+', ' %s %s --config %s' % (sys.executable, SCRIPT, place.file),
-                  line)
+    line = re.sub(
+        r' /\S+', ' %s %s --config %s' % (sys.executable, SCRIPT, place.file), line
+    )
     for name in ('etc', 'cron.d', 'spool', 'run'):
         os.mkdir(str(tmp_path / name))
-    for name, entry in (('passwd', 'cronjob:x:0:0::/root:/bin/sh'),  # may read all here
-                        ('shadow', 'cronjob:*:19000:0:99999:7:::')):
+    for name, entry in (
+        ('passwd', 'cronjob:x:0:0::/root:/bin/sh'),  # may read all here
+        ('shadow', 'cronjob:*:19000:0:99999:7:::'),
+    ):
         shutil.copy('/etc/' + name, str(tmp_path / name))
         with open(str(tmp_path / name), 'a') as file:
             file.write(entry + '\n')
@@ -35,12 +39,19 @@ def test_a_real_cron_daemon_runs_the_readmes_line(mysql_place, tmp_path):
         file.write(line + '\n')
     (tmp_path / 'crontab').write_text('# nothing\n')
     script = ' && '.join(
-        'mount --bind %s/%s %s' % (tmp_path, ours, theirs) for ours, theirs in (
-            ('passwd', '/etc/passwd'), ('shadow', '/etc/shadow'), ('crontab', '/etc/crontab'),
-            ('cron.d', '/etc/cron.d'), ('spool', '/var/spool/cron/crontabs'),
-            ('run', '/run')))
-    daemon = subprocess.Popen(['unshare', '-m', 'sh', '-c',
-                               script + ' && exec cron -f -L 15'])
+        'mount --bind %s/%s %s' % (tmp_path, ours, theirs)
+        for ours, theirs in (
+            ('passwd', '/etc/passwd'),
+            ('shadow', '/etc/shadow'),
+            ('crontab', '/etc/crontab'),
+            ('cron.d', '/etc/cron.d'),
+            ('spool', '/var/spool/cron/crontabs'),
+            ('run', '/run'),
+        )
+    )
+    daemon = subprocess.Popen(
+        ['unshare', '-m', 'sh', '-c', script + ' && exec cron -f -L 15']
+    )
     try:
         wait_until(place.runs, 75, "cron's minute")
         wait_until(lambda: place.job(job).run_token is None)
@@ -75,8 +86,12 @@ def test_what_debians_packages_ship_runs_once_each(mysql_place):
     for job in jobs:  # now harmless, and due
         place.store.execute(
             'UPDATE job SET command = ?, next_run_utc = {utc} WHERE id = ?',
-            ['echo $DISTRIBUTED_CRON_JOB_ID $DISTRIBUTED_CRON_DUE >> %s/ran'
-             % place.folder, job.id])
+            [
+                'echo $DISTRIBUTED_CRON_JOB_ID $DISTRIBUTED_CRON_DUE >> %s/ran'
+                % place.folder,
+                job.id,
+            ],
+        )
     for name in ('one', 'two', 'three'):
         place.worker(name)
     wait_until(lambda: len({run.job_id for run in place.runs()}) == len(jobs))

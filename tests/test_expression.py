@@ -1,4 +1,5 @@
 """Cron expressions and windows: by the rules, and against two other libraries."""
+
 import warnings
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -21,55 +22,98 @@ def times(text, after, count=3):
     return found
 
 
-@pytest.mark.parametrize('text, after, expected', [
-    ('* * * * *', '2026-01-01 00:00', ['2026-01-01 00:01', '2026-01-01 00:02']),
-    ('59 23 31 12 *', '2026-12-31 23:59', ['2027-12-31 23:59']),
-    ('*/7 * * * *', '2026-01-01 00:50', ['2026-01-01 00:56', '2026-01-01 01:00']),
-    ('5/20 * * * *', '2026-01-01 00:00', ['2026-01-01 00:05', '2026-01-01 00:25']),
-    ('0 0 1 JAN,jul *', '2026-01-01 00:00', ['2026-07-01 00:00', '2027-01-01 00:00']),
-    ('0 0 * * FRI-SUN', '2026-05-20 00:00',
-     ['2026-05-22 00:00', '2026-05-23 00:00', '2026-05-24 00:00', '2026-05-29 00:00']),
-    ('0 0 * * 5-7', '2026-05-20 00:00', ['2026-05-22 00:00', '2026-05-23 00:00',
-                                         '2026-05-24 00:00']),
-    ('0 0 * * 7', '2026-05-20 00:00', ['2026-05-24 00:00', '2026-05-31 00:00']),
-    ('0 0 * * 0-7/3', '2026-05-20 00:00', ['2026-05-23 00:00', '2026-05-24 00:00']),
-    ('0 0 L * *', '2026-01-31 00:00', ['2026-02-28 00:00', '2026-03-31 00:00']),
-    ('0 0 L * *', '2028-02-01 00:00', ['2028-02-29 00:00']),
-    ('0 0 LW * *', '2026-05-01 00:00', ['2026-05-29 00:00', '2026-06-30 00:00']),
-    ('0 0 15W * *', '2026-08-01 00:00', ['2026-08-14 00:00', '2026-09-15 00:00']),
-    ('0 0 1W * *', '2026-07-31 00:00', ['2026-08-03 00:00', '2026-09-01 00:00']),
-    ('0 0 31W 5 *', '2026-01-01 00:00', ['2026-05-29 00:00']),
-    ('0 0 * * 5L', '2026-05-01 00:00', ['2026-05-29 00:00', '2026-06-26 00:00']),
-    ('0 0 * * fri#2', '2026-05-01 00:00', ['2026-05-08 00:00', '2026-06-12 00:00']),
-    ('0 0 * * 1#5', '2026-05-01 00:00', ['2026-06-29 00:00']),
-    ('0 0 13 * 5', '2026-02-01 00:00', ['2026-02-06 00:00', '2026-02-13 00:00',
-                                        '2026-02-20 00:00']),  # either
-    ('0 0 */2 * 1', '2026-06-01 00:00', ['2026-06-15 00:00', '2026-06-29 00:00']),  # both
-    ('0 0 29 2 *', '2026-01-01 00:00', ['2028-02-29 00:00', '2032-02-29 00:00']),
-    ('@daily', '2026-01-01 00:00', ['2026-01-02 00:00']),
-    ('@Weekly', '2026-05-20 00:00', ['2026-05-24 00:00']),
-    ('@hourly', '2026-05-20 00:00', ['2026-05-20 01:00']),
-    ('@monthly', '2026-05-20 00:00', ['2026-06-01 00:00']),
-    ('@annually', '2026-05-20 00:00', ['2027-01-01 00:00']),
-    ('  0\t0  1 1 *  ', '2026-05-20 00:00', ['2027-01-01 00:00']),
-])
+@pytest.mark.parametrize(
+    'text, after, expected',
+    [
+        ('* * * * *', '2026-01-01 00:00', ['2026-01-01 00:01', '2026-01-01 00:02']),
+        ('59 23 31 12 *', '2026-12-31 23:59', ['2027-12-31 23:59']),
+        ('*/7 * * * *', '2026-01-01 00:50', ['2026-01-01 00:56', '2026-01-01 01:00']),
+        ('5/20 * * * *', '2026-01-01 00:00', ['2026-01-01 00:05', '2026-01-01 00:25']),
+        (
+            '0 0 1 JAN,jul *',
+            '2026-01-01 00:00',
+            ['2026-07-01 00:00', '2027-01-01 00:00'],
+        ),
+        (
+            '0 0 * * FRI-SUN',
+            '2026-05-20 00:00',
+            [
+                '2026-05-22 00:00',
+                '2026-05-23 00:00',
+                '2026-05-24 00:00',
+                '2026-05-29 00:00',
+            ],
+        ),
+        (
+            '0 0 * * 5-7',
+            '2026-05-20 00:00',
+            ['2026-05-22 00:00', '2026-05-23 00:00', '2026-05-24 00:00'],
+        ),
+        ('0 0 * * 7', '2026-05-20 00:00', ['2026-05-24 00:00', '2026-05-31 00:00']),
+        ('0 0 * * 0-7/3', '2026-05-20 00:00', ['2026-05-23 00:00', '2026-05-24 00:00']),
+        ('0 0 L * *', '2026-01-31 00:00', ['2026-02-28 00:00', '2026-03-31 00:00']),
+        ('0 0 L * *', '2028-02-01 00:00', ['2028-02-29 00:00']),
+        ('0 0 LW * *', '2026-05-01 00:00', ['2026-05-29 00:00', '2026-06-30 00:00']),
+        ('0 0 15W * *', '2026-08-01 00:00', ['2026-08-14 00:00', '2026-09-15 00:00']),
+        ('0 0 1W * *', '2026-07-31 00:00', ['2026-08-03 00:00', '2026-09-01 00:00']),
+        ('0 0 31W 5 *', '2026-01-01 00:00', ['2026-05-29 00:00']),
+        ('0 0 * * 5L', '2026-05-01 00:00', ['2026-05-29 00:00', '2026-06-26 00:00']),
+        ('0 0 * * fri#2', '2026-05-01 00:00', ['2026-05-08 00:00', '2026-06-12 00:00']),
+        ('0 0 * * 1#5', '2026-05-01 00:00', ['2026-06-29 00:00']),
+        (
+            '0 0 13 * 5',
+            '2026-02-01 00:00',
+            ['2026-02-06 00:00', '2026-02-13 00:00', '2026-02-20 00:00'],
+        ),  # either
+        (
+            '0 0 */2 * 1',
+            '2026-06-01 00:00',
+            ['2026-06-15 00:00', '2026-06-29 00:00'],
+        ),  # both
+        ('0 0 29 2 *', '2026-01-01 00:00', ['2028-02-29 00:00', '2032-02-29 00:00']),
+        ('@daily', '2026-01-01 00:00', ['2026-01-02 00:00']),
+        ('@Weekly', '2026-05-20 00:00', ['2026-05-24 00:00']),
+        ('@hourly', '2026-05-20 00:00', ['2026-05-20 01:00']),
+        ('@monthly', '2026-05-20 00:00', ['2026-06-01 00:00']),
+        ('@annually', '2026-05-20 00:00', ['2027-01-01 00:00']),
+        ('  0\t0  1 1 *  ', '2026-05-20 00:00', ['2027-01-01 00:00']),
+    ],
+)
 def test_next_times(text, after, expected):
     assert times(text, after, len(expected)) == expected
 
 
-@pytest.mark.parametrize('text, parts', [
-    ('60 * * * *', ['minute', "'60'", '0-59']), ('* 24 * * *', ['hour', "'24'", '0-23']),
-    ('* * 0 * *', ['day-of-month', "'0'", '1-31']), ('* * 32 * *', ['day-of-month']),
-    ('* * * 13 *', ['month', "'13'", '1-12', 'jan-dec']),
-    ('* * * * 8', ['day-of-week', "'8'", '0-7', 'sun-sat']),
-    ('* * * foo *', ['month', "'foo'"]), ('*/0 * * * *', ['minute', "'*/0'"]),
-    ('*/ * * * *', ['minute']), ('5-1 * * * *', ['minute', "'5-1'"]),
-    ('1- * * * *', ['minute']), ('1,,2 * * * *', ['minute', "''"]),
-    ('-1 * * * *', ['minute']), ('1.5 * * * *', ['minute']), ('* * 0W * *', ['0w']),
-    ('* * 32W * *', ['32w']), ('* * * * 5#6', ['5#6']), ('* * * * 8L', ['8l']),
-    ('١ * * * *', ['minute']), ('*/１ * * * *', ['minute']), ('* * * *', ['4 fields']),
-    ('* * * * * *', ['6 fields']), ('@often', ['@daily']), ('@reboot', ['@reboot', 'start']),
-    ('0 0 30 2 *', ['never matches']), ('0 0 31 4,6,9,11 *', ['never matches'])])
+@pytest.mark.parametrize(
+    'text, parts',
+    [
+        ('60 * * * *', ['minute', "'60'", '0-59']),
+        ('* 24 * * *', ['hour', "'24'", '0-23']),
+        ('* * 0 * *', ['day-of-month', "'0'", '1-31']),
+        ('* * 32 * *', ['day-of-month']),
+        ('* * * 13 *', ['month', "'13'", '1-12', 'jan-dec']),
+        ('* * * * 8', ['day-of-week', "'8'", '0-7', 'sun-sat']),
+        ('* * * foo *', ['month', "'foo'"]),
+        ('*/0 * * * *', ['minute', "'*/0'"]),
+        ('*/ * * * *', ['minute']),
+        ('5-1 * * * *', ['minute', "'5-1'"]),
+        ('1- * * * *', ['minute']),
+        ('1,,2 * * * *', ['minute', "''"]),
+        ('-1 * * * *', ['minute']),
+        ('1.5 * * * *', ['minute']),
+        ('* * 0W * *', ['0w']),
+        ('* * 32W * *', ['32w']),
+        ('* * * * 5#6', ['5#6']),
+        ('* * * * 8L', ['8l']),
+        ('١ * * * *', ['minute']),
+        ('*/１ * * * *', ['minute']),
+        ('* * * *', ['4 fields']),
+        ('* * * * * *', ['6 fields']),
+        ('@often', ['@daily']),
+        ('@reboot', ['@reboot', 'start']),
+        ('0 0 30 2 *', ['never matches']),
+        ('0 0 31 4,6,9,11 *', ['never matches']),
+    ],
+)
 def test_errors_name_the_field_the_value_and_what_is_allowed(text, parts):
     with pytest.raises(dc.BadSchedule) as caught:
         dc.Expression(text)
@@ -83,15 +127,18 @@ def field(low, high):
     value = st.integers(low, high).map(str)
     # Not a-a: both take a-a/n for a/n, and one 0-0 for a whole week; cron takes a.
     span = st.sets(st.integers(low, high), min_size=2, max_size=2).map(
-        lambda pair: '%d-%d' % (min(pair), max(pair)))
+        lambda pair: '%d-%d' % (min(pair), max(pair))
+    )
     step = st.one_of(st.just('*'), span).flatmap(
-        lambda text: st.integers(1, high).map(lambda n: '%s/%d' % (text, n)))
+        lambda text: st.integers(1, high).map(lambda n: '%s/%d' % (text, n))
+    )
     one = st.one_of(value, span, step)
     return st.one_of(st.just('*'), st.lists(one, min_size=1, max_size=3).map(','.join))
 
 
-expressions = st.tuples(field(0, 59), field(0, 23), field(1, 31), field(1, 12),
-                        field(0, 6)).map(' '.join)
+expressions = st.tuples(
+    field(0, 59), field(0, 23), field(1, 31), field(1, 12), field(0, 6)
+).map(' '.join)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -111,8 +158,9 @@ def test_as_two_other_libraries_where_they_agree(text, after):
             one = ask(cronsim.CronSim(text, after))
         except cronsim.CronSimError:
             one = None
-        two = ask(croniter.croniter(text, after, ret_type=datetime,
-                                    implement_cron_bug=True))
+        two = ask(
+            croniter.croniter(text, after, ret_type=datetime, implement_cron_bug=True)
+        )
     if one != two:
         return
     try:
@@ -126,9 +174,16 @@ def test_as_two_other_libraries_where_they_agree(text, after):
 
 
 @settings(max_examples=2000, deadline=None)
-@given(st.one_of(st.text(max_size=30), st.lists(st.text(
-    alphabet='0123456789*/,-#LWlwfrisun@', max_size=6), min_size=5, max_size=5).map(
-        ' '.join)))
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.lists(
+            st.text(alphabet='0123456789*/,-#LWlwfrisun@', max_size=6),
+            min_size=5,
+            max_size=5,
+        ).map(' '.join),
+    )
+)
 def test_any_text_is_an_expression_or_one_line(text):
     try:
         dc.Expression(text).next_local(datetime(2026, 1, 1))
@@ -138,38 +193,63 @@ def test_any_text_is_an_expression_or_one_line(text):
 
 def zone_of(name):
     info = ZoneInfo(name)
-    return dc.Zone(lambda when: when.replace(tzinfo=ZoneInfo('UTC')).astimezone(
-        info).replace(tzinfo=None))
+    return dc.Zone(
+        lambda when: (
+            when.replace(tzinfo=ZoneInfo('UTC')).astimezone(info).replace(tzinfo=None)
+        )
+    )
 
 
-@pytest.mark.parametrize('name', [
-    'Europe/Berlin', 'America/New_York', 'Australia/Lord_Howe', 'Asia/Kolkata',
-    'Pacific/Apia', 'Pacific/Kiritimati', 'America/St_Johns', 'Africa/Casablanca'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'Europe/Berlin',
+        'America/New_York',
+        'Australia/Lord_Howe',
+        'Asia/Kolkata',
+        'Pacific/Apia',
+        'Pacific/Kiritimati',
+        'America/St_Johns',
+        'Africa/Casablanca',
+    ],
+)
 @settings(max_examples=300, deadline=None)
 @given(when=st.datetimes(datetime(2012, 2, 1), datetime(2035, 1, 1)))
 def test_wall_clock_to_utc_and_back(name, when):
     zone, info = zone_of(name), ZoneInfo(name)
     when = when.replace(microsecond=0)
     local = zone.local(when)
-    assert zone.utc(local) in (when, when - timedelta(hours=1),
-                               when - timedelta(minutes=30))
+    assert zone.utc(local) in (
+        when,
+        when - timedelta(hours=1),
+        when - timedelta(minutes=30),
+    )
     assert zone.utc_before(local, when) == when
-    expected = local.replace(tzinfo=info, fold=0).astimezone(ZoneInfo('UTC')).replace(
-        tzinfo=None)
+    expected = (
+        local.replace(tzinfo=info, fold=0)
+        .astimezone(ZoneInfo('UTC'))
+        .replace(tzinfo=None)
+    )
     assert zone.utc(local) == expected  # fold 0: the first
 
 
-@pytest.mark.parametrize('local, now, expected', [
-    ('2026-10-24 22:00', '2026-10-25 06:00', '2026-10-24 20:00'),
-    ('2026-03-29 10:00', '2026-03-29 20:00', '2026-03-29 08:00'),
-    ('2026-10-25 02:10', '2026-10-25 00:30', '2026-10-25 00:10'),
-    ('2026-10-25 02:10', '2026-10-25 01:30', '2026-10-25 01:10')])
+@pytest.mark.parametrize(
+    'local, now, expected',
+    [
+        ('2026-10-24 22:00', '2026-10-25 06:00', '2026-10-24 20:00'),
+        ('2026-03-29 10:00', '2026-03-29 20:00', '2026-03-29 08:00'),
+        ('2026-10-25 02:10', '2026-10-25 00:30', '2026-10-25 00:10'),
+        ('2026-10-25 02:10', '2026-10-25 01:30', '2026-10-25 01:10'),
+    ],
+)
 def test_a_last_start_within_a_day_of_a_change(local, now, expected):
     times = map(datetime.fromisoformat, (local, now))
     assert str(zone_of('Europe/Berlin').utc_before(*times))[:16] == expected
 
 
-@pytest.mark.parametrize('text, days', [('0-0', {0}), ('sun-sun', {0}), ('6-0', {6, 0})])
+@pytest.mark.parametrize(
+    'text, days', [('0-0', {0}), ('sun-sun', {0}), ('6-0', {6, 0})]
+)
 def test_sunday_as_a_range(text, days):
     assert dc.Expression('0 0 * * ' + text).week_days == days
 
@@ -191,8 +271,12 @@ class Job:
 def test_a_schedule_with_no_time_in_its_window_is_an_error():
     after = datetime(2026, 5, 20)
     with pytest.raises(dc.BadSchedule, match='no time from 12:00:00 to 13:00:00'):
-        dc.next_run(Job(schedule='0 5 * * *', start_anchor='12:00:00',
-                        stop_anchor='13:00:00'), after, after, UTC)
+        dc.next_run(
+            Job(schedule='0 5 * * *', start_anchor='12:00:00', stop_anchor='13:00:00'),
+            after,
+            after,
+            UTC,
+        )
 
 
 def test_the_recipe_of_two_jobs_for_a_window_across_midnight():
@@ -210,10 +294,12 @@ def test_the_recipe_of_two_jobs_for_a_window_across_midnight():
             found.append(when)
             job.last_start = job.claimed_start = str(when)
 
-    assert sorted(day_of(late) + day_of(early)) == [
-        datetime(2026, 5, 20, 23)] + [datetime(2026, 5, 21, hour) for hour in range(3)]
-    assert day_of(both) == [
-        datetime(2026, 5, 20, 23)] + [datetime(2026, 5, 21, hour) for hour in range(3)]
+    assert sorted(day_of(late) + day_of(early)) == [datetime(2026, 5, 20, 23)] + [
+        datetime(2026, 5, 21, hour) for hour in range(3)
+    ]
+    assert day_of(both) == [datetime(2026, 5, 20, 23)] + [
+        datetime(2026, 5, 21, hour) for hour in range(3)
+    ]
 
 
 def test_a_schedule_in_a_window_skips_to_its_opening():
@@ -222,9 +308,16 @@ def test_a_schedule_in_a_window_skips_to_its_opening():
     for _ in range(3):
         when = dc.next_run(job, when, when, UTC)
         found.append(str(when))
-    assert found == ['2026-05-21 09:00:00', '2026-05-21 09:01:00', '2026-05-22 09:00:00']
+    assert found == [
+        '2026-05-21 09:00:00',
+        '2026-05-21 09:01:00',
+        '2026-05-22 09:00:00',
+    ]
 
 
 def test_a_window_in_the_skipped_hour_opens_the_day_after():
-    job, now = Job(start_anchor='02:00:00', stop_anchor='03:00:00'), datetime(2026, 3, 28, 12)
+    job, now = (
+        Job(start_anchor='02:00:00', stop_anchor='03:00:00'),
+        datetime(2026, 3, 28, 12),
+    )
     assert dc.next_run(job, now, now, zone_of('Europe/Berlin')) == datetime(2026, 3, 30)

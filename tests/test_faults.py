@@ -2,6 +2,7 @@
 
 Each test is a command that people can type; the harness judges what came of it.
 """
+
 import os
 import re
 import subprocess
@@ -16,18 +17,19 @@ RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
 CLEAN = 'nothing lost, no duplicate, no overlap, no run without its record'
 ALONE = {  # database: its faults; MariaDB's in groups, which run side by side
     'mariadb killed': 'kill-worker kill-runner kill-both kill-both-and-stay-away kill-host '
-                      'lose-host kill-in-claim kill-in-report',
+    'lose-host kill-in-claim kill-in-report',
     'mariadb frozen': 'stop-worker stop-host stop-in-claim stop-in-report cut-off',
     'mariadb around': 'log-full state-full state-read-only wrong-clock same-name '
-                      'table-changes old-rows fifty-workers',
+    'table-changes old-rows fifty-workers',
     'mariadb away': 'database-restarted database-killed database-down read-only '
-                    'out-of-connections',
+    'out-of-connections',
     'mariadb wires': 'database-slow half-open cut-claim cut-claim-answered cut-report '
-                     'cut-report-answered',
+    'cut-report-answered',
     'sqlite': 'kill-both kill-host lose-host stop-host state-full locked',
     'postgresql': 'database-killed read-only cut-claim-answered cut-report-answered '
-                  'kill-in-claim stop-in-report',
-    'replica': 'promote'}
+    'kill-in-claim stop-in-report',
+    'replica': 'promote',
+}
 
 
 def attack(database, *arguments, faults=''):
@@ -38,12 +40,16 @@ def attack(database, *arguments, faults=''):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     out = done.stdout.decode('utf-8', 'replace')
     print(out)  # its seed and what it did, if it fails
-    assert done.returncode == 0, [line for line in out.splitlines() if ': ' in line][-20:]
+    assert done.returncode == 0, [line for line in out.splitlines() if ': ' in line][
+        -20:
+    ]
     skipped = out.count('not done: ')
     assert out.count(CLEAN) == max(1, len(faults.split()))
     if skipped:
-        pytest.skip('%d faults need rights that root may have: %s' % (
-            skipped, ', '.join(re.findall('not done: (\\S+)', out))))
+        pytest.skip(
+            '%d faults need rights that root may have: %s'
+            % (skipped, ', '.join(re.findall('not done: (\\S+)', out)))
+        )
     return out
 
 
@@ -64,8 +70,10 @@ def test_a_mixed_run_from_a_random_seed():
 @pytest.mark.timeout(400)
 def test_a_galera_cluster():
     """Workers go on with the next node within 10 s, whichever way one is gone."""
-    attack('galera', faults='kill-node restart-nodes isolate-node node-rejects '
-                            'node-read-only')
+    attack(
+        'galera',
+        faults='kill-node restart-nodes isolate-node node-rejects node-read-only',
+    )
 
 
 @pytest.mark.slow
@@ -94,13 +102,19 @@ def test_a_galera_node_that_is_behind_is_not_believed():
         execute(cluster.servers[0], "INSERT INTO job (command) VALUES ('true')", ())
         assert [row.command for row in store.query('SELECT * FROM job')] == ['true']
         blocker = cluster.servers[1].connect()
-        blocker.cursor().execute('FLUSH TABLES WITH READ LOCK')  # it applies nothing now
+        blocker.cursor().execute(
+            'FLUSH TABLES WITH READ LOCK'
+        )  # it applies nothing now
         execute(cluster.servers[0], "UPDATE job SET run_token = 'mine'", ())
         with pytest.raises((dc.Away, dc.Again)):  # not: no such claim
             store.query("SELECT * FROM job WHERE run_token = 'mine'")
         blocker.close()
-        wait_until(lambda: store.connect() or store.query(
-            "SELECT * FROM job WHERE run_token = 'mine'"))
+        wait_until(
+            lambda: (
+                store.connect()
+                or store.query("SELECT * FROM job WHERE run_token = 'mine'")
+            )
+        )
         store.close()
 
 
@@ -110,6 +124,7 @@ def test_a_worker_asks_for_its_database_every_4_seconds_at_least(sqlite_place):
 
 
 # Nothing grows.
+
 
 def footprint():
     with open('/proc/self/statm') as file:
@@ -148,6 +163,7 @@ def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
 def day_of(place):
     """The footprint after two hours, and after all 24."""
     import datetime
+
     worker, seen = dc.Worker(place.config('one'), True), []
     worker.state.lock()
     worker.listen()
@@ -155,8 +171,10 @@ def day_of(place):
     # SQLite keeps up to 2 MB of the growing history in memory, of its own accord.
     worker.store.execute('PRAGMA cache_size = -100')
     for step in range(144):
-        place.set_clock(datetime.datetime(2026, 5, 20) + datetime.timedelta(
-            minutes=10 * step), worker.store)
+        place.set_clock(
+            datetime.datetime(2026, 5, 20) + datetime.timedelta(minutes=10 * step),
+            worker.store,
+        )
         while True:
             pause = worker.turn()
             if pause and not worker.claims:

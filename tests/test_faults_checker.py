@@ -1,4 +1,5 @@
 """The checker finds what is wrong with made-up histories, and nothing in right ones."""
+
 import os
 
 import pytest
@@ -17,24 +18,31 @@ def fault(kind, hosts, begin, until, kills=False, end=None):
 
 def once(**changes):
     """A job that was due at 100, as it should be: its job, runs and records."""
-    return (Job(1, 'once', [100])._replace(**changes),
-            [Run(1, 1, 'one', 100.5, 101.5, 0)], [Record(1, 1, 'one', 'Success', 100)])
+    return (
+        Job(1, 'once', [100])._replace(**changes),
+        [Run(1, 1, 'one', 100.5, 101.5, 0)],
+        [Record(1, 1, 'one', 'Success', 100)],
+    )
 
 
 def minutes(count=4):
     """A job that was due at each minute."""
     due = [100 + 60 * number for number in range(count)]
-    return (Job(1, 'minute', due),
-            [Run(1, n + 1, 'one', at + 0.2, at + 2, 0) for n, at in enumerate(due)],
-            [Record(1, n + 1, 'one', 'Success', at) for n, at in enumerate(due)])
+    return (
+        Job(1, 'minute', due),
+        [Run(1, n + 1, 'one', at + 0.2, at + 2, 0) for n, at in enumerate(due)],
+        [Record(1, n + 1, 'one', 'Success', at) for n, at in enumerate(due)],
+    )
 
 
 def every():
     """A job that counts from its last start."""
     starts = [100.5, 160.9, 221.3]
-    return (Job(1, 'every', [100]),
-            [Run(1, n + 1, 'one', at, at + 1, 0) for n, at in enumerate(starts)],
-            [Record(1, n + 1, 'one', 'Success', int(at)) for n, at in enumerate(starts)])
+    return (
+        Job(1, 'every', [100]),
+        [Run(1, n + 1, 'one', at, at + 1, 0) for n, at in enumerate(starts)],
+        [Record(1, n + 1, 'one', 'Success', int(at)) for n, at in enumerate(starts)],
+    )
 
 
 def judged(history, *faults, end=END):
@@ -43,14 +51,32 @@ def judged(history, *faults, end=END):
     return sorted({find.kind for find in finds}), sorted({cost.kind for cost in costs})
 
 
-@pytest.mark.parametrize('history, end', [
-    (once(), END), (minutes(), 285), (every(), 280),
-    ((Job(1, 'once', [998]), [], []), END),  # there was no time for it
-    ((Job(1, 'minute', [100, 160], until=99), [], []), END),
-    ((Job(1, 'once', [100], code=3), [Run(1, 1, 'one', 100, 101, 3)],
-      [Record(1, 1, 'one', 'ERROR: exit 3', 100)]), END),
-    ((Job(1, 'once', [100], hangs=True), [Run(1, 1, 'one', 100)],
-      [Record(1, 1, 'one', 'ERROR: timed out after 1 min', 100)]), END)])
+@pytest.mark.parametrize(
+    'history, end',
+    [
+        (once(), END),
+        (minutes(), 285),
+        (every(), 280),
+        ((Job(1, 'once', [998]), [], []), END),  # there was no time for it
+        ((Job(1, 'minute', [100, 160], until=99), [], []), END),
+        (
+            (
+                Job(1, 'once', [100], code=3),
+                [Run(1, 1, 'one', 100, 101, 3)],
+                [Record(1, 1, 'one', 'ERROR: exit 3', 100)],
+            ),
+            END,
+        ),
+        (
+            (
+                Job(1, 'once', [100], hangs=True),
+                [Run(1, 1, 'one', 100)],
+                [Record(1, 1, 'one', 'ERROR: timed out after 1 min', 100)],
+            ),
+            END,
+        ),
+    ],
+)
 def test_a_clean_history(history, end):
     finds, costs = judged(history, end=end)
     assert not finds and set(costs) <= {'died'}
@@ -60,7 +86,9 @@ def test_a_lost_tick():
     assert judged((once()[0], [], [])) == (['lost'], [])
     job, runs, records = minutes()
     assert judged((job, runs[:2] + runs[3:], records[:2] + records[3:]), end=285) == (
-        ['lost'], [])
+        ['lost'],
+        [],
+    )
     job, runs, records = every()
     assert judged((job, runs[:2], records[:2]), end=240) == (['lost'], [])
     assert judged((job, runs[:2], records[:2]), end=220) == ([], [])
@@ -68,11 +96,15 @@ def test_a_lost_tick():
 
 def test_a_tick_that_ran_twice():
     job, runs, records = once()
-    twice = [*runs, Run(1, 2, 'two', 110, 111, 0)], [*records, Record(
-        1, 2, 'two', 'Success', 110)]
+    twice = (
+        [*runs, Run(1, 2, 'two', 110, 111, 0)],
+        [*records, Record(1, 2, 'two', 'Success', 110)],
+    )
     assert judged((job, *twice)) == (['duplicate'], [])
     assert judged((job, [*runs, Run(1, 1, 'two', 110, 111, 0)], records)) == (
-        ['duplicate'], [])
+        ['duplicate'],
+        [],
+    )
     job, runs, records = every()
     early = [runs[0], runs[1]._replace(start=140, end=141), runs[2]]
     assert 'duplicate' in judged((job, early, records), end=280)[0]
@@ -96,9 +128,11 @@ def test_two_runs_at_once():
 def test_what_is_not_promised_stands_in_the_readme():
     with open(os.path.join(ROOT, 'README.md')) as file:
         readme = ' '.join(file.read().split())
-    part = readme[readme.index('Not promised:'):]
+    part = readme[readme.index('Not promised:') :]
     for words in NOT_PROMISED.values():
-        first, *rest = words.split(' a failover ')  # the README has "when …, or when a …"
+        first, *rest = words.split(
+            ' a failover '
+        )  # the README has "when …, or when a …"
         assert all(text in part for text in (first, *rest)), words
 
 
@@ -106,7 +140,8 @@ def test_a_run_without_a_record():
     job, runs, _ = once()
     assert judged((job, runs, [])) == (['unrecorded'], [])
     assert judged((job, runs, []), fault('kill-host', ['one'], 100, 120, True))[0] == [
-        'unrecorded']  # no fault excuses it
+        'unrecorded'
+    ]  # no fault excuses it
 
 
 def test_a_run_of_a_deleted_job_whose_host_forgot_it():
@@ -124,7 +159,10 @@ def test_a_record_without_a_run():
     assert judged((job, [], dead))[0] == ['lost', 'phantom']
     blow = fault('kill-host', ['one'], 100, 120, True)
     assert judged((job, [], dead), blow) == ([], ['lost', 'phantom'])
-    assert judged((job, [], records), blow)[0] == ['lost', 'phantom']  # a success that wasn't
+    assert judged((job, [], records), blow)[0] == [
+        'lost',
+        'phantom',
+    ]  # a success that wasn't
     assert judged((job, [], dead), blow._replace(end=103))[0] == ['lost', 'phantom']
     assert judged((job, [], dead), blow._replace(end=103, forgets=True))[0] == []
     died = [records[0]._replace(status=DIED)]
@@ -138,7 +176,9 @@ def test_a_record_that_is_not_the_truth():
     job, runs, records = once()
     assert judged((job, [runs[0]._replace(end=None)], records))[0] == ['misrecorded']
     assert judged((job, [runs[0]._replace(code=3)], records))[0] == [
-        'misled', 'misrecorded']
+        'misled',
+        'misrecorded',
+    ]
     lost = [records[0]._replace(status=DEAD)]
     assert judged((job, runs, lost))[0] == ['died']
     assert judged((job, runs, lost), fault('slow', [], 100, 110))[0] == ['died']
@@ -161,14 +201,21 @@ def test_a_result_that_its_host_lost_before_it_could_tell_it():
     full = fault('state-full', ['one'], 99, 130, end=110)
     killed = fault('kill-host', ['one'], 108, 125, True)
     assert judged((job, runs, lost), killed, full)[0] == ['died']
-    assert judged((job, runs, lost), killed, full._replace(withholds=True)) == ([], ['died'])
+    assert judged((job, runs, lost), killed, full._replace(withholds=True)) == (
+        [],
+        ['died'],
+    )
 
 
 def test_a_run_that_died_without_a_cause():
     job, runs, records = once()
     dead = [runs[0]._replace(end=None, code=None)]
-    for status in (DEAD, 'ERROR: signal 9', 'ERROR: timed out after 1 min',
-                   'ERROR: stopped'):
+    for status in (
+        DEAD,
+        'ERROR: signal 9',
+        'ERROR: timed out after 1 min',
+        'ERROR: stopped',
+    ):
         record = [records[0]._replace(status=status)]
         assert judged((job, dead, record))[0] == ['died'], status
 
@@ -183,15 +230,20 @@ def test_a_late_start():
     assert judged((job, late, records), fault(SLOW, [], 99, 108)) == ([], ['delayed'])
     assert judged((job, [], []), fault(SLOW, [], 99, 108))[0] == ['lost']
     # of a host that had nothing to do with it
-    assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True))[0] == [
-        'late']
+    assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True))[
+        0
+    ] == ['late']
     # of one that had claimed it and gave it back: a number is missing
     late[0], records[0] = late[0]._replace(run_no=2), records[0]._replace(run_no=2)
     assert judged((job, late, records), fault('kill-host', ['two'], 99, 108, True)) == (
-        [], ['delayed'])
+        [],
+        ['delayed'],
+    )
     job, runs, records = every()
-    runs[2], records[2] = runs[2]._replace(start=240, end=241), records[2]._replace(
-        started=240)
+    runs[2], records[2] = (
+        runs[2]._replace(start=240, end=241),
+        records[2]._replace(started=240),
+    )
     assert judged((job, runs, records), end=290) == (['late'], [])
     assert judged((job, runs, records), fault('down', [], 200, 236), end=290)[0] == []
 
@@ -200,7 +252,9 @@ def test_ticks_in_an_outage_run_once_and_late():
     job, runs, records = minutes(5)
     some = [runs[0], runs[3], runs[4]], [records[0], records[3], records[4]]
     for number in (0, 1):  # without gaps in the numbers
-        some[number][1:] = [one._replace(run_no=one.run_no - 2) for one in some[number][1:]]
+        some[number][1:] = [
+            one._replace(run_no=one.run_no - 2) for one in some[number][1:]
+        ]
     down = fault('down', [], 150, 275)
     assert judged((job, *some), down, end=360) == ([], ['delayed', 'lost'])
     assert judged((job, *some), down._replace(until=200), end=360)[0] == ['lost']
@@ -213,18 +267,25 @@ def test_ticks_while_the_last_run_still_ran():
     assert judged((job, runs, records[:2]), end=285)[0] == ['late', 'overdue', 'stale']
     job, runs, records = minutes(3)
     runs = [runs[0]._replace(end=165), runs[2]._replace(run_no=2)]
-    assert judged((job._replace(limit=100), runs, records[:2]), end=285) == ([], ['lost'])
+    assert judged((job._replace(limit=100), runs, records[:2]), end=285) == (
+        [],
+        ['lost'],
+    )
 
 
 def test_runs_that_nobody_wanted():
     job, runs, records = once()
     assert judged((job._replace(until=90), runs, records))[0] == ['unwanted']
     stranger = Run(9, 1, 'one', 100, 101, 0)
-    assert check([job], [*runs, stranger], records, [], HOSTS, END)[0][0].kind == 'unknown'
+    assert (
+        check([job], [*runs, stranger], records, [], HOSTS, END)[0][0].kind == 'unknown'
+    )
 
 
 def test_a_run_beyond_its_deadline():
     job, runs, records = once()
     stale = [runs[0]._replace(start=113, end=114)]
-    assert judged((job, stale, records), fault('stop', ['one'], 100, 120))[0] == ['stale']
+    assert judged((job, stale, records), fault('stop', ['one'], 100, 120))[0] == [
+        'stale'
+    ]
     assert judged((job, [runs[0]._replace(end=120)], records))[0] == ['overdue']

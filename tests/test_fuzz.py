@@ -1,4 +1,5 @@
 """A minute of fuzzing for each text that people write; tests/faults/fuzz.py takes hours."""
+
 import os
 import subprocess
 import sys
@@ -10,10 +11,15 @@ FUZZ = os.path.join(ROOT, 'tests', 'faults', 'fuzz.py')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('target', ['expression', 'config', 'crontab', 'connect_string'])
+@pytest.mark.parametrize(
+    'target', ['expression', 'config', 'crontab', 'connect_string']
+)
 def test_any_text_ends_in_a_result_or_one_line(target):
-    done = subprocess.run([sys.executable, FUZZ, target, '--seconds', '60'],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [sys.executable, FUZZ, target, '--seconds', '60'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     out = done.stdout.decode('utf-8', 'replace')
     assert done.returncode == 0, out[-3000:]
     assert 'number_of_executed_units' in out

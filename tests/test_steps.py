@@ -1,4 +1,5 @@
 """The steps in the life of a run, one by one, on each database, by a set clock."""
+
 import os
 import re
 from datetime import timedelta
@@ -69,24 +70,39 @@ def test_a_plain_insert_is_enough_and_runs_at_once(at):
     (run,) = at.runs()
     assert run.started_at == NOW and run.ended_at == '2026-05-20 12:00:40'
     assert (run.status, run.exit_code, run.output, run.duration_ms) == (
-        'Success', 0, 'out', 5)
+        'Success',
+        0,
+        'out',
+        5,
+    )
     assert run.due_utc == NOW and run.worker == 'w-1'
 
 
-@pytest.mark.parametrize('given, kept', [
-    ((0, 5), (1, 1)), ((1, 1), (1, 1)), ((10, 0), (10, 5)), ((10, 10), (10, 5)),
-    ((10, 9), (10, 9)), ((7, 100), (7, 3))])
+@pytest.mark.parametrize(
+    'given, kept',
+    [
+        ((0, 5), (1, 1)),
+        ((1, 1), (1, 1)),
+        ((10, 0), (10, 5)),
+        ((10, 10), (10, 5)),
+        ((10, 9), (10, 9)),
+        ((7, 100), (7, 3)),
+    ],
+)
 def test_rules_on_rows_by_trigger(at, given, kept):
     job = at.add(frequency=given[0], max_run_time=given[1])
     assert (at.job(job).frequency, at.job(job).max_run_time) == kept
     other = at.add(frequency=1000, max_run_time=5)
-    at.store.execute('UPDATE job SET frequency = ?, max_run_time = ? WHERE id = ?',
-                     [*given, other])
+    at.store.execute(
+        'UPDATE job SET frequency = ?, max_run_time = ? WHERE id = ?', [*given, other]
+    )
     assert (at.job(other).frequency, at.job(other).max_run_time) == kept
 
 
-@pytest.mark.parametrize('given, seconds', [
-    ((0, 5), 60), ((10, 0), 300), ((10, 10), 300), ((10, 9), 540), ((7, 100), 180)])
+@pytest.mark.parametrize(
+    'given, seconds',
+    [((0, 5), 60), ((10, 0), 300), ((10, 10), 300), ((10, 9), 540), ((7, 100), 180)],
+)
 def test_rules_on_rows_without_trigger(at, given, seconds):
     for trigger in ('job_checks', 'job_changes'):
         at.drop_trigger(trigger)
@@ -125,8 +141,10 @@ def test_window(at):
     assert not claim(at, job)  # whatever the row says
     assert at.store.plan(at.store.now(), due=True) == 1
     assert due(at, job) == '2026-05-20 23:00:00'
-    for clock, follows in (('2026-05-20 23:00:00', '2026-05-20 23:30:00'),
-                           ('2026-05-21 02:45:00', '2026-05-21 23:00:00')):
+    for clock, follows in (
+        ('2026-05-20 23:00:00', '2026-05-20 23:30:00'),
+        ('2026-05-21 02:45:00', '2026-05-21 23:00:00'),
+    ):
         at.store.execute('UPDATE job SET next_run_utc = ?', [clock])
         at.set_clock(clock)
         ran(at, job)
@@ -136,10 +154,19 @@ def test_window(at):
     assert not claim(at, job)
 
 
-@pytest.mark.parametrize('start, stop, inside', [
-    ('12:00', None, True), ('12:01', None, False), (None, '12:00', False),
-    (None, '12:01', True), ('12:00', '12:01', True), ('13:00', '12:30', True),
-    ('13:00', '11:00', False), ('11:00', '10:00', True)])
+@pytest.mark.parametrize(
+    'start, stop, inside',
+    [
+        ('12:00', None, True),
+        ('12:01', None, False),
+        (None, '12:00', False),
+        (None, '12:01', True),
+        ('12:00', '12:01', True),
+        ('13:00', '12:30', True),
+        ('13:00', '11:00', False),
+        ('11:00', '10:00', True),
+    ],
+)
 def test_window_in_sql_and_in_python_agree(at, start, stop, inside):
     job = at.add(start_anchor=start, stop_anchor=stop)
     plan(at)
@@ -275,8 +302,12 @@ def test_many_long_outputs_at_once_fit_the_packets_of_the_database(at):
     assert len(at.store.claim(jobs, 't' * 32, 'w-1')) == 300
     if at.engine == 'mysql':
         assert at.sql('SELECT @@max_allowed_packet')[0][0] < 300 * 60000
-    at.store.end([dc.Ending('t' * 32, job, 'done', 1, 'Success', 0, 'x' * 60000, 5)
-                  for job in jobs])
+    at.store.end(
+        [
+            dc.Ending('t' * 32, job, 'done', 1, 'Success', 0, 'x' * 60000, 5)
+            for job in jobs
+        ]
+    )
     assert len(at.runs()) == 300
 
 
@@ -285,8 +316,10 @@ def test_times_are_text_of_whatever_type(at):
     at.store.execute('CREATE TEMPORARY TABLE t (a TIMESTAMP(0) NULL, b TIME(0) NULL)')
     at.store.execute("INSERT INTO t VALUES ('2026-03-01 12:00:00', '12:00:00')")
     assert at.store.query('SELECT * FROM t')[0] == ('2026-03-01 12:00:00', '12:00:00')
-    assert all(type(value) is str for value in at.store.query(
-        'SELECT {local}, {utc}, {utc_exact}')[0])
+    assert all(
+        type(value) is str
+        for value in at.store.query('SELECT {local}, {utc}, {utc_exact}')[0]
+    )
 
 
 def test_disabled_between_claim_and_give_back_does_not_run(at):
@@ -300,8 +333,9 @@ def test_disabled_between_claim_and_give_back_does_not_run(at):
 
 
 def test_run_now_whatever_active_window_and_schedule_say(at):
-    job = at.add(active=0, schedule='0 3 1 1 *', start_anchor='02:00',
-                 stop_anchor='04:00')
+    job = at.add(
+        active=0, schedule='0 3 1 1 *', start_anchor='02:00', stop_anchor='04:00'
+    )
     plan(at)
     assert due(at, job) == '9999-12-31 00:00:00' and not claim(at)
     at.store.execute(dc.ACTIONS['run-now'][0], [job])
@@ -323,9 +357,16 @@ def test_run_now_during_a_run_is_one_more_run(at):
     assert due(at, job) == '2027-01-01 03:00:00'
 
 
-@pytest.mark.parametrize('change', [
-    "schedule = '0 5 * * *'", 'frequency = 5', "start_anchor = '15:00'",
-    "stop_anchor = '15:00'", 'active = 0'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        "schedule = '0 5 * * *'",
+        'frequency = 5',
+        "start_anchor = '15:00'",
+        "stop_anchor = '15:00'",
+        'active = 0',
+    ],
+)
 @pytest.mark.parametrize('trigger', [True, False])
 def test_an_edit_between_reading_and_writing_wins(at, change, trigger):
     if not trigger:
@@ -363,9 +404,16 @@ def test_deleted_during_its_run_still_gets_its_history(at):
     assert at.add() > job  # ids never come back
 
 
-@pytest.mark.parametrize('schedule, part', [
-    ('61 * * * *', "minute '61'"), ('* * * *', '4 fields'),
-    ('0 0 31 2 *', 'never matches'), ('@reboot', '@reboot'), ('', '0 fields')])
+@pytest.mark.parametrize(
+    'schedule, part',
+    [
+        ('61 * * * *', "minute '61'"),
+        ('* * * *', '4 fields'),
+        ('0 0 31 2 *', 'never matches'),
+        ('@reboot', '@reboot'),
+        ('', '0 fields'),
+    ],
+)
 def test_a_bad_expression_by_raw_sql_parks_its_job_alone(at, schedule, part):
     bad, good = at.add(schedule=schedule), at.add()
     plan(at)
@@ -451,33 +499,53 @@ class Perl:
 
     window = '''active = 1 AND (start_anchor IS NULL OR start_anchor < {time})
         AND (stop_anchor IS NULL OR stop_anchor > {time})'''
-    due = window + ''' AND (last_start IS NULL OR (last_start <= %s
-        AND (last_end IS NULL OR last_start <= last_end)))''' % (
-            "DATE_SUB(NOW(), INTERVAL frequency MINUTE)")
+    due = (
+        window
+        + ''' AND (last_start IS NULL OR (last_start <= %s
+        AND (last_end IS NULL OR last_start <= last_end)))'''
+        % ("DATE_SUB(NOW(), INTERVAL frequency MINUTE)")
+    )
 
     def __init__(self, place):
         self.place, self.store = place, place.store
 
     def sql(self, text):
-        return text.replace('DATE_SUB(NOW(), INTERVAL frequency MINUTE)', {
-            'mysql': 'DATE_SUB(NOW(), INTERVAL frequency MINUTE)',
-            'sqlite': "datetime('now', 'localtime', '-' || frequency || ' minutes')",
-            'postgresql': "{local} - frequency * INTERVAL '1 minute'"}[self.place.engine])
+        return text.replace(
+            'DATE_SUB(NOW(), INTERVAL frequency MINUTE)',
+            {
+                'mysql': 'DATE_SUB(NOW(), INTERVAL frequency MINUTE)',
+                'sqlite': "datetime('now', 'localtime', '-' || frequency || ' minutes')",
+                'postgresql': "{local} - frequency * INTERVAL '1 minute'",
+            }[self.place.engine],
+        )
 
     def claim(self, worker='perl-1'):
-        return self.store.change(self.sql('''UPDATE job SET last_start = {local},
-            last_worker = ? WHERE ''' + self.due), worker)
+        return self.store.change(
+            self.sql(
+                '''UPDATE job SET last_start = {local},
+            last_worker = ? WHERE '''
+                + self.due
+            ),
+            worker,
+        )
 
     def report(self, job, worker='perl-1', status='Success'):
-        return self.store.change('''UPDATE job SET last_end = {local}, last_status = ?
-            WHERE active = 1 AND id = ? AND last_worker = ?''', status, job, worker)
+        return self.store.change(
+            '''UPDATE job SET last_end = {local}, last_status = ?
+            WHERE active = 1 AND id = ? AND last_worker = ?''',
+            status,
+            job,
+            worker,
+        )
 
 
 def test_beside_a_perl_worker_no_job_runs_twice_within_its_frequency(at):
     perl = Perl(at)
     job = at.add(frequency=10, max_run_time=5, **YESTERDAY)
     plan(at)
-    assert perl.claim() == 1 and not claim(at)  # it has it, and does not say so by token
+    assert perl.claim() == 1 and not claim(
+        at
+    )  # it has it, and does not say so by token
     assert at.store.plan(at.store.now(), due=True) == 1 and due(at, job) > NOW
     at.set_clock('2026-05-20 12:09:59')
     at.store.plan(at.store.now(), due=True)
@@ -510,12 +578,14 @@ def test_look_is_one_statement_that_reads_few_rows(mysql_place):
     at = mysql_place
     at.store.connection.cursor().executemany(
         'INSERT INTO job (command, next_run_utc) VALUES (%s, %s)',
-        [('true', '2030-01-01')] * 3000)
+        [('true', '2030-01-01')] * 3000,
+    )
     at.store.execute('ANALYZE TABLE job').fetchall()
 
     def rows_read():
-        return sum(int(row[1]) for row in at.sql(
-            "SHOW SESSION STATUS LIKE 'Handler_read%'"))
+        return sum(
+            int(row[1]) for row in at.sql("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        )
 
     def statements():
         return int(at.sql("SHOW SESSION STATUS LIKE 'Questions'")[0][1])
@@ -540,12 +610,19 @@ def test_a_poll_scans_no_table(at):
     explain = 'EXPLAIN QUERY PLAN ' if at.engine == 'sqlite' else 'EXPLAIN '
     assert len(asked) == 3
     for text, *args in asked:
-        plan = '\n'.join(' '.join(map(str, row)) for row in query(explain + text, *args))
+        plan = '\n'.join(
+            ' '.join(map(str, row)) for row in query(explain + text, *args)
+        )
         assert 'job_due' in plan or 'job_deadline' in plan
         assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| ALL ', plan), plan
 
 
 def test_importing_does_nothing(tmp_path):
-    assert os.system('cd %s && python3 -c "import sys; sys.path.insert(0, \'%s\'); '
-                     'import distributed_cron" && test -z "$(ls)"' % (
-                         tmp_path, os.path.dirname(dc.__file__))) == 0
+    assert (
+        os.system(
+            'cd %s && python3 -c "import sys; sys.path.insert(0, \'%s\'); '
+            'import distributed_cron" && test -z "$(ls)"'
+            % (tmp_path, os.path.dirname(dc.__file__))
+        )
+        == 0
+    )

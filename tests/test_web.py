@@ -1,4 +1,5 @@
 """The web page as a WSGI application: every request under wsgiref's validator."""
+
 import ast
 import contextlib
 import html
@@ -29,9 +30,17 @@ from web import pages, queries, request
 Answer = namedtuple('Answer', 'status headers text')
 HOST = 'cron.example.com'
 EVIL = '\'"><xss onload=alert(1)>&lt;</textarea></title><script>alert(1)</script>'
-COLUMNS = {'description': 'tidy up', 'command': 'echo x', 'kind': 'frequency',
-           'frequency': '60', 'schedule': '', 'start_anchor': '', 'stop_anchor': '',
-           'max_run_time': '10', 'active': '1'}
+COLUMNS = {
+    'description': 'tidy up',
+    'command': 'echo x',
+    'kind': 'frequency',
+    'frequency': '60',
+    'schedule': '',
+    'start_anchor': '',
+    'stop_anchor': '',
+    'max_run_time': '10',
+    'active': '1',
+}
 
 
 @pytest.fixture
@@ -49,17 +58,27 @@ class Browser:
 
     def ask(self, path='/', method='GET', body=b'', **environ):
         path, _, query = path.partition('?')
-        given = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': query,
-                 'SCRIPT_NAME': self.prefix, 'HTTP_HOST': self.host,
-                 'REMOTE_ADDR': '192.0.2.7', 'wsgi.input': io.BytesIO(body),
-                 'SERVER_PROTOCOL': 'HTTP/1.1'}
+        given = {
+            'REQUEST_METHOD': method,
+            'PATH_INFO': path,
+            'QUERY_STRING': query,
+            'SCRIPT_NAME': self.prefix,
+            'HTTP_HOST': self.host,
+            'REMOTE_ADDR': '192.0.2.7',
+            'wsgi.input': io.BytesIO(body),
+            'SERVER_PROTOCOL': 'HTTP/1.1',
+        }
         if self.user:
             given['REMOTE_USER'] = self.user
         if self.cookies:
-            given['HTTP_COOKIE'] = '; '.join('%s=%s' % pair for pair in self.cookies.items())
+            given['HTTP_COOKIE'] = '; '.join(
+                '%s=%s' % pair for pair in self.cookies.items()
+            )
         if body or method == 'POST':
-            given.update(CONTENT_LENGTH=str(len(body)),
-                         CONTENT_TYPE='application/x-www-form-urlencoded')
+            given.update(
+                CONTENT_LENGTH=str(len(body)),
+                CONTENT_TYPE='application/x-www-form-urlencoded',
+            )
         given.update(environ)
         given = {name: value for name, value in given.items() if value is not None}
         setup_testing_defaults(given)
@@ -71,6 +90,7 @@ class Browser:
         def start(status, headers, exc_info=None):
             seen[:] = status, headers
             return lambda data: None
+
         stderr = io.StringIO()
         with contextlib.redirect_stderr(stderr):
             parts = self.app(environ, start)
@@ -94,13 +114,24 @@ class Browser:
 
     def post(self, path, came='/', **fields):
         """Fill in a form of a page and send it."""
-        environ = {name: fields.pop(name) for name in list(fields)
-                   if name.isupper() or '.' in name}
+        environ = {
+            name: fields.pop(name)
+            for name in list(fields)
+            if name.isupper() or '.' in name
+        }
         if 'csrf' not in fields:
             fields['csrf'] = self.token()
         origin = 'http://%s' % self.host
-        return self.ask(path, 'POST', urlencode(fields).encode(), **{
-            'HTTP_ORIGIN': origin, 'HTTP_REFERER': origin + self.prefix + came, **environ})
+        return self.ask(
+            path,
+            'POST',
+            urlencode(fields).encode(),
+            **{
+                'HTTP_ORIGIN': origin,
+                'HTTP_REFERER': origin + self.prefix + came,
+                **environ,
+            },
+        )
 
     def change(self, path, came='/', **fields):
         """As post, and follow to the page that comes next: where it is, its text."""
@@ -108,7 +139,7 @@ class Browser:
         assert answer.status == 303, (answer, self.errors)
         where = answer.headers['Location']
         assert where.startswith(self.prefix + '/')
-        return where, self.get(where[len(self.prefix):])
+        return where, self.get(where[len(self.prefix) :])
 
 
 class Page(HTMLParser):
@@ -161,52 +192,95 @@ def add_history(place, job, count, status='Success', worker='here-7', **more):
     for number in range(1, count + 1):
         end = local - (count - number + 1) * dc.MINUTE
         start = end - dc.SECOND
-        rows.append({**{
-            'job_id': job, 'run_no': number, 'due_utc': None, 'started_at': dc.text_of(start),
-            'ended_at': dc.text_of(end), 'duration_ms': 1000, 'worker': worker, 'status': status,
-            'exit_code': 0, 'output': 'line %d\n' % number}, **more})
-    place.store.replace('run', dc.RUN_COLUMNS, [
-        [row[column] for column in dc.RUN_COLUMNS] for row in rows])
+        rows.append(
+            {
+                **{
+                    'job_id': job,
+                    'run_no': number,
+                    'due_utc': None,
+                    'started_at': dc.text_of(start),
+                    'ended_at': dc.text_of(end),
+                    'duration_ms': 1000,
+                    'worker': worker,
+                    'status': status,
+                    'exit_code': 0,
+                    'output': 'line %d\n' % number,
+                },
+                **more,
+            }
+        )
+    place.store.replace(
+        'run',
+        dc.RUN_COLUMNS,
+        [[row[column] for column in dc.RUN_COLUMNS] for row in rows],
+    )
     last = rows[-1]
     place.store.change(
         'UPDATE job SET run_no = ?, last_start = ?, claimed_start = ?, last_end = ?, '
-        'last_status = ?, last_worker = ? WHERE id = ?', count, last['started_at'],
-        last['started_at'], last['ended_at'], status, worker, job)
+        'last_status = ?, last_worker = ? WHERE id = ?',
+        count,
+        last['started_at'],
+        last['started_at'],
+        last['ended_at'],
+        status,
+        worker,
+        job,
+    )
 
 
 def start_run(place, job, worker='here-7'):
     """A job as it is while it runs."""
-    place.store.change('''UPDATE job SET run_no = run_no + 1, run_token = 't',
+    place.store.change(
+        '''UPDATE job SET run_no = run_no + 1, run_token = 't',
         last_start = {local}, claimed_start = {local}, last_worker = ?,
-        run_deadline_utc = ? WHERE id = ?''', worker, dc.text_of(
-            place.store.now() + 9 * dc.MINUTE), job)
+        run_deadline_utc = ? WHERE id = ?''',
+        worker,
+        dc.text_of(place.store.now() + 9 * dc.MINUTE),
+        job,
+    )
 
 
 def see_host(place, name, when, worker='here-7', version='1.0'):
     """A host as it was last seen."""
-    place.store.replace('host', dc.HOST_COLUMNS, [(name, when, worker, version, 4, 1, -12)])
+    place.store.replace(
+        'host', dc.HOST_COLUMNS, [(name, when, worker, version, 4, 1, -12)]
+    )
 
 
 def tables(place):
     """All that is in the database."""
-    return [place.sql('SELECT * FROM %s ORDER BY 1, 2' % name)
-            for name in ('job', 'run', 'host')]
+    return [
+        place.sql('SELECT * FROM %s ORDER BY 1, 2' % name)
+        for name in ('job', 'run', 'host')
+    ]
 
 
 def varied(place):
     """A job in each state, with a history, and names that are hard to print."""
     now = place.store.now()
     for values in (
-            {'description': EVIL, 'command': EVIL, 'schedule': '0 4 * * *'},
-            {'description': 'runs', 'frequency': 10}, {'active': 0, 'description': 'off'},
-            {'description': 'late', 'next_run_utc': dc.text_of(now - 9 * dc.MINUTE)},
-            {'description': 'windowed', 'start_anchor': '22:00:00', 'stop_anchor': '04:00:30'},
-            {'description': '', 'command': 'two\nlines  and a long ' + 'tail ' * 100},
-            {'description': 'fails'}, {'description': 'is lost'},
-            {'description': 'parked', 'next_run_utc': '9999-12-31 00:00:00'},
-            {'description': '\u202eturned \x1b[1m', 'command': 'a\x07b'}):
-        place.add(**{'command': 'true', 'next_run_utc': dc.text_of(
-            now + dc.DAY + 9 * dc.MINUTE), **values})
+        {'description': EVIL, 'command': EVIL, 'schedule': '0 4 * * *'},
+        {'description': 'runs', 'frequency': 10},
+        {'active': 0, 'description': 'off'},
+        {'description': 'late', 'next_run_utc': dc.text_of(now - 9 * dc.MINUTE)},
+        {
+            'description': 'windowed',
+            'start_anchor': '22:00:00',
+            'stop_anchor': '04:00:30',
+        },
+        {'description': '', 'command': 'two\nlines  and a long ' + 'tail ' * 100},
+        {'description': 'fails'},
+        {'description': 'is lost'},
+        {'description': 'parked', 'next_run_utc': '9999-12-31 00:00:00'},
+        {'description': '\u202eturned \x1b[1m', 'command': 'a\x07b'},
+    ):
+        place.add(
+            **{
+                'command': 'true',
+                'next_run_utc': dc.text_of(now + dc.DAY + 9 * dc.MINUTE),
+                **values,
+            }
+        )
     add_history(place, 1, 130, EVIL[:99], EVIL[:90] + '-7', output=EVIL)
     add_history(place, 2, 3)
     add_history(place, 7, 25, 'ERROR: exit 3', exit_code=3)
@@ -218,10 +292,15 @@ def varied(place):
 
 # What is shown.
 
+
 def test_all_pages_are_reached_by_links_and_are_well_formed(place):
     varied(place)
     browser, done = Browser(place), set()
-    waiting = ['/cron/', '/cron/preview?kind=frequency&frequency=7', '/cron/?sort=next_run_utc']
+    waiting = [
+        '/cron/',
+        '/cron/preview?kind=frequency&frequency=7',
+        '/cron/?sort=next_run_utc',
+    ]
     while waiting:
         link = waiting.pop()
         path = link.partition('#')[0]
@@ -237,8 +316,17 @@ def test_all_pages_are_reached_by_links_and_are_well_formed(place):
             waiting += page.links
             assert '<xss' not in answer.text and '\x1b' not in answer.text
             assert '\u202e' not in answer.text
-    assert len(done) > 100 and {'/cron/hosts', '/cron/job/add', '/cron/job/9/edit',
-                                '/cron/run/1/77', '/cron/job/4/delete'} <= done
+    assert (
+        len(done) > 100
+        and {
+            '/cron/hosts',
+            '/cron/job/add',
+            '/cron/job/9/edit',
+            '/cron/run/1/77',
+            '/cron/job/4/delete',
+        }
+        <= done
+    )
     assert '/cron/?state=not+due&sort=job' not in done
 
 
@@ -246,9 +334,20 @@ def test_the_list_shows_a_job(place):
     varied(place)
     text = Browser(place).get()
     row = re.search(r'(?s)<tr data-job="7".*?</tr>', text)[0]
-    for part in ('error', 'fails', 'every hour', 'ERROR: exit 3', 'here-7', 'in 24 h',
-                 '/cron/run/7/25', '/cron/run/7/6"', '/cron/job/7/run-now',
-                 '/cron/job/7/disable', '/cron/job/7/edit', '/cron/job/7/delete'):
+    for part in (
+        'error',
+        'fails',
+        'every hour',
+        'ERROR: exit 3',
+        'here-7',
+        'in 24 h',
+        '/cron/run/7/25',
+        '/cron/run/7/6"',
+        '/cron/job/7/run-now',
+        '/cron/job/7/disable',
+        '/cron/job/7/edit',
+        '/cron/job/7/delete',
+    ):
         assert part in row, part
     assert '/cron/run/7/5"' not in row and 'value="stop"' not in row
     row = re.search(r'(?s)<tr data-job="2".*?</tr>', text)[0]
@@ -265,13 +364,25 @@ def test_the_list_shows_a_job(place):
 
 def test_states_are_the_same_in_sql_and_python(place):
     now = place.store.now().replace(microsecond=0)
-    past, edge, future = (dc.text_of(now + seconds * dc.SECOND) for seconds in (-99, -60, 99))
+    past, edge, future = (
+        dc.text_of(now + seconds * dc.SECOND) for seconds in (-99, -60, 99)
+    )
     rows = itertools.product(
-        (None, 't'), (None, past, dc.text_of(now), future), (0, 1), (0, 1),
+        (None, 't'),
+        (None, past, dc.text_of(now), future),
+        (0, 1),
+        (0, 1),
         (None, past, edge, future),
-        ('Success', 'ERROR: lost: x', 'ERROR: exit 1', 'ERRO', 'Never ran.'))
-    names = ('run_token', 'run_deadline_utc', 'active', 'run_requested', 'next_run_utc',
-             'last_status')
+        ('Success', 'ERROR: lost: x', 'ERROR: exit 1', 'ERRO', 'Never ran.'),
+    )
+    names = (
+        'run_token',
+        'run_deadline_utc',
+        'active',
+        'run_requested',
+        'next_run_utc',
+        'last_status',
+    )
     with place.store.transaction():
         for row in rows:
             place.store.insert('job', dict(zip(names, row)))
@@ -280,7 +391,8 @@ def test_states_are_the_same_in_sql_and_python(place):
         expected[dc.state_of(job, now)].append(job.id)
     assert all(expected.values())
     assert queries.counts(place.store, now) == {
-        state: len(ids) for state, ids in expected.items()}
+        state: len(ids) for state, ids in expected.items()
+    }
     for state, ids in expected.items():
         jobs = queries.jobs(place.store, now, '', state, 'id', 'asc', 0, 1000)
         assert [job.id for job in jobs] == ids
@@ -294,8 +406,11 @@ def test_search_sort_and_pages(place):
     browser = Browser(place)
     with place.store.transaction():
         for number in range(1, 121):
-            place.add('run 100%% of_%d!' % number, description='Job %03d' % (200 - number),
-                      frequency=number)
+            place.add(
+                'run 100%% of_%d!' % number,
+                description='Job %03d' % (200 - number),
+                frequency=number,
+            )
     assert jobs_of(browser.get()) == [*range(1, 51)]
     assert jobs_of(browser.get('/?page=3')) == [*range(101, 121)]
     assert jobs_of(browser.get('/?page=99')) == [*range(101, 121)]
@@ -311,9 +426,13 @@ def test_search_sort_and_pages(place):
     text = browser.get('/?search_string=job&state=not+due&sort=description&page=2')
     page = Page(text)
     assert page.inputs['search_string']['value'] == 'job'
-    assert any('search_string=job' in link and 'page=1' in link and 'sort=description'
-               in link for link in page.links)
-    place.store.change('UPDATE job SET last_start = ? WHERE id = 9', '2020-01-01 00:00:00')
+    assert any(
+        'search_string=job' in link and 'page=1' in link and 'sort=description' in link
+        for link in page.links
+    )
+    place.store.change(
+        'UPDATE job SET last_start = ? WHERE id = 9', '2020-01-01 00:00:00'
+    )
     for order in '', '&order=desc':  # those without the value come last
         assert jobs_of(browser.get('/?sort=last_start' + order))[0] == 9
     for sort in queries.SORTS:
@@ -334,7 +453,9 @@ def test_runs_are_paged_by_number(place):
 
 def test_a_run_and_its_log(place):
     browser, job = Browser(place), place.add('echo <b>')
-    add_history(place, job, 2, 'ERROR: exit 3', 'there-9', output='<i>ended</i>', exit_code=3)
+    add_history(
+        place, job, 2, 'ERROR: exit 3', 'there-9', output='<i>ended</i>', exit_code=3
+    )
     text = browser.get('/run/1/2')
     assert '&lt;i&gt;ended' in text and 'ERROR: exit 3' in text
     assert 'on there, in %s' % place.config().job_log(1) in text
@@ -384,11 +505,28 @@ def test_a_long_output_is_read_from_the_log_of_this_host(place):
     browser, job = Browser(place), place.add()
     start_run(place, job)
     os.makedirs(os.path.join(place.folder, 'log'), exist_ok=True)
-    dc.Log(place.config().job_log(1), 'here-7', 10**6).feed(b'begin\n' + b'0123456\n' * 600)
+    dc.Log(place.config().job_log(1), 'here-7', 10**6).feed(
+        b'begin\n' + b'0123456\n' * 600
+    )
     row = place.job(1)
-    place.store.replace('run', dc.RUN_COLUMNS, [(
-        1, 1, None, row.last_start, row.last_start, 9, 'here-7', 'Success', 0,
-        '0123456\n' * 512)])
+    place.store.replace(
+        'run',
+        dc.RUN_COLUMNS,
+        [
+            (
+                1,
+                1,
+                None,
+                row.last_start,
+                row.last_start,
+                9,
+                'here-7',
+                'Success',
+                0,
+                '0123456\n' * 512,
+            )
+        ],
+    )
     place.store.change('UPDATE job SET run_token = NULL')
     text = browser.get('/run/1/1/log')
     assert text == 'begin\n' + '0123456\n' * 600
@@ -401,30 +539,52 @@ def test_hosts(place):
     text = Browser(place).get('/hosts')
     Page(text)
     assert 'class="lanes"' in text and '/cron/run/7/25' in text and '-12 ms' in text
-    row = re.search(r'(?s)<tr class="[a-z]*">\s*<th scope="row">here</th>.*?</tr>', text)[0]
+    row = re.search(
+        r'(?s)<tr class="[a-z]*">\s*<th scope="row">here</th>.*?</tr>', text
+    )[0]
     numbers = re.findall('>([0-9]+)<', row)
     assert numbers[-4:] == ['4', '1', '30', '26'], numbers  # slots, now, runs, failures
 
 
 # Forms.
 
+
 def test_add_edit_and_delete_a_job(place):
     browser = Browser(place)
     where, text = browser.change('/job/add', **COLUMNS, action='save')
     assert where == '/cron/job/1' and 'Job 1 added.' in text and 'tidy up' in text
     job = place.job(1)
-    assert (job.description, job.command, job.frequency, job.max_run_time, job.active,
-            job.schedule, job.start_anchor) == ('tidy up', 'echo x', 60, 10, 1, None, None)
+    assert (
+        job.description,
+        job.command,
+        job.frequency,
+        job.max_run_time,
+        job.active,
+        job.schedule,
+        job.start_anchor,
+    ) == ('tidy up', 'echo x', 60, 10, 1, None, None)
     assert 'Job 1 added.' not in browser.get('/job/1')  # it is said once
     page = Page(browser.get('/job/1/edit'))
     assert page.inputs['frequency']['value'] == '60'
     assert page.inputs['max_run_time']['value'] == '10'
-    new = dict(COLUMNS, command='echo "ü"\r\ndate', kind='schedule', schedule='5 4 * * sun',
-               start_anchor='04:00', stop_anchor='05:00', max_run_time='90')
+    new = dict(
+        COLUMNS,
+        command='echo "ü"\r\ndate',
+        kind='schedule',
+        schedule='5 4 * * sun',
+        start_anchor='04:00',
+        stop_anchor='05:00',
+        max_run_time='90',
+    )
     where, text = browser.change('/job/1/edit', **new, action='save')
     job = place.job(1)
-    assert (job.command, job.schedule, job.frequency, job.start_anchor[:5],
-            job.max_run_time) == ('echo "ü"\ndate', '5 4 * * sun', 60, '04:00', 90)
+    assert (
+        job.command,
+        job.schedule,
+        job.frequency,
+        job.start_anchor[:5],
+        job.max_run_time,
+    ) == ('echo "ü"\ndate', '5 4 * * sun', 60, '04:00', 90)
     place.store.change('UPDATE job SET next_run_utc = ?', '2099-01-01 00:00:00')
     _, text = browser.change('/job/1/edit', **new, action='save')
     assert 'Job 1 is as it was.' in text and place.job(1).next_run_utc  # its plan stays
@@ -433,8 +593,11 @@ def test_add_edit_and_delete_a_job(place):
     text = browser.get('/job/1/delete')
     assert 'Delete job 1?' in text and place.sql('SELECT * FROM job')
     where, text = browser.change('/job/1/delete', action='delete')
-    assert where == '/cron/' and 'Job 1 removed.' in text and not place.sql(
-        'SELECT * FROM job')
+    assert (
+        where == '/cron/'
+        and 'Job 1 removed.' in text
+        and not place.sql('SELECT * FROM job')
+    )
     for path in ('/job/1', '/job/1/edit', '/job/1/delete'):
         assert browser.ask(path).status == 404
     for path in ('/job/1/edit', '/job/1/delete', '/job/1/run-now', '/job/1/stop'):
@@ -443,28 +606,57 @@ def test_add_edit_and_delete_a_job(place):
 
 def test_what_is_not_filled_in_takes_what_is_usual(place):
     browser = Browser(place)
-    browser.change('/job/add', **{**COLUMNS, 'description': '', 'max_run_time': '',
-                                  'active': ''}, action='save')
-    browser.change('/job/add', **{**COLUMNS, 'kind': 'schedule', 'schedule': '@daily',
-                                  'max_run_time': '', 'frequency': 'x'}, action='save')
+    browser.change(
+        '/job/add',
+        **{**COLUMNS, 'description': '', 'max_run_time': '', 'active': ''},
+        action='save',
+    )
+    browser.change(
+        '/job/add',
+        **{
+            **COLUMNS,
+            'kind': 'schedule',
+            'schedule': '@daily',
+            'max_run_time': '',
+            'frequency': 'x',
+        },
+        action='save',
+    )
     one, two = place.job(1), place.job(2)
-    assert (one.description, one.max_run_time, one.active) == ('Yet another cron', 30, 0)
+    assert (one.description, one.max_run_time, one.active) == (
+        'Yet another cron',
+        30,
+        0,
+    )
     assert (two.schedule, two.max_run_time, two.frequency) == ('@daily', 60, 60)
 
 
-@pytest.mark.parametrize('field, value, part', [
-    ('command', '', 'empty'), ('command', 'x' * 12001, '12000'),
-    ('description', 'x' * 256, '255'), ('description', 'two\nlines', 'one line'),
-    ('frequency', '0', 'from 1'), ('frequency', '5256001', '1 to 5256000'),
-    ('frequency', 'often', 'number of minutes'),
-    ('frequency', '', 'number of minutes'), ('frequency', '9999999999', 'number'),
-    ('schedule', '61 * * * *', '0-59'), ('schedule', '', 'expression'),
-    ('schedule', '0 0 31 2 *', 'never matches'), ('start_anchor', '9:00', '00:00 to 23:59'),
-    ('stop_anchor', '24:01', '00:00 to 23:59'), ('max_run_time', '60', '1 to 59'),
-    ('max_run_time', '-1', 'number of minutes'), ('start_anchor', EVIL, '00:00 to 23:59'),
-    ('max_run_time', '0', 'from 1')])
+@pytest.mark.parametrize(
+    'field, value, part',
+    [
+        ('command', '', 'empty'),
+        ('command', 'x' * 12001, '12000'),
+        ('description', 'x' * 256, '255'),
+        ('description', 'two\nlines', 'one line'),
+        ('frequency', '0', 'from 1'),
+        ('frequency', '5256001', '1 to 5256000'),
+        ('frequency', 'often', 'number of minutes'),
+        ('frequency', '', 'number of minutes'),
+        ('frequency', '9999999999', 'number'),
+        ('schedule', '61 * * * *', '0-59'),
+        ('schedule', '', 'expression'),
+        ('schedule', '0 0 31 2 *', 'never matches'),
+        ('start_anchor', '9:00', '00:00 to 23:59'),
+        ('stop_anchor', '24:01', '00:00 to 23:59'),
+        ('max_run_time', '60', '1 to 59'),
+        ('max_run_time', '-1', 'number of minutes'),
+        ('start_anchor', EVIL, '00:00 to 23:59'),
+        ('max_run_time', '0', 'from 1'),
+    ],
+)
 def test_an_error_stands_beside_its_field_and_what_was_typed_stays(
-        sqlite_place, field, value, part):
+    sqlite_place, field, value, part
+):
     browser = Browser(sqlite_place)
     fields = {**COLUMNS, 'description': 'typed & kept', field: value}
     if field == 'schedule':
@@ -473,8 +665,11 @@ def test_an_error_stands_beside_its_field_and_what_was_typed_stays(
         before = tables(sqlite_place)
         answer = browser.post(path, **fields, action='save')
         assert answer.status == 422
-        text = html.unescape(re.search(
-            '<span class="error" id="%s-error">(.*?)</span>' % field, answer.text)[1])
+        text = html.unescape(
+            re.search(
+                '<span class="error" id="%s-error">(.*?)</span>' % field, answer.text
+            )[1]
+        )
         assert part in text, text
         page = Page(answer.text)
         if field not in ('command', 'description'):
@@ -489,8 +684,10 @@ def test_preview(place):
     browser = Browser(place)
     fields = {**COLUMNS, 'kind': 'schedule', 'schedule': '30 2 * * *'}
     before = tables(place)
-    for text in (browser.post('/job/add', **fields, action='preview').text,
-                 browser.get('/preview?kind=schedule&schedule=30+2+*+*+*')):
+    for text in (
+        browser.post('/job/add', **fields, action='preview').text,
+        browser.get('/preview?kind=schedule&schedule=30+2+*+*+*'),
+    ):
         assert 'at 02:30' in text
         times = re.findall(r'<td>(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)</td>', text)
         assert len(times) == 10
@@ -501,13 +698,16 @@ def test_preview(place):
     assert 'class="error"' in browser.get('/preview?kind=schedule&schedule=x')
     assert 'class="error"' in browser.get('/preview?kind=frequency&frequency=0')
     assert 'every 7 minutes, 22:00 to 24:00' in browser.get(
-        '/preview?kind=frequency&frequency=7&start_anchor=22%3A00')
+        '/preview?kind=frequency&frequency=7&start_anchor=22%3A00'
+    )
     job = place.add(frequency=60)
     place.store.change('UPDATE job SET last_start = {local}, claimed_start = {local}')
     text = browser.get('/preview?kind=frequency&frequency=7&id=%d' % job)
     assert re.search('(?s)in [67] min.*in 1[34] min', text), text  # from its last start
-    assert tables(place)[1:] == before[1:] and Browser(place, None).ask(
-        '/preview?kind=schedule').status == 403
+    assert (
+        tables(place)[1:] == before[1:]
+        and Browser(place, None).ask('/preview?kind=schedule').status == 403
+    )
 
 
 def test_buttons_do_what_they_say_and_lead_back(place):
@@ -523,19 +723,33 @@ def test_buttons_do_what_they_say_and_lead_back(place):
     assert 'is not running' in text and place.job(1).stop_requested is None
     start_run(place, job)
     where, _ = browser.change('/job/1/stop', '/run/1/1')
-    assert where == '/cron/run/1/1' and place.job(1).stop_requested == place.job(1).run_no
-    for elsewhere in ('http://evil.example/cron/job/1', 'http://%s/other' % HOST,
-                      'http://%s/cron//evil.example/' % HOST, 'javascript:alert(1)',
-                      'http://%s/cron/?x=%%0d%%0a\r\nX: y' % HOST, 'http://[', None):
+    assert (
+        where == '/cron/run/1/1' and place.job(1).stop_requested == place.job(1).run_no
+    )
+    for elsewhere in (
+        'http://evil.example/cron/job/1',
+        'http://%s/other' % HOST,
+        'http://%s/cron//evil.example/' % HOST,
+        'javascript:alert(1)',
+        'http://%s/cron/?x=%%0d%%0a\r\nX: y' % HOST,
+        'http://[',
+        None,
+    ):
         answer = browser.post('/job/1/enable', HTTP_REFERER=elsewhere)
-        assert answer.status == 303 and answer.headers['Location'].split('?')[0] == '/cron/'
+        assert (
+            answer.status == 303
+            and answer.headers['Location'].split('?')[0] == '/cron/'
+        )
         assert '\r' not in answer.headers['Location']
 
 
 def test_every_change_stands_in_web_log(place):
     browser = Browser(place, user='al\nice\x1b')
-    browser.change('/job/add', **{**COLUMNS, 'command': 'a\nforged@host: [x] job 1: b\u2028c'},
-                   action='save')
+    browser.change(
+        '/job/add',
+        **{**COLUMNS, 'command': 'a\nforged@host: [x] job 1: b\u2028c'},
+        action='save',
+    )
     browser.change('/job/1/edit', **{**COLUMNS, 'frequency': '90'}, action='save')
     for action in 'disable', 'enable', 'run-now', 'delete':
         browser.change('/job/1/' + action)
@@ -555,9 +769,12 @@ def test_without_web_log_nothing_is_changed(sqlite_place):
     browser.token()
     os.mkdir(os.path.join(sqlite_place.folder, 'log', 'web.log'))
     before = tables(sqlite_place)
-    for path, fields in (('/job/1/disable', {}), ('/job/1/delete', {}),
-                         ('/job/add', {**COLUMNS, 'action': 'save'}),
-                         ('/job/1/edit', {**COLUMNS, 'action': 'save'})):
+    for path, fields in (
+        ('/job/1/disable', {}),
+        ('/job/1/delete', {}),
+        ('/job/add', {**COLUMNS, 'action': 'save'}),
+        ('/job/1/edit', {**COLUMNS, 'action': 'save'}),
+    ):
         assert browser.post(path, **fields).status == 503
         assert 'web.log' in browser.errors and browser.errors.count('\n') == 1
     assert tables(sqlite_place) == before and job == 1
@@ -565,21 +782,38 @@ def test_without_web_log_nothing_is_changed(sqlite_place):
 
 # Security.
 
-WRITES = ('/job/add', '/job/1/edit', '/job/1/delete', '/job/1/run-now', '/job/1/stop',
-          '/job/1/enable', '/job/1/disable')
+WRITES = (
+    '/job/add',
+    '/job/1/edit',
+    '/job/1/delete',
+    '/job/1/run-now',
+    '/job/1/stop',
+    '/job/1/enable',
+    '/job/1/disable',
+)
 
 
-@pytest.mark.parametrize('user, alone, web, may', [
-    (None, None, {}, False), ('alice', None, {}, True),
-    ('alice', None, {'editors': ['alice', 'bob']}, True),
-    ('mallory', None, {'editors': ['alice', 'bob']}, False),
-    ('alice', None, {'readonly': True}, False),
-    ('alice', None, {'readonly': True, 'editors': ['alice']}, False),
-    (None, '127.0.0.1', {}, True), (None, '::1', {}, True), (None, '0.0.0.0', {}, False),
-    (None, '::', {}, False), ('alice', '0.0.0.0', {}, False),
-    (None, '192.0.2.1', {}, False), (None, '127.0.0.1', {'readonly': True}, False),
-    ('alice', '127.0.0.1', {'editors': ['alice']}, False),
-    (None, None, {'editors': ['None', '-']}, False), ('', None, {}, False)])
+@pytest.mark.parametrize(
+    'user, alone, web, may',
+    [
+        (None, None, {}, False),
+        ('alice', None, {}, True),
+        ('alice', None, {'editors': ['alice', 'bob']}, True),
+        ('mallory', None, {'editors': ['alice', 'bob']}, False),
+        ('alice', None, {'readonly': True}, False),
+        ('alice', None, {'readonly': True, 'editors': ['alice']}, False),
+        (None, '127.0.0.1', {}, True),
+        (None, '::1', {}, True),
+        (None, '0.0.0.0', {}, False),
+        (None, '::', {}, False),
+        ('alice', '0.0.0.0', {}, False),
+        (None, '192.0.2.1', {}, False),
+        (None, '127.0.0.1', {'readonly': True}, False),
+        ('alice', '127.0.0.1', {'editors': ['alice']}, False),
+        (None, None, {'editors': ['None', '-']}, False),
+        ('', None, {}, False),
+    ],
+)
 def test_who_may_write(sqlite_place, user, alone, web, may):
     place = sqlite_place
     place.write(web=web)
@@ -612,11 +846,23 @@ def test_a_relayed_request_is_not_from_this_machine(sqlite_place):
         assert browser.ask('/job/add', **{'HTTP_' + name: 'x'}).status == 403
 
 
-@pytest.mark.parametrize('host, allowed', [
-    ('localhost:8000', True), ('LOCALHOST', True), ('127.0.0.1:9', True),
-    ('127.9.9.9', True), ('[::1]:8000', True), ('evil.example:8000', False), ('', False),
-    ('127.0.0.1.evil.example', False), ('localhost.evil.example', False),
-    ('192.0.2.1', False), ('127.0.0.1@evil.example', False), (None, False)])
+@pytest.mark.parametrize(
+    'host, allowed',
+    [
+        ('localhost:8000', True),
+        ('LOCALHOST', True),
+        ('127.0.0.1:9', True),
+        ('127.9.9.9', True),
+        ('[::1]:8000', True),
+        ('evil.example:8000', False),
+        ('', False),
+        ('127.0.0.1.evil.example', False),
+        ('localhost.evil.example', False),
+        ('192.0.2.1', False),
+        ('127.0.0.1@evil.example', False),
+        (None, False),
+    ],
+)
 def test_alone_on_loopback_no_other_name_is_answered(sqlite_place, host, allowed):
     for path in '/', '/metrics', '/run/1/1/log', '/static/style.css':
         browser = Browser(sqlite_place, None, '127.0.0.1')
@@ -627,21 +873,30 @@ def test_alone_on_loopback_no_other_name_is_answered(sqlite_place, host, allowed
         assert (status != 421) == allowed, (path, status)
 
 
-@pytest.mark.parametrize('environ, allowed', [
-    ({}, True), ({'HTTP_ORIGIN': None}, True), ({'HTTP_REFERER': None}, True),
-    ({'HTTP_ORIGIN': None, 'HTTP_REFERER': None}, False),
-    ({'HTTP_ORIGIN': 'null'}, False), ({'HTTP_ORIGIN': 'http://evil.example'}, False),
-    ({'HTTP_ORIGIN': 'http://%s.evil.example' % HOST}, False),
-    ({'HTTP_ORIGIN': 'http://evil.example@' + HOST}, False),
-    ({'HTTP_ORIGIN': 'http://%s:81' % HOST}, False),
-    ({'HTTP_ORIGIN': 'http://%s:80' % HOST}, True),
-    ({'HTTP_ORIGIN': 'ftp://' + HOST}, False), ({'HTTP_ORIGIN': HOST}, False),
-    ({'HTTP_ORIGIN': 'https://' + HOST}, True),  # a proxy ends TLS
-    ({'HTTP_ORIGIN': 'https://' + HOST, 'wsgi.url_scheme': 'https'}, True),
-    ({'HTTP_ORIGIN': 'http://' + HOST, 'wsgi.url_scheme': 'https'}, False),
-    ({'HTTP_ORIGIN': None, 'HTTP_REFERER': 'http://evil.example/' + HOST}, False),
-    ({'HTTP_ORIGIN': 'http://['}, False), ({'HTTP_HOST': ''}, False),
-    ({'HTTP_HOST': '', 'HTTP_ORIGIN': 'http://'}, False)])
+@pytest.mark.parametrize(
+    'environ, allowed',
+    [
+        ({}, True),
+        ({'HTTP_ORIGIN': None}, True),
+        ({'HTTP_REFERER': None}, True),
+        ({'HTTP_ORIGIN': None, 'HTTP_REFERER': None}, False),
+        ({'HTTP_ORIGIN': 'null'}, False),
+        ({'HTTP_ORIGIN': 'http://evil.example'}, False),
+        ({'HTTP_ORIGIN': 'http://%s.evil.example' % HOST}, False),
+        ({'HTTP_ORIGIN': 'http://evil.example@' + HOST}, False),
+        ({'HTTP_ORIGIN': 'http://%s:81' % HOST}, False),
+        ({'HTTP_ORIGIN': 'http://%s:80' % HOST}, True),
+        ({'HTTP_ORIGIN': 'ftp://' + HOST}, False),
+        ({'HTTP_ORIGIN': HOST}, False),
+        ({'HTTP_ORIGIN': 'https://' + HOST}, True),  # a proxy ends TLS
+        ({'HTTP_ORIGIN': 'https://' + HOST, 'wsgi.url_scheme': 'https'}, True),
+        ({'HTTP_ORIGIN': 'http://' + HOST, 'wsgi.url_scheme': 'https'}, False),
+        ({'HTTP_ORIGIN': None, 'HTTP_REFERER': 'http://evil.example/' + HOST}, False),
+        ({'HTTP_ORIGIN': 'http://['}, False),
+        ({'HTTP_HOST': ''}, False),
+        ({'HTTP_HOST': '', 'HTTP_ORIGIN': 'http://'}, False),
+    ],
+)
 def test_a_form_comes_from_a_page_of_ours(sqlite_place, environ, allowed):
     browser, _ = Browser(sqlite_place), sqlite_place.add()
     answer = browser.post('/job/1/disable', **environ)
@@ -682,13 +937,18 @@ def test_the_secret_is_made_once_and_for_one_user(sqlite_place):
         def make(_, barrier=barrier):
             barrier.wait()
             return request.secret(config)
+
         with ThreadPoolExecutor(8) as pool:
             assert len(set(pool.map(make, range(8)))) == 1
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert [name for name in os.listdir(config.log_location) if 'secret' in name] == [
-        'web.secret']
-    for spoil in (lambda: os.chmod(path, 0o640), lambda: open(path, 'w').close(),
-                  lambda: (os.rename(path, path + '.x'), os.symlink(path + '.x', path))):
+        'web.secret'
+    ]
+    for spoil in (
+        lambda: os.chmod(path, 0o640),
+        lambda: open(path, 'w').close(),
+        lambda: (os.rename(path, path + '.x'), os.symlink(path + '.x', path)),
+    ):
         spoil()
         browser = Browser(sqlite_place)
         assert browser.ask('/job/add').status == 503 and 'web.secret' in browser.errors
@@ -698,8 +958,15 @@ def test_the_secret_is_made_once_and_for_one_user(sqlite_place):
 
 def test_headers_of_every_answer(sqlite_place):
     browser, _ = Browser(sqlite_place), sqlite_place.add()
-    for path, status in (('/', 200), ('/job/1', 200), ('/nowhere', 404), ('/healthz', 503),
-                         ('/metrics', 200), ('/static/script.js', 200), ('/job/1/stop', 405)):
+    for path, status in (
+        ('/', 200),
+        ('/job/1', 200),
+        ('/nowhere', 404),
+        ('/healthz', 503),
+        ('/metrics', 200),
+        ('/static/script.js', 200),
+        ('/job/1/stop', 405),
+    ):
         headers = browser.ask(path).headers
         assert browser.ask(path).status == status
         policy = headers['Content-Security-Policy']
@@ -717,8 +984,16 @@ def test_methods(sqlite_place):
     browser, _ = Browser(sqlite_place), sqlite_place.add()
     add_history(sqlite_place, 1, 1)
     before = tables(sqlite_place)
-    for path in ('/', '/job/1', '/job/1/edit', '/run/1/1', '/hosts', '/healthz', '/metrics',
-                 '/static/style.css'):
+    for path in (
+        '/',
+        '/job/1',
+        '/job/1/edit',
+        '/run/1/1',
+        '/hosts',
+        '/healthz',
+        '/metrics',
+        '/static/style.css',
+    ):
         got, head = browser.ask(path), browser.ask(path, 'HEAD')
         assert head.status == got.status and head.text == ''
         assert head.headers['Content-Length'] == got.headers['Content-Length'] != '0'
@@ -741,8 +1016,15 @@ def test_static_files_are_kept_by_browsers(sqlite_place):
     again = browser.ask(link, HTTP_IF_NONE_MATCH=answer.headers['ETag'])
     assert again.status == 304 and again.text == ''
     assert browser.ask(link, HTTP_IF_NONE_MATCH='"x"').status == 200
-    for path in ('/static/pages.py', '/static/../pages.py', '/static/', '/static/x.css',
-                 '/static/style.css/', '/static/..%2fpages.py', '/static/layout.html'):
+    for path in (
+        '/static/pages.py',
+        '/static/../pages.py',
+        '/static/',
+        '/static/x.css',
+        '/static/style.css/',
+        '/static/..%2fpages.py',
+        '/static/layout.html',
+    ):
         assert browser.ask(path).status == 404
 
 
@@ -753,6 +1035,7 @@ def test_bodies_that_are_no_forms(sqlite_place):
 
     def status(body=body, **environ):
         return browser.ask('/job/1/disable', 'POST', body, **origin, **environ).status
+
     assert status(CONTENT_LENGTH=str(len(body) + 5)) == 400
     assert status(CONTENT_LENGTH=str(len(body) - 70)) == 403  # half a token
     assert status(CONTENT_LENGTH='') == status(CONTENT_LENGTH=None) == 411
@@ -766,9 +1049,16 @@ def test_bodies_that_are_no_forms(sqlite_place):
     assert status(CONTENT_TYPE='multipart/form-data; boundary=x') == 415
     assert status(CONTENT_TYPE='text/plain') == status(CONTENT_TYPE='') == 415
     assert status(CONTENT_TYPE='application/json') == 415
-    for more in (b'&x=%ff', b'&x=\xff', b'&x=%00', b'&csrf=x', b'&a=1' * 40,
-                 b'&x=%ed%a0%80', b'&a=1&a=2',
-                 b''.join(b'&a%d=1' % number for number in range(40))):
+    for more in (
+        b'&x=%ff',
+        b'&x=\xff',
+        b'&x=%00',
+        b'&csrf=x',
+        b'&a=1' * 40,
+        b'&x=%ed%a0%80',
+        b'&a=1&a=2',
+        b''.join(b'&a%d=1' % number for number in range(40)),
+    ):
         assert status(body + more) == 400, more
 
     assert browser.ask('/?x=' + 'y' * 5000).status == 414
@@ -776,16 +1066,34 @@ def test_bodies_that_are_no_forms(sqlite_place):
     class Stalled(io.BytesIO):
         def read(self, size):
             raise TimeoutError('timed out')
+
     assert status(**{'wsgi.input': Stalled()}) == 408
     assert tables(sqlite_place) == before
     assert status() == 303
 
 
-@pytest.mark.parametrize('path', [
-    '/?sort=id;DROP', '/?sort=command', '/?state=x', '/?order=up', '/?page=0', '/?page=x',
-    '/?page=-1', '/?search_string=' + 'x' * 201, '/?sort=id%00', '/?sort=id&sort=id',
-    '/job/1?page=x', '/run/1/1/log?offset=-1', '/run/1/1/log?offset=x',
-    '/preview?kind=x', '/preview?id=x', '/?x=%ff', '/?x=\xff'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        '/?sort=id;DROP',
+        '/?sort=command',
+        '/?state=x',
+        '/?order=up',
+        '/?page=0',
+        '/?page=x',
+        '/?page=-1',
+        '/?search_string=' + 'x' * 201,
+        '/?sort=id%00',
+        '/?sort=id&sort=id',
+        '/job/1?page=x',
+        '/run/1/1/log?offset=-1',
+        '/run/1/1/log?offset=x',
+        '/preview?kind=x',
+        '/preview?id=x',
+        '/?x=%ff',
+        '/?x=\xff',
+    ],
+)
 def test_a_query_that_can_not_be_is_refused(sqlite_place, path):
     sqlite_place.add()
     add_history(sqlite_place, 1, 1)
@@ -804,18 +1112,78 @@ def test_only_our_own_words_are_told(sqlite_place):
 def hostile(token):
     """A thousand requests that must change nothing: path, method, body, environ."""
     dice = random.Random(3)
-    words = [EVIL, '../../etc/passwd', '%2e%2e%2f', '\0', '\r\nSet-Cookie: a=b', "' OR 1=1 --",
-             '1; DROP TABLE job', '{utc}', '%s%s%s', '$csrf ${base}', '\ud7ff', 'A' * 5000,
-             '-1', '0', '01', '1e9', '9' * 30, '٣', ' 1', '1 ', '1/..', '\u202e', '\x7f',
-             '<svg/onload=alert(1)>', 'javascript:alert(1)', '?', '{}', '{0}', '?' * 9]
-    names = ['csrf', 'action', *COLUMNS, 'search_string', 'state', 'sort', 'order', 'page',
-             'offset', 'id', 'x']
-    paths = ['/', '/job/add', '/job/1', '/job/1/edit', '/job/1/delete', '/job/1/run-now',
-             '/run/1/1', '/run/1/1/log', '/hosts', '/preview', '/metrics', '/healthz',
-             '/static/style.css']
+    words = [
+        EVIL,
+        '../../etc/passwd',
+        '%2e%2e%2f',
+        '\0',
+        '\r\nSet-Cookie: a=b',
+        "' OR 1=1 --",
+        '1; DROP TABLE job',
+        '{utc}',
+        '%s%s%s',
+        '$csrf ${base}',
+        '\ud7ff',
+        'A' * 5000,
+        '-1',
+        '0',
+        '01',
+        '1e9',
+        '9' * 30,
+        '٣',
+        ' 1',
+        '1 ',
+        '1/..',
+        '\u202e',
+        '\x7f',
+        '<svg/onload=alert(1)>',
+        'javascript:alert(1)',
+        '?',
+        '{}',
+        '{0}',
+        '?' * 9,
+    ]
+    names = [
+        'csrf',
+        'action',
+        *COLUMNS,
+        'search_string',
+        'state',
+        'sort',
+        'order',
+        'page',
+        'offset',
+        'id',
+        'x',
+    ]
+    paths = [
+        '/',
+        '/job/add',
+        '/job/1',
+        '/job/1/edit',
+        '/job/1/delete',
+        '/job/1/run-now',
+        '/run/1/1',
+        '/run/1/1/log',
+        '/hosts',
+        '/preview',
+        '/metrics',
+        '/healthz',
+        '/static/style.css',
+    ]
     for word in words:
-        for form in ('/%s', '/job/%s', '/job/%s/edit', '/job/1/%s', '/run/1/%s', '/run/%s/1',
-                     '/run/%s/1/log', '/static/%s', '/job/1%s', '//%s'):
+        for form in (
+            '/%s',
+            '/job/%s',
+            '/job/%s/edit',
+            '/job/1/%s',
+            '/run/1/%s',
+            '/run/%s/1',
+            '/run/%s/1/log',
+            '/static/%s',
+            '/job/1%s',
+            '//%s',
+        ):
             raw = (form % word).encode().decode('latin-1')
             yield raw, dice.choice(['GET', 'POST', 'HEAD', 'PUT']), b'', {}
     for _ in range(750):
@@ -827,10 +1195,18 @@ def hostile(token):
             fields.pop('csrf', None)
         method = dice.choice(['GET', 'GET', 'POST', 'HEAD', 'POST'])
         query = '?' + urlencode(fields) if method == 'GET' else ''
-        environ = {'HTTP_ORIGIN': dice.choice(['http://' + HOST, 'http://evil.example',
-                                               'null', EVIL.encode().decode('latin-1')]),
-                   'HTTP_REFERER': dice.choice(['http://%s/cron/' % HOST, 'http://evil/']),
-                   'HTTP_USER_AGENT': 'x'}
+        environ = {
+            'HTTP_ORIGIN': dice.choice(
+                [
+                    'http://' + HOST,
+                    'http://evil.example',
+                    'null',
+                    EVIL.encode().decode('latin-1'),
+                ]
+            ),
+            'HTTP_REFERER': dice.choice(['http://%s/cron/' % HOST, 'http://evil/']),
+            'HTTP_USER_AGENT': 'x',
+        }
         if environ['HTTP_ORIGIN'] == 'http://' + HOST and method == 'POST':
             fields['csrf'] = dice.choice(['', token[::-1], EVIL, '0' * 64])
         elif method == 'POST':
@@ -841,8 +1217,14 @@ def hostile(token):
         if dice.random() < 0.1:
             query += '?%ff&' + '&'.join('a=%d' % number for number in range(99))
         if dice.random() < 0.1:
-            environ['HTTP_COOKIE'] = dice.choice(['distributed_cron=x', '=;=', 'a' * 4000,
-                                                  'distributed_cron_told=<xss>.1'])
+            environ['HTTP_COOKIE'] = dice.choice(
+                [
+                    'distributed_cron=x',
+                    '=;=',
+                    'a' * 4000,
+                    'distributed_cron_told=<xss>.1',
+                ]
+            )
         yield dice.choice(paths) + query, method, body, environ
 
 
@@ -865,13 +1247,19 @@ def test_a_thousand_hostile_requests_change_nothing(place):
             assert '<xss' not in answer.text and '<script>' not in answer.text
             assert '<svg/onload' not in answer.text
         assert secret not in answer.text
-        assert 'Traceback' not in answer.text + browser.errors and 'root:' not in answer.text
+        assert (
+            'Traceback' not in answer.text + browser.errors
+            and 'root:' not in answer.text
+        )
         assert browser.cookies.get('a') is None
         for name, value in answer.headers.items():
             assert '\r' not in value and '\n' not in value, name
         if answer.status >= 400 and method != 'HEAD':
-            shown = re.sub('(?s)<header.*?</header>|<footer.*?</footer>|<[^>]*>', '',
-                           answer.text.partition('<body')[2] or answer.text)
+            shown = re.sub(
+                '(?s)<header.*?</header>|<footer.*?</footer>|<[^>]*>',
+                '',
+                answer.text.partition('<body')[2] or answer.text,
+            )
             assert len(shown.split()) < 40, shown
     assert count >= 1000 and set(counts) >= {200, 400, 403, 404, 405}, (count, counts)
     assert tables(place) == before
@@ -892,32 +1280,71 @@ def test_a_hostile_job_is_stored_as_it_is_and_shown_as_text(place):
 
 def test_rows_that_people_wrote_by_hand(sqlite_place):
     """SQLite takes any text anywhere."""
-    sqlite_place.add('x', frequency='often', max_run_time='long', last_start='yesterday',
-                     last_end='', next_run_utc='soon', start_anchor='noon', schedule=None)
-    sqlite_place.add('y', schedule='every day', description=b'\xff\xfe', last_status='?')
-    sqlite_place.store.replace('run', dc.RUN_COLUMNS, [
-        (1, 1, 'x', 'y', 'z', None, 'w', 's', None, None)])
+    sqlite_place.add(
+        'x',
+        frequency='often',
+        max_run_time='long',
+        last_start='yesterday',
+        last_end='',
+        next_run_utc='soon',
+        start_anchor='noon',
+        schedule=None,
+    )
+    sqlite_place.add(
+        'y', schedule='every day', description=b'\xff\xfe', last_status='?'
+    )
+    sqlite_place.store.replace(
+        'run', dc.RUN_COLUMNS, [(1, 1, 'x', 'y', 'z', None, 'w', 's', None, None)]
+    )
     see_host(sqlite_place, 'h', 'when')
     browser = Browser(sqlite_place)
-    for path in ('/', '/job/1', '/job/1/edit', '/job/2/edit', '/job/2', '/job/1/delete',
-                 '/run/1/1', '/run/1/1/log', '/hosts', '/metrics'):
+    for path in (
+        '/',
+        '/job/1',
+        '/job/1/edit',
+        '/job/2/edit',
+        '/job/2',
+        '/job/1/delete',
+        '/run/1/1',
+        '/run/1/1/log',
+        '/hosts',
+        '/metrics',
+    ):
         browser.get(path)
     assert browser.ask('/healthz').status in (200, 503)
 
 
 # When something is away.
 
+
 def test_a_database_that_is_down(place):
     browser = Browser(place)
     place.add()
     token = browser.token()
     values = json.loads(json.dumps(place.values))
-    values['db'].update({'password': 'hunter2', **(
-        {'path': 'nowhere.db'} if place.engine == 'sqlite' else {'host': '127.0.0.1:9'})})
+    values['db'].update(
+        {
+            'password': 'hunter2',
+            **(
+                {'path': 'nowhere.db'}
+                if place.engine == 'sqlite'
+                else {'host': '127.0.0.1:9'}
+            ),
+        }
+    )
     place.values = values
     place.write()
-    for path in ('/', '/job/1', '/run/1/1', '/run/1/1/log', '/hosts', '/job/add', '/metrics',
-                 '/job/1/delete', '/preview?kind=frequency'):
+    for path in (
+        '/',
+        '/job/1',
+        '/run/1/1',
+        '/run/1/1/log',
+        '/hosts',
+        '/job/add',
+        '/metrics',
+        '/job/1/delete',
+        '/preview?kind=frequency',
+    ):
         answer = browser.ask(path)
         assert answer.status == 503, (path, answer)
         shown = re.sub('<[^>]*>', '', answer.text)
@@ -927,7 +1354,9 @@ def test_a_database_that_is_down(place):
     assert browser.post('/job/1/disable', csrf=token).status == 503
     answer = browser.ask('/healthz')
     assert answer.status == 503 and 'database' in answer.text
-    assert answer.text.count('\n') == 1 and 'hunter2' not in answer.text + browser.errors
+    assert (
+        answer.text.count('\n') == 1 and 'hunter2' not in answer.text + browser.errors
+    )
 
 
 def test_a_wrong_password_is_not_told(server_place):
@@ -955,6 +1384,7 @@ def test_a_bad_configuration_is_one_line(sqlite_place):
 def test_a_mistake_of_ours_is_one_line(sqlite_place, monkeypatch):
     def broken(*_):
         raise RuntimeError('se\ncret <xss>')
+
     monkeypatch.setattr(queries, 'counts', broken)
     browser = Browser(sqlite_place)
     answer = browser.ask('/')
@@ -964,6 +1394,7 @@ def test_a_mistake_of_ours_is_one_line(sqlite_place, monkeypatch):
 
 # For programs.
 
+
 def test_health(place):
     browser = Browser(place)
     assert browser.get('/healthz') == 'ok\n'  # no job, no worker needed
@@ -972,7 +1403,9 @@ def test_health(place):
     local = dc.moment(place.sql('SELECT {local}')[0][0])
     see_host(place, 'h', dc.text_of(local))
     assert browser.get('/healthz') == 'ok\n'
-    place.store.change('UPDATE host SET last_seen = ?', dc.text_of(local - 9 * dc.MINUTE))
+    place.store.change(
+        'UPDATE host SET last_seen = ?', dc.text_of(local - 9 * dc.MINUTE)
+    )
     assert 'no worker' in browser.get('/healthz', 503)
     place.store.change('UPDATE job SET active = 0 WHERE id = ?', job)
     assert browser.get('/healthz') == 'ok\n'
@@ -994,7 +1427,9 @@ def parsed(text):
             assert re.match('# (HELP [a-z_]+ .|[A-Z])', line), line
         else:
             match = re.fullmatch(
-                r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\[\\n"])*",?)*)\})? (-?[0-9.]+)', line)
+                r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\[\\n"])*",?)*)\})? (-?[0-9.]+)',
+                line,
+            )
             assert match and match[1] in kinds, line
             labels = tuple(re.findall(r'([a-z]+)="((?:[^"\\]|\\.)*)"', match[2] or ''))
             assert (match[1], labels) not in samples
@@ -1007,8 +1442,14 @@ def test_metrics(place):
     varied(place)
     browser, name = Browser(place), 'distributed_cron_'
     seen = parsed(browser.get('/metrics'))
-    for state, count in (('running', 1), ('overdue', 1), ('lost', 1), ('error', 1),
-                         ('disabled', 1), ('not due', 5)):
+    for state, count in (
+        ('running', 1),
+        ('overdue', 1),
+        ('lost', 1),
+        ('error', 1),
+        ('disabled', 1),
+        ('not due', 5),
+    ):
         assert seen[name + 'jobs', (('state', state),)] == count
     assert 530 <= seen[name + 'overdue_seconds', ()] <= 600
     assert seen[name + 'runs_total', (('job', '7'),)] == 25
@@ -1019,15 +1460,22 @@ def test_metrics(place):
     before = seen[name + 'failures_last_day', (('job', '7'),)]
     local = dc.moment(place.sql('SELECT {local}')[0][0])
     times = [dc.text_of(local)] * 2, [dc.text_of(local - dc.DAY - dc.MINUTE)] * 2
-    place.store.replace('run', dc.RUN_COLUMNS, [
-        (7, 24, None, *times[1], 9, 'w-1', 'ERROR: exit 1', 1, ''),  # yesterday's
-        (7, 26, None, *times[0], 9, 'w-1', 'Success', 0, ''),
-        (7, 27, None, *times[0], 9, 'w-1', 'ERROR: exit 1', 1, '')])
+    place.store.replace(
+        'run',
+        dc.RUN_COLUMNS,
+        [
+            (7, 24, None, *times[1], 9, 'w-1', 'ERROR: exit 1', 1, ''),  # yesterday's
+            (7, 26, None, *times[0], 9, 'w-1', 'Success', 0, ''),
+            (7, 27, None, *times[0], 9, 'w-1', 'ERROR: exit 1', 1, ''),
+        ],
+    )
     place.store.change('UPDATE job SET run_no = 27 WHERE id = 7')
     new = place.add()
     place.store.change('DELETE FROM job WHERE id = 3')
     seen = parsed(browser.get('/metrics'))
-    assert seen[name + 'failures_last_day', (('job', '7'),)] == before  # one less, one more
+    assert (
+        seen[name + 'failures_last_day', (('job', '7'),)] == before
+    )  # one less, one more
     success = seen[name + 'last_success_timestamp_seconds', (('job', '7'),)]
     assert abs(time.time() - success) < 60
     assert seen[name + 'failures_last_day', (('job', str(new)),)] == 0
@@ -1036,18 +1484,40 @@ def test_metrics(place):
 
 # Started as a program.
 
+
 def index(*args, **environ):
     """index.cgi as a process: exit status, stdout, stderr."""
-    clean = {name: value for name, value in os.environ.items() if name not in (
-        'GATEWAY_INTERFACE', 'REMOTE_USER')}
-    done = subprocess.run([sys.executable, os.path.join(ROOT, 'web', 'index.cgi'), *args],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
-                          stdin=subprocess.DEVNULL, env={**clean, **environ})
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('GATEWAY_INTERFACE', 'REMOTE_USER')
+    }
+    done = subprocess.run(
+        [sys.executable, os.path.join(ROOT, 'web', 'index.cgi'), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={**clean, **environ},
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-@pytest.mark.parametrize('where', ['', 'x', '1:2:3', '::1:80', '[::1]', '99999', '-1', 'a:b',
-                                   '127.0.0.1:', '256.0.0.1:80'])
+@pytest.mark.parametrize(
+    'where',
+    [
+        '',
+        'x',
+        '1:2:3',
+        '::1:80',
+        '[::1]',
+        '99999',
+        '-1',
+        'a:b',
+        '127.0.0.1:',
+        '256.0.0.1:80',
+    ],
+)
 def test_a_bad_address_is_one_line(where):
     code, out, err = index('--serve=' + where)
     assert code in (1, 2) and out == '' and err.count('\n') == 1 and '--serve' in err
@@ -1055,10 +1525,17 @@ def test_a_bad_address_is_one_line(where):
 
 def test_as_cgi(sqlite_place):
     sqlite_place.add(description='by CGI')
-    environ = {'GATEWAY_INTERFACE': 'CGI/1.1', 'REQUEST_METHOD': 'GET', 'PATH_INFO': '/',
-                   'SCRIPT_NAME': '/cgi-bin/index.cgi', 'SERVER_NAME': 'x', 'SERVER_PORT': '80',
-                   'SERVER_PROTOCOL': 'HTTP/1.1', 'HTTP_HOST': 'x',
-                   'DISTRIBUTED_CRON_CONFIG': sqlite_place.file}
+    environ = {
+        'GATEWAY_INTERFACE': 'CGI/1.1',
+        'REQUEST_METHOD': 'GET',
+        'PATH_INFO': '/',
+        'SCRIPT_NAME': '/cgi-bin/index.cgi',
+        'SERVER_NAME': 'x',
+        'SERVER_PORT': '80',
+        'SERVER_PROTOCOL': 'HTTP/1.1',
+        'HTTP_HOST': 'x',
+        'DISTRIBUTED_CRON_CONFIG': sqlite_place.file,
+    }
     code, out, err = index('--serve', '1', **environ)  # of a query: not an argument
     assert code == 0 and err == '' and out.startswith('Status: 200 OK\r\n')
     assert 'by CGI' in out and 'href="/cgi-bin/index.cgi/job/1"' in out
@@ -1075,6 +1552,9 @@ def test_columns_and_functions():
             text = dc.read_text(os.path.join(ROOT, 'web', name))
             tree = ast.parse(text, feature_version=(3, 9))
             assert [line for line in text.splitlines() if len(line) > 88] == [], name
-            assert [node.name for node in ast.walk(tree) if isinstance(
-                node, ast.FunctionDef) and node.end_lineno - node.lineno >= 40] == []
-
+            assert [
+                node.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.FunctionDef)
+                and node.end_lineno - node.lineno >= 40
+            ] == []

@@ -1,4 +1,5 @@
 """The web page in a real browser: Debian's chromium, driven by selenium."""
+
 import contextlib
 import os
 import shutil
@@ -12,8 +13,16 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-OPTIONS = ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
-           'disable-background-networking', 'disable-component-update', 'disable-sync')
+OPTIONS = (
+    'headless',
+    'no-sandbox',
+    'disable-gpu',
+    'disable-quic',
+    'no-first-run',
+    'disable-background-networking',
+    'disable-component-update',
+    'disable-sync',
+)
 LOOKS = 'prefers-color-scheme'
 
 
@@ -26,8 +35,9 @@ class Browser(webdriver.Chrome):
         for option in (*OPTIONS, 'window-size=1280,1000', 'user-data-dir=%s' % folder):
             options.add_argument('--' + option)
         if not script:
-            options.add_experimental_option('prefs', {
-                'profile.managed_default_content_settings.javascript': 2})
+            options.add_experimental_option(
+                'prefs', {'profile.managed_default_content_settings.javascript': 2}
+            )
         options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
         super().__init__(options, webdriver.ChromeService(shutil.which('chromedriver')))
         self.set_page_load_timeout(60)
@@ -45,8 +55,9 @@ class Browser(webdriver.Chrome):
         return ''
 
     def wait_text(self, text, selector='body', seconds=20):
-        wait_until(lambda: text in self.text(selector), seconds, '%r in %s' % (
-            text, selector))
+        wait_until(
+            lambda: text in self.text(selector), seconds, '%r in %s' % (text, selector)
+        )
 
     def fill(self, **values):
         """Type into the fields of the form on the page."""
@@ -57,10 +68,12 @@ class Browser(webdriver.Chrome):
 
     def click(self, selector):
         """Click on what there must be one of, again if it was just put anew."""
+
         def clicked():
             with contextlib.suppress(WebDriverException):
                 self.css(selector).click()
                 return True
+
         wait_until(clicked, 10, 'a click on ' + selector)
 
     def press(self, value, within=''):
@@ -133,6 +146,7 @@ def some_jobs(site, browser):
 
 # A job's life
 
+
 def add_a_job(browser, **more):
     browser.leave(lambda: browser.click('a[href$="job/add"]'))
     browser.fill(description='counts slowly', **more)
@@ -145,7 +159,11 @@ def life_of_a_job(site, browser, reload):
     browser.press('save', '#job-form')
     (job,) = site.sql('SELECT * FROM job')
     assert (job.description, job.schedule, job.frequency, job.active) == (
-        'counts slowly', '30 2 * * mon-fri', 60, 1)
+        'counts slowly',
+        '30 2 * * mon-fri',
+        60,
+        1,
+    )
     assert site.runs() == []
     browser.get(site.visitor.url)
     row = 'tr[data-job="%d"]' % job.id
@@ -154,12 +172,16 @@ def life_of_a_job(site, browser, reload):
     wait_until(lambda: site.job(job.id).run_token, what='the start')
     browser.get('%srun/%d/1' % (site.visitor.url, job.id))
     seen = []
+
     def growing():
         reload()
         seen.append(browser.text('#log').count('line '))
         return 'Success' in browser.text('main') or 'success' in browser.text('main')
+
     wait_until(growing, 30, 'success')
-    assert len(set(seen) - {0, 6}) >= 2, seen  # it was seen half written, more than once
+    assert len(set(seen) - {0, 6}) >= 2, (
+        seen
+    )  # it was seen half written, more than once
     assert browser.text('#log').count('line ') == 6
     browser.get(site.visitor.url)
     browser.wait_text('Success', row + ' ')
@@ -229,8 +251,9 @@ def test_an_error_stands_at_its_field(site, browser):
     field = browser.css('#job-form [name=schedule]')
     assert field.get_attribute('value') == '61 * * * *'
     assert field.get_attribute('aria-invalid') == 'true'
-    about = ' '.join(browser.text('#' + id)
-                     for id in field.get_attribute('aria-describedby').split())
+    about = ' '.join(
+        browser.text('#' + id) for id in field.get_attribute('aria-describedby').split()
+    )
     assert '61' in about
     assert site.sql('SELECT * FROM job') == []
     log = browser.get_log('browser')  # the browser itself notes the status
@@ -238,6 +261,7 @@ def test_an_error_stands_at_its_field(site, browser):
 
 
 # The list
+
 
 @on('sqlite')
 def test_search_as_you_type(some_jobs, browser):
@@ -251,8 +275,11 @@ def test_search_as_you_type(some_jobs, browser):
 def shown(browser):
     """Ids of the jobs that the list shows, in its order; none while it is put anew."""
     with contextlib.suppress(WebDriverException):
-        return [row.get_attribute('data-job') for row in browser.all('#jobs tr[data-job]')
-                if row.is_displayed()]
+        return [
+            row.get_attribute('data-job')
+            for row in browser.all('#jobs tr[data-job]')
+            if row.is_displayed()
+        ]
     return []
 
 
@@ -260,6 +287,7 @@ def shown(browser):
 def test_columns_sort_and_states_filter(some_jobs, browser):
     def wait_for(*jobs):
         wait_until(lambda: shown(browser) == list(jobs), 10, 'jobs %s' % (jobs,))
+
     wait_for('1', '2', '3', '4')
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('1', '2', '3', '4')  # job number 0 …, sleeping
@@ -277,8 +305,10 @@ def test_the_icon_tells_of_failing_jobs(site, browser):
     site.add('true')
     site.run('run')
     browser.refresh()
+
     def icon():
         return browser.css('link[rel~=icon]').get_attribute('href')
+
     well = icon()
     site.add('false')
     site.run('run')
@@ -287,6 +317,7 @@ def test_the_icon_tells_of_failing_jobs(site, browser):
 
 
 # Who uses it how
+
 
 @on('sqlite')
 def test_by_keyboard_alone(some_jobs, browser):
@@ -297,10 +328,14 @@ def test_by_keyboard_alone(some_jobs, browser):
         focused = browser.switch_to.active_element
         style = browser.execute_script(
             'const s = getComputedStyle(arguments[0]);'
-            'return [s.outlineStyle, parseFloat(s.outlineWidth), s.boxShadow]', focused)
+            'return [s.outlineStyle, parseFloat(s.outlineWidth), s.boxShadow]',
+            focused,
+        )
         if focused.get_attribute('type') != 'checkbox':
             assert style[0] != 'none' and style[1] >= 1 or style[2] != 'none', (
-                focused.get_attribute('outerHTML'), style)
+                focused.get_attribute('outerHTML'),
+                style,
+            )
         if focused.get_attribute('value') == 'run-now':
             break
     assert focused.get_attribute('value') == 'run-now'
@@ -309,17 +344,32 @@ def test_by_keyboard_alone(some_jobs, browser):
     assert some_jobs.job(job).run_requested == 1
 
 
-PATHS = ('', 'job/add', 'job/2', 'job/2/edit', 'job/2/delete', 'run/2/1', 'hosts',
-         '?search_string=nothing')
+PATHS = (
+    '',
+    'job/add',
+    'job/2',
+    'job/2/edit',
+    'job/2/delete',
+    'run/2/1',
+    'hosts',
+    '?search_string=nothing',
+)
 
 
 @on('sqlite')
 @pytest.mark.parametrize('width', [360, 768, 1024, 1280])
 def test_no_page_scrolls_sideways(some_jobs, browser, width):
     """On a phone, a tablet, and beside another window."""
-    some_jobs.add('x' * 300, description='y' * 200, schedule='0 7-19 1-7 jan-jun mon-fri')
-    browser.emulate('setDeviceMetricsOverride', width=width, height=740,
-                    deviceScaleFactor=2, mobile=width == 360)
+    some_jobs.add(
+        'x' * 300, description='y' * 200, schedule='0 7-19 1-7 jan-jun mon-fri'
+    )
+    browser.emulate(
+        'setDeviceMetricsOverride',
+        width=width,
+        height=740,
+        deviceScaleFactor=2,
+        mobile=width == 360,
+    )
     for path in (*PATHS, 'job/5', 'job/5/edit', 'job/5/delete'):
         browser.get(some_jobs.visitor.url + path)
         assert browser.execute_script('return innerWidth') == width, path
@@ -327,7 +377,9 @@ def test_no_page_scrolls_sideways(some_jobs, browser, width):
         assert wide <= width, (path, wide)
         for button in browser.all('button, input:not([type=hidden])') * (width == 360):
             assert button.size['height'] >= 24 or button.get_attribute('type') in (
-                'radio', 'checkbox'), button.get_attribute('outerHTML')
+                'radio',
+                'checkbox',
+            ), button.get_attribute('outerHTML')
 
 
 @on('sqlite')
@@ -336,9 +388,14 @@ def test_dark_and_light(some_jobs, browser):
         browser.emulate('setEmulatedMedia', features=[{'name': LOOKS, 'value': look}])
         return browser.execute_script(
             'const s = getComputedStyle(document.body);'
-            'return [s.backgroundColor, s.color].map(c => Number(c.match(/\\d+/)[0]))')
+            'return [s.backgroundColor, s.color].map(c => Number(c.match(/\\d+/)[0]))'
+        )
+
     dark, light = colours('dark'), colours('light')
-    assert dark[0] < 80 < 160 < dark[1] and light[1] < 80 < 160 < light[0], (dark, light)
+    assert dark[0] < 80 < 160 < dark[1] and light[1] < 80 < 160 < light[0], (
+        dark,
+        light,
+    )
 
 
 @on('sqlite')
@@ -352,10 +409,14 @@ def test_axe_finds_nothing(some_jobs, browser, look):
         browser.get(some_jobs.visitor.url + path)
         browser.execute_script(axe)
         result = browser.execute_async_script(
-            'axe.run().then(arguments[0], error => arguments[0]({error: `${error}`}))')
+            'axe.run().then(arguments[0], error => arguments[0]({error: `${error}`}))'
+        )
         assert result['passes'], result
-        found += [(path, violation['id'], violation['impact'], node['html'][:200])
-                  for violation in result['violations'] for node in violation['nodes']]
+        found += [
+            (path, violation['id'], violation['impact'], node['html'][:200])
+            for violation in result['violations']
+            for node in violation['nodes']
+        ]
     assert not found, '\n'.join(map(str, found))
 
 

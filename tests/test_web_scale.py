@@ -1,5 +1,6 @@
 """The web page over 10,000 jobs and 1,000,000 runs in MariaDB: how long its pages take,
 and how its queries find their rows."""
+
 import collections
 import contextlib
 import io
@@ -71,19 +72,33 @@ UPDATE job SET run_no = run_no + 1, last_end = NOW()
     WHERE id % 33 = 9 AND run_token IS NULL;
 '''
 PAGES = {
-    'the list': '/', 'a late page of it': '/?page=100',
-    'a search': '/?search_string=stock', 'a state': '/?state=error',
+    'the list': '/',
+    'a late page of it': '/?page=100',
+    'a search': '/?search_string=stock',
+    'a state': '/?state=error',
     'a search in a state': '/?search_string=sends&state=lost',
-    'by last start': '/?sort=last_start&order=desc', 'by status': '/?sort=last_status',
-    'a job': '/job/%d' % BUSY, 'its old runs': '/job/%d?page=100' % BUSY,
-    'a run': '/run/%d/77' % BUSY, 'a form': '/job/%d/edit' % BUSY,
-    'the hosts': '/hosts', 'for Prometheus': '/metrics', 'its health': '/healthz'}
+    'by last start': '/?sort=last_start&order=desc',
+    'by status': '/?sort=last_status',
+    'a job': '/job/%d' % BUSY,
+    'its old runs': '/job/%d?page=100' % BUSY,
+    'a run': '/run/%d/77' % BUSY,
+    'a form': '/job/%d/edit' % BUSY,
+    'the hosts': '/hosts',
+    'for Prometheus': '/metrics',
+    'its health': '/healthz',
+}
 # How often a page may look at all jobs: once, as only that tells whether one fails, which
 # is the colour of the icon; the list and the metrics once more, for what they show.
-LOOKS = {name: 1 + (path.startswith(('/?', '/metrics')) or path == '/')
-         for name, path in PAGES.items()}
-DAY = RUNS / 5  # rows that the metrics may read: they count the failures of the last day
-FEW = 6000  # rows that it may read besides: a late page's sort reads again what is before
+LOOKS = {
+    name: 1 + (path.startswith(('/?', '/metrics')) or path == '/')
+    for name, path in PAGES.items()
+}
+DAY = (
+    RUNS / 5
+)  # rows that the metrics may read: they count the failures of the last day
+FEW = (
+    6000  # rows that it may read besides: a late page's sort reads again what is before
+)
 
 
 @pytest.fixture(scope='module')
@@ -103,16 +118,27 @@ def ask(big):
 
     def ask(path):
         url, status = urlsplit(path), []
-        pieces = application({
-            'REQUEST_METHOD': 'GET', 'SCRIPT_NAME': '', 'PATH_INFO': url.path,
-            'QUERY_STRING': url.query, 'HTTP_HOST': 'localhost',
-            'SERVER_NAME': 'localhost', 'SERVER_PORT': '80', 'REMOTE_ADDR': '127.0.0.1',
-            'SERVER_PROTOCOL': 'HTTP/1.1', 'wsgi.url_scheme': 'http',
-            'wsgi.input': io.BytesIO(), 'wsgi.errors': sys.stderr,
-        }, lambda line, headers, info=None: status.append(line))
+        pieces = application(
+            {
+                'REQUEST_METHOD': 'GET',
+                'SCRIPT_NAME': '',
+                'PATH_INFO': url.path,
+                'QUERY_STRING': url.query,
+                'HTTP_HOST': 'localhost',
+                'SERVER_NAME': 'localhost',
+                'SERVER_PORT': '80',
+                'REMOTE_ADDR': '127.0.0.1',
+                'SERVER_PROTOCOL': 'HTTP/1.1',
+                'wsgi.url_scheme': 'http',
+                'wsgi.input': io.BytesIO(),
+                'wsgi.errors': sys.stderr,
+            },
+            lambda line, headers, info=None: status.append(line),
+        )
         text = b''.join(pieces).decode()
         assert status == ['200 OK'], (path, status, text)
         return text
+
     return ask
 
 
@@ -163,6 +189,7 @@ def watch(place, patch, act):
     def record(store, text, args=(), many=False):
         sent.append((text, args))
         return execute(store, text, args, many)
+
     before = rows_read(place)
     patch.setattr(dc.Store, 'execute', record)
     act()
@@ -175,16 +202,24 @@ def watch(place, patch, act):
 
 def scans_of(place, sent):
     """(table, query) for each whole reading of a table of ours; hosts are few."""
-    return [(step.table, text) for text, args in sent
-            for step in place.store.query('EXPLAIN ' + text, *args)
-            if step.table in ('run', 'job') and (step.type == 'ALL' or not step.key)]
+    return [
+        (step.table, text)
+        for text, args in sent
+        for step in place.store.query('EXPLAIN ' + text, *args)
+        if step.table in ('run', 'job') and (step.type == 'ALL' or not step.key)
+    ]
 
 
 def rows_read(place):
     """How many rows of each table the server has read so far, for whomever."""
-    return collections.Counter(dict(place.sql(
-        '''SELECT table_name, rows_read FROM information_schema.table_statistics
-        WHERE table_schema = DATABASE()''')))
+    return collections.Counter(
+        dict(
+            place.sql(
+                '''SELECT table_name, rows_read FROM information_schema.table_statistics
+        WHERE table_schema = DATABASE()'''
+            )
+        )
+    )
 
 
 def test_the_list_under_cgi(big):
@@ -192,11 +227,23 @@ def test_the_list_under_cgi(big):
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, PAGE], stdout=subprocess.PIPE, env={
-            **os.environ, 'GATEWAY_INTERFACE': 'CGI/1.1', 'REQUEST_METHOD': 'GET',
-            'SCRIPT_NAME': '', 'PATH_INFO': '/', 'QUERY_STRING': '',
-            'SERVER_NAME': 'localhost', 'SERVER_PORT': '80', 'HTTP_HOST': 'localhost',
-            'SERVER_PROTOCOL': 'HTTP/1.1', 'DISTRIBUTED_CRON_CONFIG': big.file})
+        done = subprocess.run(
+            [sys.executable, PAGE],
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                'GATEWAY_INTERFACE': 'CGI/1.1',
+                'REQUEST_METHOD': 'GET',
+                'SCRIPT_NAME': '',
+                'PATH_INFO': '/',
+                'QUERY_STRING': '',
+                'SERVER_NAME': 'localhost',
+                'SERVER_PORT': '80',
+                'HTTP_HOST': 'localhost',
+                'SERVER_PROTOCOL': 'HTTP/1.1',
+                'DISTRIBUTED_CRON_CONFIG': big.file,
+            },
+        )
         times.append(time.perf_counter() - began)
         assert b'Status: 200 OK' in done.stdout and b'data-job' in done.stdout
     print('under CGI: %d ms' % (1000 * statistics.median(times)))

@@ -1,5 +1,6 @@
 """The web page under real web servers, with the configurations that the README shows,
 and served alone."""
+
 import contextlib
 import grp
 import os
@@ -31,8 +32,17 @@ from conftest import (
 AS_ROOT = os.getuid() == 0
 USER = 'www-data' if AS_ROOT else pwd.getpwuid(os.getuid()).pw_name
 CRONJOB = 'games' if AS_ROOT else USER  # a user whom Debian has, and who owns nothing
-PATHS = ('', 'job/add', 'job/1', 'job/1/edit', 'job/1/delete', 'run/1/1', 'hosts',
-         'healthz', 'metrics')
+PATHS = (
+    '',
+    'job/add',
+    'job/1',
+    'job/1/edit',
+    'job/1/delete',
+    'run/1/1',
+    'hosts',
+    'healthz',
+    'metrics',
+)
 WORDS = 'shall be secret'  # the password of both logins
 # Debian's python3 with Debian's packages, as where the system starts the server.
 ENVIRONMENT = {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
@@ -61,15 +71,21 @@ class Site:
         self.place, self.folder, self.port = place, place.folder, free_port()
         self.installed = self.path('opt')
         self.paths = {'/opt/distributed_cron/distributed_cron.yml': place.file}
-        self.changes = {**self.paths, '/opt/distributed_cron': self.installed,
-                        **({} if login else self.without_login)}
+        self.changes = {
+            **self.paths,
+            '/opt/distributed_cron': self.installed,
+            **({} if login else self.without_login),
+        }
         self.install()
         with open(self.path('server.conf'), 'w') as file:
             file.write(self.config())
         with open(self.path('server.out'), 'wb') as output:
             self.process = subprocess.Popen(
-                [*self.command, self.path('server.conf')], stdout=output,
-                stderr=output, env={**ENVIRONMENT, **self.environment()})
+                [*self.command, self.path('server.conf')],
+                stdout=output,
+                stderr=output,
+                env={**ENVIRONMENT, **self.environment()},
+            )
         place.started.append(self.process)  # so that it ends if it does not come up
         wait_until(lambda: answers(self.process, self.port), what='the web server')
 
@@ -79,8 +95,11 @@ class Site:
     def install(self):
         os.mkdir(self.installed)
         shutil.copy(SCRIPT, self.installed)
-        shutil.copytree(os.path.dirname(PAGE), os.path.join(self.installed, 'web'),
-                        ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(
+            os.path.dirname(PAGE),
+            os.path.join(self.installed, 'web'),
+            ignore=shutil.ignore_patterns('__pycache__'),
+        )
         with open(self.installed + '/web.users', 'w') as file:
             for name in 'alice', 'bob':
                 file.write('%s:%s\n' % (name, password_hash()))
@@ -97,17 +116,29 @@ class Site:
 
     def log(self):
         return dc.read_text(self.path('server.out')) + dc.read_text(
-            self.path('server.log'))
+            self.path('server.log')
+        )
 
     def visitor(self, *login):
         return Visitor('https://127.0.0.1:%d%s' % (self.port, self.prefix), login)
 
     def worker(self):
         """Start a worker as the README does: its own user, Debian's python3."""
-        self.place.started.append(subprocess.Popen(
-            ['/usr/bin/python3', self.installed + '/distributed_cron.py', '--config',
-             self.place.file, 'run', '--forever'], env=ENVIRONMENT,
-            user=CRONJOB if AS_ROOT else None, stderr=subprocess.PIPE))
+        self.place.started.append(
+            subprocess.Popen(
+                [
+                    '/usr/bin/python3',
+                    self.installed + '/distributed_cron.py',
+                    '--config',
+                    self.place.file,
+                    'run',
+                    '--forever',
+                ],
+                env=ENVIRONMENT,
+                user=CRONJOB if AS_ROOT else None,
+                stderr=subprocess.PIPE,
+            )
+        )
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -119,14 +150,18 @@ class Lighttpd(Site):
     without_login = {'auth.require = (""': 'auth.require = ("/nowhere"'}
 
     def config(self):
-        return replaced(readme_blocks('### Under lighttpd', 'server.'), {
-            'server.port = 443\n': 'server.port = %d\nserver.bind = "127.0.0.1"\n'
-                                   % self.port,
-            '"cronjob"': '"%s"' % CRONJOB,
-            'server.errorlog-use-syslog = "enable"':
-                'server.errorlog = "%s"' % self.path('server.log'),
-            '/etc/ssl/private/distributed_cron.pem': self.path('site.pem'),
-            **self.changes})
+        return replaced(
+            readme_blocks('### Under lighttpd', 'server.'),
+            {
+                'server.port = 443\n': 'server.port = %d\nserver.bind = "127.0.0.1"\n'
+                % self.port,
+                '"cronjob"': '"%s"' % CRONJOB,
+                'server.errorlog-use-syslog = "enable"': 'server.errorlog = "%s"'
+                % self.path('server.log'),
+                '/etc/ssl/private/distributed_cron.pem': self.path('site.pem'),
+                **self.changes,
+            },
+        )
 
 
 class Apache(Site):
@@ -160,46 +195,87 @@ class Apache(Site):
         '''
 
     def config(self):
-        part = dc.read_text(os.path.join(ROOT, 'README.md')).split('### Under apache2')[1]
+        part = dc.read_text(os.path.join(ROOT, 'README.md')).split('### Under apache2')[
+            1
+        ]
         more = re.search('`a2enmod (.*?)`', part)[1]
-        modules = '\n'.join('Include /etc/apache2/mods-available/%s.%s' % (name, kind)
-                            for name in [*self.modules.split(), 'socache_shmcb',
-                                         *more.split()]
-                            for kind in ('load', 'conf') if os.path.exists(
-                                '/etc/apache2/mods-available/%s.%s' % (name, kind)))
+        modules = '\n'.join(
+            'Include /etc/apache2/mods-available/%s.%s' % (name, kind)
+            for name in [*self.modules.split(), 'socache_shmcb', *more.split()]
+            for kind in ('load', 'conf')
+            if os.path.exists('/etc/apache2/mods-available/%s.%s' % (name, kind))
+        )
         self.plain = free_port()  # where it serves what else there is, without TLS
-        return self.base.format(folder=self.folder, user=USER, group=group_of(USER),
-                                plain=self.plain,
-                                port=self.port, modules=modules) + replaced(
-            readme_blocks('### Under apache2', 'ScriptAlias'), self.changes)
+        return self.base.format(
+            folder=self.folder,
+            user=USER,
+            group=group_of(USER),
+            plain=self.plain,
+            port=self.port,
+            modules=modules,
+        ) + replaced(readme_blocks('### Under apache2', 'ScriptAlias'), self.changes)
 
     def install(self):
         """Give the server's user what the README says that it needs."""
         super().install()
-        commands = replaced(readme_blocks('### Under apache2', 'chgrp'), {
-            **self.paths, '/var/log/distributed_cron': self.path('log'),
-            '/opt/distributed_cron/db.password': self.path('db.password')})
+        commands = replaced(
+            readme_blocks('### Under apache2', 'chgrp'),
+            {
+                **self.paths,
+                '/var/log/distributed_cron': self.path('log'),
+                '/opt/distributed_cron/db.password': self.path('db.password'),
+            },
+        )
         if AS_ROOT:
             subprocess.run(['sh', '-e', '-c', commands], check=True)
 
     def environment(self):
         os.makedirs(self.path('run/socks'), exist_ok=True)
-        return {'APACHE_RUN_DIR': self.path('run'), 'APACHE_LOG_DIR': self.folder,
-                'APACHE_RUN_USER': USER}
+        return {
+            'APACHE_RUN_DIR': self.path('run'),
+            'APACHE_LOG_DIR': self.folder,
+            'APACHE_RUN_USER': USER,
+        }
 
 
 def password_hash():
     """A password as the README's command has it."""
-    return subprocess.run(['openssl', 'passwd', '-6', '-stdin'], input=WORDS.encode(),
-                          stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    return (
+        subprocess.run(
+            ['openssl', 'passwd', '-6', '-stdin'],
+            input=WORDS.encode(),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        .stdout.decode()
+        .strip()
+    )
 
 
 def make_certificate(path):
     """A key and its certificate, one after the other in a file."""
-    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt',
-                    'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj',
-                    '/CN=localhost', '-keyout', path, '-out', path + '.cert'],
-                   check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            'openssl',
+            'req',
+            '-x509',
+            '-newkey',
+            'ec',
+            '-pkeyopt',
+            'ec_paramgen_curve:prime256v1',
+            '-nodes',
+            '-days',
+            '2',
+            '-subj',
+            '/CN=localhost',
+            '-keyout',
+            path,
+            '-out',
+            path + '.cert',
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     with open(path, 'a') as file:
         file.write(dc.read_text(path + '.cert'))
 
@@ -215,7 +291,8 @@ def site_of(request, server, engine, **how):
         folder = tempfile.mkdtemp(prefix='dc-test-')  # pytest's are for its user alone
         stack.callback(shutil.rmtree, folder)
         place = stack.enter_context(
-            contextlib.contextmanager(make_place)(request, folder, engine))
+            contextlib.contextmanager(make_place)(request, folder, engine)
+        )
         with open(folder + '/db.password', 'w') as file:
             file.write('secret\n')
         if engine != 'sqlite':  # as the README has it
@@ -250,8 +327,11 @@ def check_page(answer, site):
     """What holds for each page, whatever it shows."""
     assert answer.status == 200, (answer, site.log())
     kind = answer.headers['Content-Type']
-    assert kind in ('text/html; charset=utf-8', 'text/plain; charset=utf-8',
-                    'text/plain; version=0.0.4; charset=utf-8')
+    assert kind in (
+        'text/html; charset=utf-8',
+        'text/plain; charset=utf-8',
+        'text/plain; version=0.0.4; charset=utf-8',
+    )
     assert 'Traceback' not in answer.text and 'secret' not in answer.text
     policy = answer.headers['Content-Security-Policy']
     assert 'unsafe-inline' not in policy and "frame-ancestors 'none'" in policy
@@ -262,8 +342,9 @@ def test_pages_come(site):
     for path in PATHS:
         answer = alice(site).request('GET', path)
         check_page(answer, site)
-        assert ('<html lang="en"' in answer.text) == ('/html' in answer.headers[
-            'Content-Type']), path
+        assert ('<html lang="en"' in answer.text) == (
+            '/html' in answer.headers['Content-Type']
+        ), path
     assert 'greets' in alice(site).get()
     assert 'hello' in alice(site).get('run/1/1')
 
@@ -277,8 +358,9 @@ def test_links_lead_to_pages(site):
             if kind not in seen:
                 seen.add(kind)
                 status = visitor.request('GET', link).status
-                assert status == (405 if re.search(
-                    'run-now|stop|enable|disable', link) else 200), (path, link)
+                assert status == (
+                    405 if re.search('run-now|stop|enable|disable', link) else 200
+                ), (path, link)
     assert len(seen) > 8
 
 
@@ -302,9 +384,15 @@ def test_a_plain_connection_gets_nothing(site):
 
 def test_a_job_is_added_and_run(site):
     answer = alice(site).submit(
-        'job/add', description='from afar', command='echo from $USER afar; sleep 0.1',
-        kind='schedule', schedule='0 3 * * *', max_run_time='5', active='1',
-        action='save')
+        'job/add',
+        description='from afar',
+        command='echo from $USER afar; sleep 0.1',
+        kind='schedule',
+        schedule='0 3 * * *',
+        max_run_time='5',
+        active='1',
+        action='save',
+    )
     assert answer.status == 303, answer
     job = site.place.sql("SELECT * FROM job WHERE description = 'from afar'")[0]
     assert (job.schedule, job.max_run_time, job.active) == ('0 3 * * *', 5, 1)
@@ -323,8 +411,12 @@ def test_whoever_is_no_editor_reads(site):
     assert 'greets' in bob.get() and 'value="run-now"' not in bob.get()
     token = re.search('name="csrf" value="(.*?)"', alice(site).get())[1]
     for path in 'job/add', 'job/1/edit', 'job/1/run-now', 'job/1/delete':
-        assert bob.request('POST', path, {
-            'csrf': token, 'command': 'id', 'action': 'save'}).status == 403
+        assert (
+            bob.request(
+                'POST', path, {'csrf': token, 'command': 'id', 'action': 'save'}
+            ).status
+            == 403
+        )
     assert site.place.sql('SELECT * FROM job') == before
 
 
@@ -348,8 +440,11 @@ def test_head_is_get_without_the_page(site):
 def test_a_database_that_is_down(site):
     """Here it is another one, at whose address nobody is."""
     place, values = site.place, dict(site.place.values['db'])
-    away = ({'path': 'nowhere.db'} if place.engine == 'sqlite' else
-            {'host': '127.0.0.1:%d' % free_port()})
+    away = (
+        {'path': 'nowhere.db'}
+        if place.engine == 'sqlite'
+        else {'host': '127.0.0.1:%d' % free_port()}
+    )
     try:
         place.write(db={**values, **away})
         for path in '', 'job/1', 'healthz', 'metrics':
@@ -366,6 +461,7 @@ def test_a_database_that_is_down(site):
 def test_twenty_at_once(site):
     def ask(number):
         return alice(site).request('GET', ('', 'job/1', 'hosts', 'metrics')[number % 4])
+
     with ThreadPoolExecutor(20) as threads:
         for answer in threads.map(ask, range(20)):
             check_page(answer, site)
@@ -373,19 +469,30 @@ def test_twenty_at_once(site):
 
 def test_jobs_added_at_once_are_all_there(site):
     def add(number):
-        return alice(site).submit('job/add', command='true', description='one of many',
-                                  kind='frequency', frequency='1440', action='save')
+        return alice(site).submit(
+            'job/add',
+            command='true',
+            description='one of many',
+            kind='frequency',
+            frequency='1440',
+            action='save',
+        )
+
     with ThreadPoolExecutor(5) as threads:
         assert {answer.status for answer in threads.map(add, range(5))} == {303}
-    assert len(site.place.sql(
-        "SELECT id FROM job WHERE description = 'one of many'")) == 5
+    assert (
+        len(site.place.sql("SELECT id FROM job WHERE description = 'one of many'")) == 5
+    )
 
 
 def test_the_server_has_nothing_to_complain_of(site):
     assert 'Traceback' not in site.log()
     # Wrong passwords and connections without TLS were refused above.
-    complaints = re.findall(r'\[(?!auth_basic|ssl)\w+:(?:error|crit|alert|emerg)\].*|'
-                            r'.*\((?:mod_)?cgi.*', site.log())
+    complaints = re.findall(
+        r'\[(?!auth_basic|ssl)\w+:(?:error|crit|alert|emerg)\].*|'
+        r'.*\((?:mod_)?cgi.*',
+        site.log(),
+    )
     assert complaints == []
 
 
@@ -404,13 +511,20 @@ def test_a_server_that_asks_for_no_login_only_shows(request, pair):
 
 # Alone
 
+
 def test_alone_it_may_write_on_this_machine_only(place):
     visitor = place.page()
     port = int(visitor.url.rpartition(':')[2].strip('/'))
     with pytest.raises(ConnectionRefusedError):  # 127.0.0.1 is not any address
         socket.create_connection(('127.0.0.2', port), 5)
-    answer = visitor.submit('job/add', command='echo alone', kind='frequency',
-                            frequency='5', action='save', active='1')
+    answer = visitor.submit(
+        'job/add',
+        command='echo alone',
+        kind='frequency',
+        frequency='5',
+        action='save',
+        active='1',
+    )
     assert answer.status == 303, answer
     place.worker()
     (run,) = place.wait_runs(1)
@@ -463,11 +577,19 @@ def test_a_bad_address_is_one_line(where):
 
 def test_an_address_that_is_not_to_be_had_is_one_line():
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        for where in str(taken.getsockname()[1]), 'nowhere.invalid:8080', '192.0.2.1:8080':
+        for where in (
+            str(taken.getsockname()[1]),
+            'nowhere.invalid:8080',
+            '192.0.2.1:8080',
+        ):
             done = serve(where)
             assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done
 
 
 def serve(where):
-    return subprocess.run([sys.executable, PAGE, '--serve', where], timeout=30,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.run(
+        [sys.executable, PAGE, '--serve', where],
+        timeout=30,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

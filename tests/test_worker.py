@@ -1,4 +1,5 @@
 """Real workers, runners and commands, on each database."""
+
 import collections
 import contextlib
 import os
@@ -49,6 +50,7 @@ def state_is_clean(place, name='one'):
 
 # What commands do, and how it is reported.
 
+
 def test_the_crontab_line_runs_what_is_due_and_leaves(place):
     job = place.add('echo hello; echo world >&2', description='greets')
     assert run_to_end(place) == ''
@@ -65,12 +67,19 @@ def test_the_crontab_line_runs_what_is_due_and_leaves(place):
     assert host.name == 'one' and host.max_tasks == 8 and abs(host.skew_ms) < 5000
 
 
-@pytest.mark.parametrize('command, status, code', [
-    ('exit 3', 'ERROR: exit 3', 3), ('kill -9 $$', 'ERROR: signal 9 (SIGKILL)', -9),
-    ('no-such-command', 'ERROR: exit 127 (command not found)', 127),
-    ('/etc/passwd', 'ERROR: exit 126 (not executable)', 126),
-    ('exec >&- 2>&-; exit 0', 'Success', 0), ('true', 'Success', 0),
-    ('', 'Success', 0), ('sh -c "exit 7" | cat', 'Success', 0)])
+@pytest.mark.parametrize(
+    'command, status, code',
+    [
+        ('exit 3', 'ERROR: exit 3', 3),
+        ('kill -9 $$', 'ERROR: signal 9 (SIGKILL)', -9),
+        ('no-such-command', 'ERROR: exit 127 (command not found)', 127),
+        ('/etc/passwd', 'ERROR: exit 126 (not executable)', 126),
+        ('exec >&- 2>&-; exit 0', 'Success', 0),
+        ('true', 'Success', 0),
+        ('', 'Success', 0),
+        ('sh -c "exit 7" | cat', 'Success', 0),
+    ],
+)
 def test_status(place, command, status, code):
     place.add(command)
     run_to_end(place)
@@ -79,8 +88,10 @@ def test_status(place, command, status, code):
 
 
 def test_what_a_command_sees(place):
-    job = place.add('env; cat; echo pgid $(ps -o pgid= $$) pid $$; ls -l /proc/self/fd; '
-                    'sh -c "kill -PIPE \\$\\$"; echo $?; pwd')
+    job = place.add(
+        'env; cat; echo pgid $(ps -o pgid= $$) pid $$; ls -l /proc/self/fd; '
+        'sh -c "kill -PIPE \\$\\$"; echo $?; pwd'
+    )
     run_to_end(place)
     (run,) = place.runs()
     with open(os.path.join(place.folder, 'log', '%d.log' % job)) as file:
@@ -98,9 +109,15 @@ def test_what_a_command_sees(place):
 
 
 def test_output_of_every_kind(place):
-    jobs = [place.add(command, max_run_time=5) for command in (
-        'printf "no newline"', "printf '\\377\\376\\000ok\\n'",
-        'yes 0123456789abcdef | head -c 3000000', 'printf "a\\n\\nb\\n"')]
+    jobs = [
+        place.add(command, max_run_time=5)
+        for command in (
+            'printf "no newline"',
+            "printf '\\377\\376\\000ok\\n'",
+            'yes 0123456789abcdef | head -c 3000000',
+            'printf "a\\n\\nb\\n"',
+        )
+    ]
     run_to_end(place)
     outputs = {run.job_id: run.output for run in place.runs()}
     assert {run.status for run in place.runs()} == {'Success'}
@@ -111,8 +128,9 @@ def test_output_of_every_kind(place):
     lines = place.read('log/%d.log' % jobs[2]).splitlines()
     assert len(lines) == -(-3000000 // 17)
     assert {line.split('] ')[1] for line in lines[:-1]} == {'0123456789abcdef'}
-    assert [line.split('] ')[1] for line in place.read(
-        'log/%d.log' % jobs[3]).splitlines()] == ['a', '', 'b']
+    assert [
+        line.split('] ')[1] for line in place.read('log/%d.log' % jobs[3]).splitlines()
+    ] == ['a', '', 'b']
 
 
 def test_a_hundred_megabytes_are_rotated_and_reported(place):
@@ -171,8 +189,10 @@ def test_a_command_that_cant_be_started_is_reported(place):
 def test_timeouts_end_the_tree(place):
     mark = place.mark
     place.write(kill_grace=0.5)
-    job = place.add('sleep %s & (setsid sleep %s) & trap "" TERM; sleep %s; sleep %s'
-                    % ((mark,) * 4))
+    job = place.add(
+        'sleep %s & (setsid sleep %s) & trap "" TERM; sleep %s; sleep %s'
+        % ((mark,) * 4)
+    )
     config = place.config('one')
     config.minute = 1.5
     process = os.fork()
@@ -209,6 +229,7 @@ def test_run_now_and_edits_while_a_worker_runs(place):
 
 # The worker.
 
+
 def test_a_second_worker_on_a_host_leaves_at_once(place):
     first = place.worker('one')
     wait_until(lambda: 'worker starts' in place.worker_log())
@@ -223,8 +244,10 @@ def test_a_second_worker_on_a_host_leaves_at_once(place):
 def test_slots_are_never_exceeded(place):
     place.write(max_tasks=2)
     for _ in range(6):
-        place.add('echo $(date +%s.%N) >> times; sleep 0.3; '
-                  'echo $(date +%s.%N) >> times'.replace('times', place.folder + '/t$$'))
+        place.add(
+            'echo $(date +%s.%N) >> times; sleep 0.3; '
+            'echo $(date +%s.%N) >> times'.replace('times', place.folder + '/t$$')
+        )
     run_to_end(place)
     events = []
     for name in os.listdir(place.folder):
@@ -295,6 +318,7 @@ def test_the_state_folder_is_for_its_user_alone(place):
 
 # Whoever dies.
 
+
 def test_kill_of_the_worker_the_run_goes_on_and_the_next_reports_it(place):
     job = place.add('echo begun; sleep 1.5; echo done')
     worker = place.worker('one')
@@ -308,7 +332,9 @@ def test_kill_of_the_worker_the_run_goes_on_and_the_next_reports_it(place):
 
 
 def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
-    job = place.add('trap "" TERM; echo begun; sleep %(m)s; sleep %(m)s' % {'m': place.mark})
+    job = place.add(
+        'trap "" TERM; echo begun; sleep %(m)s; sleep %(m)s' % {'m': place.mark}
+    )
     worker = place.worker('one')
     wait_until(lambda: os.path.exists(place.folder + '/log/%d.log' % job))
     (runner,) = children(worker.pid)
@@ -335,8 +361,12 @@ LITTERED = '''if True:
 def test_a_runner_lets_its_workers_garbage_be(sqlite_place):
     """Collected, it would close what the runner has opened."""
     sqlite_place.add('echo hello')
-    subprocess.run([sys.executable, '-c', LITTERED, '--config', sqlite_place.file,
-                    'run'], cwd=ROOT, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, '-c', LITTERED, '--config', sqlite_place.file, 'run'],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+    )
     (run,) = sqlite_place.runs()
     assert (run.status, run.output) == ('Success', 'hello\n')
 
@@ -364,8 +394,11 @@ def test_the_hosts_next_worker_needs_no_database_to_end_the_command(place):
     os.kill(runner, signal.SIGKILL)
     worker.wait()
     good = dict(place.values['db'])
-    place.write(db=dict(good, path='nowhere/d.db') if place.engine == 'sqlite'
-                else dict(good, host='127.0.0.1:1'))
+    place.write(
+        db=dict(good, path='nowhere/d.db')
+        if place.engine == 'sqlite'
+        else dict(good, host='127.0.0.1:1')
+    )
     second = place.worker('one')
     wait_until(lambda: not processes(place, 'sleep\x00' + place.mark))
     place.write(db=good)
@@ -405,7 +438,9 @@ def test_frozen_between_claim_and_start_starts_nothing(place):
             rows = claim(*args)
             late.append(3600)
             place.store = place.new_store()
-            place.store.execute('UPDATE job SET active = 0')  # so that it isn't due again
+            place.store.execute(
+                'UPDATE job SET active = 0'
+            )  # so that it isn't due again
             return rows
 
         worker.store.claim = claim_and_freeze
@@ -470,11 +505,15 @@ def test_late_landing_claims_are_given_back(place):
     os.close(claim.file)
     worker.listen()
     worker.turn()
-    wait_until(lambda: (worker.turn(), place.runs())[1])  # it runs once, by another claim
+    wait_until(
+        lambda: (worker.turn(), place.runs())[1]
+    )  # it runs once, by another claim
     assert os.path.exists(claim.path)  # the open one is kept
-    place.store.execute('UPDATE job SET next_run_utc = {utc}, schedule = ?, '
-                        'run_token = ?, run_no = run_no + 1 WHERE id = ?',
-                        ['0 0 1 1 *', token, job])
+    place.store.execute(
+        'UPDATE job SET next_run_utc = {utc}, schedule = ?, '
+        'run_token = ?, run_no = run_no + 1 WHERE id = ?',
+        ['0 0 1 1 *', token, job],
+    )
     place.store.execute('UPDATE job SET next_run_utc = {utc} WHERE id = ?', [job])
     wait_until(lambda: (worker.turn(), len(place.runs()) == 2)[1])
     assert [run.status for run in place.runs()] == ['Success'] * 2
@@ -482,27 +521,34 @@ def test_late_landing_claims_are_given_back(place):
 
 # Many at once.
 
+
 def appending(place, number):
     return 'echo %d >> %s/runs' % (number, place.folder)
 
 
 def counted(place):
     path = os.path.join(place.folder, 'runs')
-    return collections.Counter(place.read('runs').split() if os.path.exists(path) else ())
+    return collections.Counter(
+        place.read('runs').split() if os.path.exists(path) else ()
+    )
 
 
 @pytest.mark.slow
 def test_three_workers_500_jobs_ten_rounds(place):
-    jobs = [place.add(appending(place, number), frequency=1000)
-            for number in range(500)]
+    jobs = [
+        place.add(appending(place, number), frequency=1000) for number in range(500)
+    ]
     place.write(max_tasks=20)
     for name in ('one', 'two', 'three'):
         place.worker(name)
     for round_ in range(1, 11):
         if round_ > 1:
             place.store.execute('UPDATE job SET next_run_utc = {utc}')
-        wait_until(lambda r=round_: place.sql(
-            'SELECT COUNT(*) FROM run')[0][0] == 500 * r, 60, 'round %d' % round_)
+        wait_until(
+            lambda r=round_: place.sql('SELECT COUNT(*) FROM run')[0][0] == 500 * r,
+            60,
+            'round %d' % round_,
+        )
         counts = counted(place)
         assert len(counts) == 500 and set(counts.values()) == {round_}
     assert {run.status for run in place.runs()} == {'Success'}
@@ -527,8 +573,12 @@ class Proxy(threading.Thread):
 
     def serve(self, client):
         server = socket.create_connection(('127.0.0.1', self.target))
-        with contextlib.suppress(ConnectionError), client, server, (
-                selectors.DefaultSelector()) as selector:
+        with (
+            contextlib.suppress(ConnectionError),
+            client,
+            server,
+            selectors.DefaultSelector() as selector,
+        ):
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
             cutting = False
@@ -542,8 +592,10 @@ class Proxy(threading.Thread):
                     key.data.sendall(data)
 
 
-@pytest.mark.parametrize('statement', [
-    b'UPDATE job SET run_token = ', b'FROM job WHERE run_token =', b'COMMIT'])
+@pytest.mark.parametrize(
+    'statement',
+    [b'UPDATE job SET run_token = ', b'FROM job WHERE run_token =', b'COMMIT'],
+)
 def test_a_lost_answer_loses_and_doubles_nothing(server_place, statement):
     place = server_place
     if place.engine == 'postgresql' and b'FROM' in statement:
@@ -589,8 +641,9 @@ def test_the_crontab_mode_loses_no_tick_to_a_late_start(place):
     worker.store.connect()
     late = random.Random(7)
     for minute in range(40):
-        clock = datetime(2026, 5, 20, 12) + timedelta(minutes=minute,
-                                                      seconds=3 * late.random())
+        clock = datetime(2026, 5, 20, 12) + timedelta(
+            minutes=minute, seconds=3 * late.random()
+        )
         while True:
             place.set_clock(clock, worker.store)
             pause = worker.turn()

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The web page of distributed cron: under any CGI web server, or alone by --serve."""
+
 import argparse
 import os
 import re
@@ -10,7 +11,7 @@ from wsgiref.handlers import CGIHandler, SimpleHandler
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-from web.pages import ROOT, Application  # noqa: E402
+from web.pages import ROOT, Application
 
 
 class Server(ThreadingMixIn, WSGIServer):
@@ -69,8 +70,12 @@ def main():
     if 'GATEWAY_INTERFACE' in os.environ:  # arguments may be those of a query
         return CGIHandler().run(Application(file))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--serve', metavar='[HOST:]PORT', required=True,
-                        help='listen there; HOST is 127.0.0.1 unless given')
+    parser.add_argument(
+        '--serve',
+        metavar='[HOST:]PORT',
+        required=True,
+        help='listen there; HOST is 127.0.0.1 unless given',
+    )
     parser.add_argument('--config', metavar='FILE', default=file)
     args = parser.parse_args()
     return serve(args.serve, args.config)

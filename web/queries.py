@@ -1,4 +1,5 @@
 """What the pages ask the database. Nothing here changes anything."""
+
 import distributed_cron as dc
 
 # dc.state_of in SQL; a test holds both together. Its two marks are UTC times.
@@ -11,8 +12,15 @@ STATE = '''CASE
     WHEN SUBSTR(last_status, 1, 5) = 'ERROR' THEN 'error'
     ELSE 'not due' END'''
 STATES = ('running', 'overdue', 'error', 'lost', 'not due', 'disabled')
-SORTS = ('id', 'state', 'description', 'schedule', 'last_start', 'last_status',
-         'next_run_utc')
+SORTS = (
+    'id',
+    'state',
+    'description',
+    'schedule',
+    'last_start',
+    'last_status',
+    'next_run_utc',
+)
 SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
 RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
 
@@ -26,14 +34,17 @@ def found(now, search):
             search = search.replace(sign, '!' + sign)
         args += ['%%%s%%' % search.lower()] * len(SEARCHED)
     return '(SELECT job.*, %s AS state FROM job WHERE %s) AS found' % (
-        STATE, where if search else '1 = 1'), args
+        STATE,
+        where if search else '1 = 1',
+    ), args
 
 
 def counts(store, now, search=''):
     """How many jobs are in each state."""
     jobs, args = found(now, search)
-    there = dict(store.query(
-        'SELECT state, COUNT(*) FROM %s GROUP BY state' % jobs, *args))
+    there = dict(
+        store.query('SELECT state, COUNT(*) FROM %s GROUP BY state' % jobs, *args)
+    )
     return {state: there.get(state, 0) for state in STATES}
 
 
@@ -41,10 +52,19 @@ def jobs(store, now, search, state, sort, order, first, size):
     """A page of the list, in order; where there is no value comes last."""
     text, args = found(now, search)
     sort = sort or 'id'
-    ids = [row.id for row in store.query(
-        '''SELECT id FROM %s WHERE ? = '' OR state = ? ORDER BY CASE WHEN %s IS NULL
-        THEN 1 ELSE 0 END, %s %s, id LIMIT ? OFFSET ?''' % (
-            text, sort, sort, order or 'ASC'), *args, state, state, size, first)]
+    ids = [
+        row.id
+        for row in store.query(
+            '''SELECT id FROM %s WHERE ? = '' OR state = ? ORDER BY CASE WHEN %s IS NULL
+        THEN 1 ELSE 0 END, %s %s, id LIMIT ? OFFSET ?'''
+            % (text, sort, sort, order or 'ASC'),
+            *args,
+            state,
+            state,
+            size,
+            first,
+        )
+    ]
     rows = {row.id: row for row in jobs_by_id(store, ids)}
     return [rows[id] for id in ids if id in rows]
 
@@ -53,18 +73,23 @@ def jobs_by_id(store, ids):
     """Rows of job, with next_run_utc as the database's local time too."""
     local = store.dialect.pieces['to_local'].replace('?', 'next_run_utc')
     return ids and store.query(
-        'SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)' % (
-            local, dc.marks(ids)), *ids)
+        'SELECT job.*, %s AS next_local FROM job WHERE id IN (%s)'
+        % (local, dc.marks(ids)),
+        *ids,
+    )
 
 
 def strips(store, ids, count=20):
     """The last runs of each of some jobs, oldest first: a few rows by primary key for
     each job, whatever the history holds."""
     last = {id: [] for id in ids}
-    one = ('SELECT * FROM (SELECT %s FROM run WHERE job_id = ? ORDER BY job_id DESC, '
-           'run_no DESC LIMIT %d) AS r%%d' % (RUN, count))
+    one = (
+        'SELECT * FROM (SELECT %s FROM run WHERE job_id = ? ORDER BY job_id DESC, '
+        'run_no DESC LIMIT %d) AS r%%d' % (RUN, count)
+    )
     rows = ids and store.query(
-        ' UNION ALL '.join(one % index for index in range(len(ids))), *ids)
+        ' UNION ALL '.join(one % index for index in range(len(ids))), *ids
+    )
     for row in sorted(rows, key=lambda row: row.run_no):
         last[row.job_id].append(row)
     return last
@@ -72,35 +97,59 @@ def strips(store, ids, count=20):
 
 def ends_of_history(store, id):
     """The lowest and the highest run number that is kept of a job, or None twice."""
-    return store.query('''SELECT (SELECT MIN(run_no) FROM run WHERE job_id = ?),
-        (SELECT MAX(run_no) FROM run WHERE job_id = ?)''', id, id)[0]
+    return store.query(
+        '''SELECT (SELECT MIN(run_no) FROM run WHERE job_id = ?),
+        (SELECT MAX(run_no) FROM run WHERE job_id = ?)''',
+        id,
+        id,
+    )[0]
 
 
 def runs(store, id, lowest, highest):
     """Runs of a job by number, newest first."""
-    return store.query('''SELECT * FROM run WHERE job_id = ? AND run_no BETWEEN ? AND ?
-        ORDER BY run_no DESC''', id, lowest, highest)
+    return store.query(
+        '''SELECT * FROM run WHERE job_id = ? AND run_no BETWEEN ? AND ?
+        ORDER BY run_no DESC''',
+        id,
+        lowest,
+        highest,
+    )
 
 
 def lately(store, since, most):
     """The last runs of all jobs that ended after a local time; and those that go on."""
-    return store.query('SELECT %s FROM run WHERE ended_at >= ? ORDER BY ended_at DESC '
-                       'LIMIT ?' % RUN, dc.text_of(since), most), store.query(
+    return store.query(
+        'SELECT %s FROM run WHERE ended_at >= ? ORDER BY ended_at DESC LIMIT ?' % RUN,
+        dc.text_of(since),
+        most,
+    ), store.query(
         '''SELECT id AS job_id, run_no, last_start AS started_at, {local} AS ended_at,
         last_worker AS worker, 'running' AS status FROM job WHERE run_token IS NOT NULL
-        ORDER BY run_token LIMIT ?''', most)
+        ORDER BY run_token LIMIT ?''',
+        most,
+    )
 
 
 def failures(store, since):
     """How many runs of each job have failed after a local time."""
-    return dict(store.query("""SELECT job_id, COUNT(*) FROM run WHERE ended_at >= ?
-        AND status <> 'Success' GROUP BY job_id""", dc.text_of(since)))
+    return dict(
+        store.query(
+            """SELECT job_id, COUNT(*) FROM run WHERE ended_at >= ?
+        AND status <> 'Success' GROUP BY job_id""",
+            dc.text_of(since),
+        )
+    )
 
 
 def successes(store, ids):
     """When each of some jobs last had a run that succeeded, as local time."""
     one = """SELECT * FROM (SELECT job_id, ended_at FROM run WHERE job_id = ?
         AND status = 'Success' ORDER BY job_id DESC, run_no DESC LIMIT 1) AS r%d"""
-    return dict(row for start in range(0, len(ids), 100) for row in store.query(
-        ' UNION ALL '.join(one % id for id in ids[start:start + 100]),
-        *ids[start:start + 100]))
+    return dict(
+        row
+        for start in range(0, len(ids), 100)
+        for row in store.query(
+            ' UNION ALL '.join(one % id for id in ids[start : start + 100]),
+            *ids[start : start + 100],
+        )
+    )

@@ -1,4 +1,5 @@
 """Templates, in which every value is escaped, and how values are said."""
+
 import html
 import os
 import re
@@ -21,8 +22,9 @@ def escape(value):
     if isinstance(value, Markup):
         return value
     text = '' if value is None else html.escape(str(value))
-    return UNSEEN.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < ' '
-                      else '\ufffd', text)
+    return UNSEEN.sub(
+        lambda found: chr(0x2400 + ord(found[0])) if found[0] < ' ' else '\ufffd', text
+    )
 
 
 @lru_cache(None)
@@ -38,18 +40,27 @@ def compiled(file):
                 source.append(' ' * depth + statement * (statement != 'end'))
                 depth += statement.endswith(':')
             else:
-                source += [' ' * depth + ('write(escape(%s))' if index % 2 else
-                           'write(%r)') % piece
-                           for index, piece in enumerate(re.split('{{(.*?)}}', line))]
+                source += [
+                    ' ' * depth
+                    + ('write(escape(%s))' if index % 2 else 'write(%r)') % piece
+                    for index, piece in enumerate(re.split('{{(.*?)}}', line))
+                ]
     return compile('\n'.join(source), file, 'exec')
 
 
 def render(file, /, **values):
     """A template with its values; in it, part() is another one with the same."""
     written = []
-    exec(compiled(file), dict(
-        HELPERS, **values, write=written.append, escape=escape,
-        part=lambda file, /, **more: render(file, **{**values, **more})))
+    exec(
+        compiled(file),
+        dict(
+            HELPERS,
+            **values,
+            write=written.append,
+            escape=escape,
+            part=lambda file, /, **more: render(file, **{**values, **more}),
+        ),
+    )
     return Markup(''.join(written))
 
 
@@ -78,11 +89,22 @@ def kind_of(status):
 def duration(ms):
     """Milliseconds as people say them."""
     if ms is None or ms < 60000:
-        return 'unknown' if ms is None else '%.1f s' % (ms / 1000) if ms >= 1000 else (
-            '%d ms' % ms)
-    size, part, words = next(unit for unit in (
-        (86400, 3600, '%d d %d h'), (3600, 60, '%d h %d min'), (60, 1, '%d min %d s'))
-        if ms >= 1000 * unit[0])
+        return (
+            'unknown'
+            if ms is None
+            else '%.1f s' % (ms / 1000)
+            if ms >= 1000
+            else ('%d ms' % ms)
+        )
+    size, part, words = next(
+        unit
+        for unit in (
+            (86400, 3600, '%d d %d h'),
+            (3600, 60, '%d h %d min'),
+            (60, 1, '%d min %d s'),
+        )
+        if ms >= 1000 * unit[0]
+    )
     return words % (ms // 1000 // size, ms // 1000 % size // part)
 
 
@@ -91,14 +113,19 @@ def far(seconds):
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's')):
         if abs(seconds) >= 2 * size or size == 1:
             words = '%d %s' % (abs(seconds) // size, unit)
-            return 'in ' + words if seconds > 0 else (
-                'now' if seconds > -60 else words + ' late')
+            return (
+                'in ' + words
+                if seconds > 0
+                else ('now' if seconds > -60 else words + ' late')
+            )
 
 
 def current(yes, word='true'):
     return Markup(' aria-current="%s"' % word) if yes else ''
 
 
-HELPERS = {function.__name__: function for function in (
-    badge, stacked, kind_of, duration, far, current, Markup)}
+HELPERS = {
+    function.__name__: function
+    for function in (badge, stacked, kind_of, duration, far, current, Markup)
+}
 HELPERS['dc'] = dc

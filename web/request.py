@@ -1,4 +1,5 @@
 """One request: what it asks, who asks, and whether that is allowed."""
+
 import hashlib
 import hmac
 import os
@@ -37,16 +38,18 @@ class Request:
         self.user = None if alone else environ.get('REMOTE_USER') or None
         self.host, self.new_cookies = environ.get('HTTP_HOST', ''), []
         self.secure = environ.get('wsgi.url_scheme') == 'https'
-        self.cookies = dict(re.findall('([a-z_]+)=([^;, ]*)',
-                                       environ.get('HTTP_COOKIE', '')))
+        self.cookies = dict(
+            re.findall('([a-z_]+)=([^;, ]*)', environ.get('HTTP_COOKIE', ''))
+        )
 
     @property
     def store(self):
         """A connected store; then there is a time too, that of the database."""
         if self.opened is None:
             store = dc.Store(self.config).connect()
-            self.asked, self.local_now = map(dc.moment, store.query(
-                'SELECT {utc_exact}, {local}')[0])
+            self.asked, self.local_now = map(
+                dc.moment, store.query('SELECT {utc_exact}, {local}')[0]
+            )
             # To the second, as all times in the tables: SQL and Python then agree.
             self.now, self.opened = self.asked.replace(microsecond=0), store
         return self.opened
@@ -72,10 +75,14 @@ class Request:
         if kind != 'application/x-www-form-urlencoded':
             raise Refused(415, 'A form is sent as application/x-www-form-urlencoded.')
         values = fields(self.body(), MOST_BODY, 413)
-        if not hmac.compare_digest(values.get('csrf', '').encode(),
-                                   self.token().encode()):
-            raise Refused(403, 'This form is not valid any more; go back, reload the '
-                               'page and try again.')
+        if not hmac.compare_digest(
+            values.get('csrf', '').encode(), self.token().encode()
+        ):
+            raise Refused(
+                403,
+                'This form is not valid any more; go back, reload the '
+                'page and try again.',
+            )
         return values
 
     def body(self):
@@ -99,8 +106,10 @@ class Request:
     @property
     def on_loopback(self):
         """Whether nobody but this machine's own users can ask."""
-        return is_loopback(self.alone) and not any(name.startswith(
-            ('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA')) for name in self.environ)
+        return is_loopback(self.alone) and not any(
+            name.startswith(('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA'))
+            for name in self.environ
+        )
 
     @property
     def why_not(self):
@@ -128,9 +137,11 @@ class Request:
         with suppress(ValueError):
             parts = urlsplit(address)
             port = {'https': ':443', 'http': None if self.secure else ':80'}.get(
-                parts.scheme)
+                parts.scheme
+            )
             return bool(port and self.host) and parts.netloc.lower().removesuffix(
-                port) == self.host.lower().removesuffix(port)
+                port
+            ) == self.host.lower().removesuffix(port)
         return False
 
     def came_from(self):
@@ -138,7 +149,10 @@ class Request:
         address = self.environ.get('HTTP_REFERER', '')
         match = re.fullmatch(
             r'https?://[^/]*%s(/(job/\d+|run/\d+/\d+|hosts)?(\?[\w%%+=&.~-]+)?)'
-            % re.escape(self.base), address, re.ASCII)
+            % re.escape(self.base),
+            address,
+            re.ASCII,
+        )
         return match[1] if match and self.is_mine(address) else '/'
 
     # Its session: a random cookie, to which forms are bound by a secret of ours.
@@ -149,13 +163,18 @@ class Request:
             self.cookies[COOKIE] = os.urandom(16).hex()
             self.set_cookie(COOKIE, self.cookies[COOKIE])
         text = '%s %s' % (self.cookies[COOKIE], self.user)
-        return hmac.new(secret(self.config), text.encode('utf-8', 'replace'),
-                        hashlib.sha256).hexdigest()
+        return hmac.new(
+            secret(self.config), text.encode('utf-8', 'replace'), hashlib.sha256
+        ).hexdigest()
 
     def set_cookie(self, name, value, more=''):
-        self.new_cookies.append((
-            'Set-Cookie', '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s' % (
-                name, value, self.base or '/', more + '; Secure' * self.secure)))
+        self.new_cookies.append(
+            (
+                'Set-Cookie',
+                '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s'
+                % (name, value, self.base or '/', more + '; Secure' * self.secure),
+            )
+        )
 
 
 def fields(text, most, status):
@@ -164,12 +183,14 @@ def fields(text, most, status):
         raise Refused(status, 'Too long; allowed: %d bytes.' % most)
     try:
         text.encode('ascii')  # all else is sent as %XX
-        lists = parse_qs(text, keep_blank_values=True, errors='strict',
-                         max_num_fields=MOST_FIELDS)
+        lists = parse_qs(
+            text, keep_blank_values=True, errors='strict', max_num_fields=MOST_FIELDS
+        )
         values = {name: value for name, (value,) in lists.items()}
     except ValueError:
-        raise Refused(400, 'Fields that are no UTF-8 text, came twice, or are too '
-                           'many.') from None
+        raise Refused(
+            400, 'Fields that are no UTF-8 text, came twice, or are too many.'
+        ) from None
     if '\0' in ''.join(values.values()):
         raise Refused(400, 'A field with a byte NUL.')
     return values

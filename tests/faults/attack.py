@@ -1,4 +1,5 @@
 """An attack: a cluster at work, faults, and the verdict over what was seen."""
+
 import contextlib
 import glob
 import os
@@ -13,7 +14,15 @@ from collections import Counter
 from datetime import datetime, timezone
 
 from faults import checker
-from faults.cluster import HERE, PRIVILEGES, Cluster, is_refusal, now, wait_until, within
+from faults.cluster import (
+    HERE,
+    PRIVILEGES,
+    Cluster,
+    is_refusal,
+    now,
+    wait_until,
+    within,
+)
 from faults.nemesis import FAULTS
 
 # What a command takes at most, in seconds, if it does not hang: a run starts as long as half of
@@ -34,8 +43,10 @@ class Attack:
         threading.Thread(target=self.watch_machine, daemon=True).start()
         self.lock, self.loading = threading.Lock(), threading.Event()
         self.folder = tempfile.mkdtemp(dir=cluster.folder, prefix='runs-')
-        self.first = self.next = 1 + (cluster.query('SELECT MAX(id) FROM job')[0][0] or 0)
-        self.numbers = iter(range(100 + 100 * len(os.listdir(cluster.folder)), 10 ** 9))
+        self.first = self.next = 1 + (
+            cluster.query('SELECT MAX(id) FROM job')[0][0] or 0
+        )
+        self.numbers = iter(range(100 + 100 * len(os.listdir(cluster.folder)), 10**9))
 
     def fail(self, text):
         self.failures.append(text)
@@ -48,8 +59,7 @@ class Attack:
     def command(self, seconds, code):
         return '%s/command.sh %s %s %d' % (HERE, self.folder, seconds, code)
 
-    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None,
-                minutes=1):
+    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None, minutes=1):
         """One row by a plain INSERT; returns its id. due: when, on the clock of now()."""
         with self.lock:
             job, self.next = self.next, self.next + 1
@@ -59,14 +69,22 @@ class Attack:
         try:
             self.cluster.query(
                 'INSERT INTO job (id, description, command, frequency, max_run_time, '
-                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)', job,
-                kind, self.command(seconds, code), frequency, minutes,
-                '* * * * *' if kind == 'minute' else None, active, due and utc_of(due))
+                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+                job,
+                kind,
+                self.command(seconds, code),
+                frequency,
+                minutes,
+                '* * * * *' if kind == 'minute' else None,
+                active,
+                due and utc_of(due),
+            )
         except Exception as error:
             if not is_refusal(error):  # it was there already: a cut COMMIT had landed
                 raise
         self.jobs[job] = checker.Job(
-            job, kind, [due or begin], limit=limit, code=code, hangs=hangs)
+            job, kind, [due or begin], limit=limit, code=code, hangs=hangs
+        )
         return job
 
     def add_jobs(self, count, kind='once'):
@@ -106,15 +124,18 @@ class Attack:
             subprocess.run(['/bin/sh', '-c', ':'])
             took = now() - begin
             if took > 0.1:
-                self.slow.append(checker.Fault(checker.SLOW, [], begin, now(),
-                                               now() + 5 + 20 * took))
+                self.slow.append(
+                    checker.Fault(checker.SLOW, [], begin, now(), now() + 5 + 20 * took)
+                )
 
     def has_started(self, job):
         return bool(glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
 
     def has_ended(self, job):
-        return any(open(path).read().count('end')
-                   for path in glob.glob('%s/%d.[0-9]*' % (self.folder, job)))
+        return any(
+            open(path).read().count('end')
+            for path in glob.glob('%s/%d.[0-9]*' % (self.folder, job))
+        )
 
     # Hosts and nodes
 
@@ -144,8 +165,18 @@ class Attack:
     def busy_host(self):
         """A host on which something runs."""
         hosts = self.cluster.hosts
-        return wait_until(lambda: next((host for host in self.random.sample(
-            hosts, len(hosts)) if host.runners()), None), 10, 'a run on any host')
+        return wait_until(
+            lambda: next(
+                (
+                    host
+                    for host in self.random.sample(hosts, len(hosts))
+                    if host.runners()
+                ),
+                None,
+            ),
+            10,
+            'a run on any host',
+        )
 
     def look_at_errors(self, host):
         with open(os.path.join(host.folder, 'stderr'), errors='replace') as file:
@@ -186,8 +217,12 @@ class Attack:
             return self.settle()
         with self.loaded() if FAULTS[name].loaded else contextlib.nullcontext():
             time.sleep(1.5)
-            fault = self.fault(name, self.cluster.hosts[-1] if name == 'cut-off'
-                               else FAULTS[name].loaded and self.busy_host())
+            fault = self.fault(
+                name,
+                self.cluster.hosts[-1]
+                if name == 'cut-off'
+                else FAULTS[name].loaded and self.busy_host(),
+            )
             before = self.complaints()
             self.inflict(fault, length)
             # A worker that sleeps learns of it at its next poll.
@@ -198,20 +233,34 @@ class Attack:
 
     def complaints(self):
         """How much the workers have complained."""
-        return sum(os.path.getsize(os.path.join(host.folder, 'stderr'))
-                   for host in self.cluster.hosts)
+        return sum(
+            os.path.getsize(os.path.join(host.folder, 'stderr'))
+            for host in self.cluster.hosts
+        )
 
     def mixed(self, seconds):
         """Faults of hosts, of the database and of the table at random, side by side."""
         end, self.is_mixed = now() + seconds, True
         self.add_jobs(20, 'minute')
         self.add_jobs(10, 'every')
-        names = {of: [name for name, fault in FAULTS.items() if fault.mixed
-                      and fault.of in of and fault.mounts <= PRIVILEGES['own mounts']
-                      and self.cluster.database in fault.databases]
-                 for of in ('host', 'database node', 'table')}
-        threads = [threading.Thread(target=self.nemesis, args=(
-            one, end - 15, random.Random(self.random.random()))) for one in names.values()]
+        names = {
+            of: [
+                name
+                for name, fault in FAULTS.items()
+                if fault.mixed
+                and fault.of in of
+                and fault.mounts <= PRIVILEGES['own mounts']
+                and self.cluster.database in fault.databases
+            ]
+            for of in ('host', 'database node', 'table')
+        }
+        threads = [
+            threading.Thread(
+                target=self.nemesis,
+                args=(one, end - 15, random.Random(self.random.random())),
+            )
+            for one in names.values()
+        ]
         with self.loaded():
             for thread in threads:
                 thread.start()
@@ -225,7 +274,8 @@ class Attack:
             while True:
                 time.sleep(chance.uniform(2, 12) * (1 if len(names) > 2 else 3))
                 fault = FAULTS[chance.choice(names)](
-                    self, chance.choice(self.cluster.hosts), chance)
+                    self, chance.choice(self.cluster.hosts), chance
+                )
                 length = fault.length()
                 if now() + length > end:
                     return
@@ -253,13 +303,17 @@ class Attack:
         return self.cluster.query(
             "SELECT id, run_no, run_token, next_run_utc, last_status, last_worker FROM job "
             "WHERE id >= ? AND (run_token IS NOT NULL OR active = 1 AND "
-            "(next_run_utc IS NULL OR next_run_utc <= %s))" % UTC[
-                self.cluster.servers[0].engine], self.first)
+            "(next_run_utc IS NULL OR next_run_utc <= %s))"
+            % UTC[self.cluster.servers[0].engine],
+            self.first,
+        )
 
     def stop_ticks(self):
         """Disable the jobs that would go on, and work out when they were due."""
-        self.cluster.query("UPDATE job SET active = 0 WHERE description <> 'once' AND "
-                           'id >= ?', self.first)
+        self.cluster.query(
+            "UPDATE job SET active = 0 WHERE description <> 'once' AND id >= ?",
+            self.first,
+        )
         until = now()
         for id, job in self.jobs.items():
             if job.kind == 'minute':
@@ -275,31 +329,53 @@ class Attack:
         self.settled.set()
         runs, records = self.read_runs(), self.read_records()
         names = [host.name for host in self.cluster.hosts]
-        finds, costs = checker.check(self.jobs.values(), runs, records,
-                                     self.faults + self.slow, names, self.end)
+        finds, costs = checker.check(
+            self.jobs.values(), runs, records, self.faults + self.slow, names, self.end
+        )
         for host in self.cluster.hosts:
             self.look_at_errors(host)
             if host.worker.poll() is not None:
-                self.fail('%s: its worker left with %s' % (host.name, host.worker.poll()))
+                self.fail(
+                    '%s: its worker left with %s' % (host.name, host.worker.poll())
+                )
             left = host.processes() - {host.worker.pid}
             if left:
                 self.fail('%s: processes are left: %s' % (host.name, sorted(left)))
-        self.say('%d jobs, %d runs, %d records, %d faults; explained by them: %s' % (
-            len(self.jobs), len(runs), len(records), len(self.faults), ', '.join(
-                '%d %s' % (count, kind) for kind, count in sorted(Counter(
-                    cost.kind for cost in costs).items())) or 'nothing'))
+        self.say(
+            '%d jobs, %d runs, %d records, %d faults; explained by them: %s'
+            % (
+                len(self.jobs),
+                len(runs),
+                len(records),
+                len(self.faults),
+                ', '.join(
+                    '%d %s' % (count, kind)
+                    for kind, count in sorted(
+                        Counter(cost.kind for cost in costs).items()
+                    )
+                )
+                or 'nothing',
+            )
+        )
         if self.slow:
-            self.say('%d times the machine was too busy: some starts may be late' % len(
-                self.slow))
+            self.say(
+                '%d times the machine was too busy: some starts may be late'
+                % len(self.slow)
+            )
         lines = self.failures + ['%s: job %s run %s: %s' % find for find in finds]
         for fault in self.faults:
             if fault.kind == 'failover-that-loses-claims' and not {
-                    'duplicate', 'overlap'} & {cost.kind for cost in costs}:
+                'duplicate',
+                'overlap',
+            } & {cost.kind for cost in costs}:
                 lines.append('no claim was lost by the failover')
         for line in lines:
             self.say(line)
-        self.say('%d finds' % len(lines) if lines else
-                 'nothing lost, no duplicate, no overlap, no run without its record')
+        self.say(
+            '%d finds' % len(lines)
+            if lines
+            else 'nothing lost, no duplicate, no overlap, no run without its record'
+        )
         return lines
 
     def read_runs(self):
@@ -311,20 +387,33 @@ class Attack:
                 lines = [line.split() for line in file.read().splitlines()]
             job, number = map(int, name.split('.')[:2])
             if not lines:  # killed between creation and writing
-                lines = [('start', os.path.getmtime(file.name) - time.time() + now(), 1, '')]
-            run = checker.Run(job, number, lines[0][3], float(lines[0][1]),
-                              busy=lines[0][2] == '0')
+                lines = [
+                    ('start', os.path.getmtime(file.name) - time.time() + now(), 1, '')
+                ]
+            run = checker.Run(
+                job, number, lines[0][3], float(lines[0][1]), busy=lines[0][2] == '0'
+            )
             if len(lines) > 1:
                 run = run._replace(end=float(lines[1][1]), code=int(lines[1][2]))
             runs.append(run)
         return runs
 
     def read_records(self):
-        rows = self.cluster.query('SELECT job_id, run_no, worker, status, started_at FROM '
-                                  'run WHERE job_id >= ?', self.first)
-        return [checker.Record(job, number, worker.rpartition('-')[0], status,
-                               started and seconds_of(started) - wall())
-                for job, number, worker, status, started in rows]
+        rows = self.cluster.query(
+            'SELECT job_id, run_no, worker, status, started_at FROM '
+            'run WHERE job_id >= ?',
+            self.first,
+        )
+        return [
+            checker.Record(
+                job,
+                number,
+                worker.rpartition('-')[0],
+                status,
+                started and seconds_of(started) - wall(),
+            )
+            for job, number, worker, status, started in rows
+        ]
 
 
 def wall():
@@ -334,11 +423,15 @@ def wall():
 
 def utc_of(when):
     return datetime.fromtimestamp(round(when + wall()), timezone.utc).strftime(
-        '%Y-%m-%d %H:%M:%S')
+        '%Y-%m-%d %H:%M:%S'
+    )
 
 
-UTC = {'mysql': 'UTC_TIMESTAMP()', 'sqlite': "datetime('now')",
-       'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')"}
+UTC = {
+    'mysql': 'UTC_TIMESTAMP()',
+    'sqlite': "datetime('now')",
+    'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')",
+}
 
 
 def seconds_of(when):
@@ -365,6 +458,8 @@ def cluster_of(database, at_work=True, **how):
 
 def end_by_signals():
     """A SIGTERM ends the harness as Ctrl-C does: its processes end with it."""
+
     def stop(*_):
         raise KeyboardInterrupt
+
     signal.signal(signal.SIGTERM, stop)

@@ -7,6 +7,7 @@ explain: runs that died with their host, ticks that came late or were made up fo
 
 After Jepsen's analysis of Chronos (https://aphyr.com/posts/326-jepsen-chronos).
 """
+
 import math
 from collections import defaultdict, namedtuple
 
@@ -14,17 +15,25 @@ from collections import defaultdict, namedtuple
 # start, and first at due[0]. until: when it was disabled or deleted. limit: the seconds
 # after its start by which a run is dead for certain. code: its command's exit status.
 # hangs: its command does not end by itself.
-Job = namedtuple('Job', 'id kind due until limit code hangs period',
-                 defaults=(math.inf, 10, 0, False, 60))
+Job = namedtuple(
+    'Job',
+    'id kind due until limit code hangs period',
+    defaults=(math.inf, 10, 0, False, 60),
+)
 # What a command wrote: end and code are None where it never came so far; busy: it found
 # that another run of its job was alive.
-Run = namedtuple('Run', 'job run_no host start end code busy', defaults=(None, None, False))
+Run = namedtuple(
+    'Run', 'job run_no host start end code busy', defaults=(None, None, False)
+)
 Record = namedtuple('Record', 'job run_no host status started')
 # hosts: those that it hits; none: it hits all, as one of the database. end: when it was
 # healed. until: when the last start that it explains has come. kills: it may kill runs.
 # forgets: hosts lose their state folders. withholds: results can't be written there.
-Fault = namedtuple('Fault', 'kind hosts begin end until kills forgets withholds',
-                   defaults=(False, False, False))
+Fault = namedtuple(
+    'Fault',
+    'kind hosts begin end until kills forgets withholds',
+    defaults=(False, False, False),
+)
 Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
@@ -81,8 +90,11 @@ class Judge:
             self.ticks(job, runs, records)
         for run in runs:
             if run.start > job.until + LATE:
-                self.find('unwanted', run, '%.2f s after it was disabled or deleted' % (
-                    run.start - job.until))
+                self.find(
+                    'unwanted',
+                    run,
+                    '%.2f s after it was disabled or deleted' % (run.start - job.until),
+                )
 
     # Two at once.
 
@@ -90,13 +102,21 @@ class Judge:
         for before, run in zip(runs, runs[1:]):
             beside = before.end is not None and run.start < before.end - EARLY
             if run.busy or beside:
-                self.find('overlap', run, 'beside run %s on %s' % (
-                    before.run_no, before.host), self.not_promised(before, run))
+                self.find(
+                    'overlap',
+                    run,
+                    'beside run %s on %s' % (before.run_no, before.host),
+                    self.not_promised(before, run),
+                )
 
     def not_promised(self, before, run):
-        return [fault for fault in self.faults if fault.kind in NOT_PROMISED
-                and fault.begin <= run.start
-                and (not fault.hosts or before.host in fault.hosts)]
+        return [
+            fault
+            for fault in self.faults
+            if fault.kind in NOT_PROMISED
+            and fault.begin <= run.start
+            and (not fault.hosts or before.host in fault.hosts)
+        ]
 
     # Each run has a record that tells the truth, and each record a run.
 
@@ -106,16 +126,28 @@ class Judge:
             by_number[run.run_no].append(run)
         for record in records:
             if record.run_no not in by_number:
-                self.find('phantom', record, 'recorded as %r, and never ran' % record.status,
-                          self.buried(job, record))
+                self.find(
+                    'phantom',
+                    record,
+                    'recorded as %r, and never ran' % record.status,
+                    self.buried(job, record),
+                )
         recorded = {record.run_no: record for record in records}
         for run_no, same in by_number.items():
             for run in same[1:]:
-                self.find('duplicate', run, 'a second run of this number, on %s' % run.host,
-                          self.not_promised(same[0], run))
+                self.find(
+                    'duplicate',
+                    run,
+                    'a second run of this number, on %s' % run.host,
+                    self.not_promised(same[0], run),
+                )
             if run_no not in recorded:
-                self.find('unrecorded', same[0], 'ran on %s' % same[0].host,
-                          job.until < math.inf and self.unknown_to_all(same[0]))
+                self.find(
+                    'unrecorded',
+                    same[0],
+                    'ran on %s' % same[0].host,
+                    job.until < math.inf and self.unknown_to_all(same[0]),
+                )
             elif len(same) == 1:
                 self.tell_truth(job, same[0], recorded[run_no])
 
@@ -126,37 +158,71 @@ class Judge:
         if not is_lost(record):
             return []
         deadline = (record.started or 0) + job.limit - 1
-        return [fault for fault in self.hits(job, record) if fault.forgets
-                or (fault.end + 2 > deadline if 'no word of' in record.status
-                    else fault.kills and fault.begin < deadline)]
+        return [
+            fault
+            for fault in self.hits(job, record)
+            if fault.forgets
+            or (
+                fault.end + 2 > deadline
+                if 'no word of' in record.status
+                else fault.kills and fault.begin < deadline
+            )
+        ]
 
     def tell_truth(self, job, run, record):
         hits, status = self.hits(job, run), record.status
         # What is left of a command is ended when its host is back, or its runner missed.
-        killers = [fault for fault in hits if fault.kills
-                   and (run.end or 0) < fault.end + 1.5]
+        killers = [
+            fault for fault in hits if fault.kills and (run.end or 0) < fault.end + 1.5
+        ]
         killers += self.forgotten(run) if run.end else []
         if run.end is None:
-            causes = {'ERROR: lost': killers, 'ERROR: signal': killers,
-                      'ERROR: timed out': job.hangs or hits, 'ERROR: stopped': hits}
+            causes = {
+                'ERROR: lost': killers,
+                'ERROR: signal': killers,
+                'ERROR: timed out': job.hangs or hits,
+                'ERROR: stopped': hits,
+            }
         else:
-            causes = {'ERROR: exit %d' % run.code if run.code else 'Success': True,
-                      'ERROR: lost': killers, 'ERROR: timed out': hits}
+            causes = {
+                'ERROR: exit %d' % run.code if run.code else 'Success': True,
+                'ERROR: lost': killers,
+                'ERROR: timed out': hits,
+            }
         for begin, cause in causes.items():
             if status.startswith(begin):
                 if cause is not True:
-                    self.find('died', run, '%r, on %s, which saw %.2f to %s' % (
-                        status, run.host, run.start, run.end), cause)
+                    self.find(
+                        'died',
+                        run,
+                        '%r, on %s, which saw %.2f to %s'
+                        % (status, run.host, run.start, run.end),
+                        cause,
+                    )
                 break
         else:
-            self.find('misrecorded', run, '%r, but its command %s' % (
-                status, 'never ended' if run.end is None else 'exited %d' % run.code))
+            self.find(
+                'misrecorded',
+                run,
+                '%r, but its command %s'
+                % (
+                    status,
+                    'never ended' if run.end is None else 'exited %d' % run.code,
+                ),
+            )
         if run.code not in (None, job.code):
-            self.find('misled', run, 'exited %d, not %d: another command' % (
-                run.code, job.code))
+            self.find(
+                'misled',
+                run,
+                'exited %d, not %d: another command' % (run.code, job.code),
+            )
         if record.started and run.start > record.started + job.limit:
-            self.find('stale', run, 'it began %.2f s after its claim, when others took it '
-                      'for lost' % (run.start - record.started))
+            self.find(
+                'stale',
+                run,
+                'it began %.2f s after its claim, when others took it '
+                'for lost' % (run.start - record.started),
+            )
         if run.end and run.end - run.start > job.limit and not hits:
             self.find('overdue', run, 'took %.2f s' % (run.end - run.start))
 
@@ -167,8 +233,12 @@ class Judge:
         for fault in self.faults:
             if not self.is_of_all(fault) and run.host not in fault.hosts:
                 continue
-            if fault.begin >= run.start and (fault.forgets and fault.begin <= told
-                                             or fault.kills and fault.begin <= written):
+            if fault.begin >= run.start and (
+                fault.forgets
+                and fault.begin <= told
+                or fault.kills
+                and fault.begin <= written
+            ):
                 return [fault]
             if fault.begin <= told:
                 told = max(told, fault.until)
@@ -179,8 +249,11 @@ class Judge:
     def unknown_to_all(self, run):
         """Whether only its host's state folder knew of a run, its job having been deleted,
         and that was lost."""
-        return [fault for fault in self.forgotten(run._replace(end=run.end or run.start))
-                if fault.forgets]
+        return [
+            fault
+            for fault in self.forgotten(run._replace(end=run.end or run.start))
+            if fault.forgets
+        ]
 
     def hits(self, job, run):
         """The faults that may have hit a run, or a record of one, from its claim until it
@@ -190,8 +263,11 @@ class Judge:
     def hit(self, fault, job, run):
         start = getattr(run, 'start', None) or getattr(run, 'started', None) or 0
         end = getattr(run, 'end', None) or start + job.limit
-        return fault.begin <= end + 2 and start - 2 <= fault.until and (
-            run.host in fault.hosts or self.is_of_all(fault))
+        return (
+            fault.begin <= end + 2
+            and start - 2 <= fault.until
+            and (run.host in fault.hosts or self.is_of_all(fault))
+        )
 
     def is_of_all(self, fault):
         return self.hosts <= set(fault.hosts or self.hosts)
@@ -201,29 +277,45 @@ class Judge:
     def ticks(self, job, runs, records):
         delayed = False  # a tick that may be made up for by the next one's run
         for due, following in zip(job.due, [*job.due[1:], math.inf]):
-            inside = [run for run in runs if due - EARLY <= run.start < following - EARLY]
+            inside = [
+                run for run in runs if due - EARLY <= run.start < following - EARLY
+            ]
             limit = self.latest(job, due, runs, records)
             for run in inside[1:]:
-                self.find('duplicate', run, 'a second run for the tick at %.2f' % due,
-                          self.not_promised(inside[0], run))
+                self.find(
+                    'duplicate',
+                    run,
+                    'a second run for the tick at %.2f' % due,
+                    self.not_promised(inside[0], run),
+                )
             if inside and inside[0].start > limit:
                 self.late(inside[0], due, limit)
             elif inside and inside[0].start > due + LATE or inside and delayed:
-                self.find('delayed', inside[0], '%.2f s' % (inside[0].start - due), True)
+                self.find(
+                    'delayed', inside[0], '%.2f s' % (inside[0].start - due), True
+                )
             if inside or min(limit, due + LATE) > min(self.end, job.until):
                 delayed = False
             else:
                 why = self.died_unseen(job, due, following, records) or self.still_ran(
-                    due, runs, records)
+                    due, runs, records
+                )
                 delayed = not why and limit >= following
-                self.find('lost', Find('', job.id, None, ''), 'the tick at %.2f' % due,
-                          why or delayed)
+                self.find(
+                    'lost',
+                    Find('', job.id, None, ''),
+                    'the tick at %.2f' % due,
+                    why or delayed,
+                )
 
     def chain(self, job, runs, records):
         """The ticks of a job that counts from its last start."""
         seen = {run.run_no for run in runs}
-        dead = [record.started for record in records if record.run_no not in seen
-                and is_lost(record) and record.started]
+        dead = [
+            record.started
+            for record in records
+            if record.run_no not in seen and is_lost(record) and record.started
+        ]
         due = job.due[0]
         for start in sorted([run.start for run in runs] + dead):
             what = Find('', job.id, None, '')
@@ -244,32 +336,59 @@ class Judge:
         of all hosts, and those of a host that had this job's claim."""
         latest = due + LATE
         numbers = {run.run_no for run in runs}
-        hidden = numbers != set(range(1, 1 + max(numbers, default=1)))  # a claim was lost
+        hidden = numbers != set(
+            range(1, 1 + max(numbers, default=1))
+        )  # a claim was lost
         for fault in self.delays:
-            if fault.begin <= latest and fault.until > due and (
-                    self.is_of_all(fault) or hidden or self.held(job, fault, runs, records)):
+            if (
+                fault.begin <= latest
+                and fault.until > due
+                and (
+                    self.is_of_all(fault)
+                    or hidden
+                    or self.held(job, fault, runs, records)
+                )
+            ):
                 latest = max(latest, fault.until + LATE)
         return latest
 
     def held(self, job, fault, runs, records):
         """Whether one of a fault's hosts had a run of the job when it came."""
-        return any(one.host in fault.hosts and self.hit(fault, job, one)
-                   for one in (*runs, *records))
+        return any(
+            one.host in fault.hosts and self.hit(fault, job, one)
+            for one in (*runs, *records)
+        )
 
     def died_unseen(self, job, due, following, records):
         """Whether a claim for this tick died with its host before its run began."""
         seen = {run.run_no for run in self.runs[job.id]}
-        return [record for record in records if is_lost(record)
-                and record.run_no not in seen and self.buried(job, record)
-                and due - 2 <= (record.started or due) < following]
+        return [
+            record
+            for record in records
+            if is_lost(record)
+            and record.run_no not in seen
+            and self.buried(job, record)
+            and due - 2 <= (record.started or due) < following
+        ]
 
     def still_ran(self, due, runs, records):
         """Whether the last run still ran, or nobody could know that it didn't."""
-        return [run for run in runs if run.start < due and (
-            (run.end or 0) > due - 1 or any(
-                run.host in fault.hosts and fault.begin <= due + 2 and due < fault.until
-                and run.start < fault.until and (run.end or due) > fault.begin - 2
-                for fault in self.faults))]
+        return [
+            run
+            for run in runs
+            if run.start < due
+            and (
+                (run.end or 0) > due - 1
+                or any(
+                    run.host in fault.hosts
+                    and fault.begin <= due + 2
+                    and due < fault.until
+                    and run.start < fault.until
+                    and (run.end or due) > fault.begin - 2
+                    for fault in self.faults
+                )
+            )
+        ]
 
 
 def begin_of(fault):

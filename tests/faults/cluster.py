@@ -1,5 +1,6 @@
 """Real servers and real workers, each worker as a host of its own: with a name, a state
 folder, a log folder, a way to the database and processes that nobody else has."""
+
 import contextlib
 import ctypes
 import glob
@@ -50,10 +51,12 @@ def own_mounts():
     """Have what this process mounts, and its network namespaces, end with it; if it may."""
     if IS_ROOT and not ctypes.CDLL(None).unshare(0x00020000):  # CLONE_NEWNS
         PRIVILEGES['own mounts'] = not subprocess.run(
-            ['mount', '--make-rprivate', '/']).returncode
+            ['mount', '--make-rprivate', '/']
+        ).returncode
 
 
 # ----------------------------------------------------------------------- databases
+
 
 class MariaDB:
     """A server on a folder, which may be killed, and started again."""
@@ -64,39 +67,69 @@ class MariaDB:
         self.folder, self.port, self.process = folder, port, None
         self.socket = os.path.join(folder, 's')
         os.makedirs(os.path.join(folder, 'tmp'))
-        basic = ['--no-defaults', '--datadir=' + os.path.join(folder, 'data'),
-                 '--tmpdir=' + os.path.join(folder, 'tmp'), *['--user=mysql'] * IS_ROOT]
-        if IS_ROOT:  # rsync, by which a node gets its data, is nobody where that is root
+        basic = [
+            '--no-defaults',
+            '--datadir=' + os.path.join(folder, 'data'),
+            '--tmpdir=' + os.path.join(folder, 'tmp'),
+            *['--user=mysql'] * IS_ROOT,
+        ]
+        if (
+            IS_ROOT
+        ):  # rsync, by which a node gets its data, is nobody where that is root
             subprocess.run(['chown', '-R', 'mysql:', folder], check=True)
         if data:
             subprocess.run(['cp', '-a', data, folder], check=True)
         else:
-            subprocess.run(['mariadb-install-db', *basic, '--skip-test-db',
-                            '--auth-root-authentication-method=normal'],
-                           check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [
+                    'mariadb-install-db',
+                    *basic,
+                    '--skip-test-db',
+                    '--auth-root-authentication-method=normal',
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         self.command = [
-            'mariadbd', *basic, '--socket=' + self.socket, '--port=%d' % port,
-            '--bind-address=127.0.0.1', '--innodb-buffer-pool-size=64M',
-            '--max-connections=300', '--pid-file=' + os.path.join(folder, 'pid'),
-            '--log-bin-trust-function-creators=1', *options]
+            'mariadbd',
+            *basic,
+            '--socket=' + self.socket,
+            '--port=%d' % port,
+            '--bind-address=127.0.0.1',
+            '--innodb-buffer-pool-size=64M',
+            '--max-connections=300',
+            '--pid-file=' + os.path.join(folder, 'pid'),
+            '--log-bin-trust-function-creators=1',
+            *options,
+        ]
 
     def start(self, *more, wait=60):
         with open(os.path.join(self.folder, 'log'), 'ab') as log:
-            self.process = subprocess.Popen([*self.command, *more], stdout=log, stderr=log,
-                                            start_new_session=True)
+            self.process = subprocess.Popen(
+                [*self.command, *more], stdout=log, stderr=log, start_new_session=True
+            )
         wait_until(self.is_up, wait, 'MariaDB in ' + self.folder)
         return self
 
     def make_account(self):
         with contextlib.closing(self.connect()) as connection:
-            for text in ("CREATE USER dc IDENTIFIED BY 'secret'", 'CREATE DATABASE dc',
-                         'GRANT ALL ON dc.* TO dc'):  # not more, or read_only is nothing
+            for text in (
+                "CREATE USER dc IDENTIFIED BY 'secret'",
+                'CREATE DATABASE dc',
+                'GRANT ALL ON dc.* TO dc',
+            ):  # not more, or read_only is nothing
                 connection.cursor().execute(text)
         return self
 
     def connect(self, database=None):
-        return pymysql.connect(unix_socket=self.socket, user='root', autocommit=True,
-                               database=database, connect_timeout=3, read_timeout=5)
+        return pymysql.connect(
+            unix_socket=self.socket,
+            user='root',
+            autocommit=True,
+            database=database,
+            connect_timeout=3,
+            read_timeout=5,
+        )
 
     def is_up(self):
         if self.process.poll() is not None:
@@ -143,17 +176,28 @@ class Galera(MariaDB):
     """One node of a cluster on loopback."""
 
     def __init__(self, folder, ports, number, data=None):
-        group = ports[3 * number:3 * number + 3]
+        group = ports[3 * number : 3 * number + 3]
         address = 'gcomm://' + ','.join('127.0.0.1:%d' % port for port in ports[1::3])
-        super().__init__(folder, group[0], data=data, options=[
-            '--wsrep-on=ON', '--wsrep-provider=/usr/lib/galera/libgalera_smm.so',
-            '--wsrep-cluster-address=' + address, '--wsrep-node-name=n%d' % number,
-            '--wsrep-node-address=127.0.0.1:%d' % group[1],
-            '--wsrep-sst-receive-address=127.0.0.1:%d' % group[2],
-            '--wsrep-provider-options=base_port=%d;gcache.size=32M' % group[1],
-            # The options in one string, as isolate() sets them: not by the newer plugin.
-            '--loose-plugin-wsrep-provider=OFF', '--wsrep-sst-method=rsync',
-            '--binlog-format=ROW', '--log-bin', '--innodb-autoinc-lock-mode=2'])
+        super().__init__(
+            folder,
+            group[0],
+            data=data,
+            options=[
+                '--wsrep-on=ON',
+                '--wsrep-provider=/usr/lib/galera/libgalera_smm.so',
+                '--wsrep-cluster-address=' + address,
+                '--wsrep-node-name=n%d' % number,
+                '--wsrep-node-address=127.0.0.1:%d' % group[1],
+                '--wsrep-sst-receive-address=127.0.0.1:%d' % group[2],
+                '--wsrep-provider-options=base_port=%d;gcache.size=32M' % group[1],
+                # The options in one string, as isolate() sets them: not by the newer plugin.
+                '--loose-plugin-wsrep-provider=OFF',
+                '--wsrep-sst-method=rsync',
+                '--binlog-format=ROW',
+                '--log-bin',
+                '--innodb-autoinc-lock-mode=2',
+            ],
+        )
 
     def is_ready(self):
         with contextlib.suppress(pymysql.err.Error):
@@ -180,17 +224,47 @@ class PostgreSQL:
         self.user = {'user': 'postgres', 'group': 'postgres'} if IS_ROOT else {}
         if IS_ROOT:
             shutil.chown(folder, 'postgres')
-        subprocess.run([self.binaries + '/initdb', '-D', folder + '/data', '-U', 'postgres',
-                        '-A', 'trust', '-E', 'UTF8', '--no-instructions'], check=True,
-                       cwd=folder, stdout=subprocess.DEVNULL, **self.user)
+        subprocess.run(
+            [
+                self.binaries + '/initdb',
+                '-D',
+                folder + '/data',
+                '-U',
+                'postgres',
+                '-A',
+                'trust',
+                '-E',
+                'UTF8',
+                '--no-instructions',
+            ],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            **self.user,
+        )
 
     def start(self, *_, wait=60):
         with open(os.path.join(self.folder, 'log'), 'ab') as log:
             self.process = subprocess.Popen(
-                [self.binaries + '/postgres', '-D', self.folder + '/data', '-p',
-                 str(self.port), '-k', self.folder, '-c', 'listen_addresses=127.0.0.1',
-                 '-c', 'max_connections=60'], stdout=log, stderr=log, cwd=self.folder,
-                start_new_session=True, **self.user)
+                [
+                    self.binaries + '/postgres',
+                    '-D',
+                    self.folder + '/data',
+                    '-p',
+                    str(self.port),
+                    '-k',
+                    self.folder,
+                    '-c',
+                    'listen_addresses=127.0.0.1',
+                    '-c',
+                    'max_connections=60',
+                ],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                **self.user,
+            )
         wait_until(self.is_up, wait, 'PostgreSQL in ' + self.folder)
         return self
 
@@ -201,8 +275,14 @@ class PostgreSQL:
         return self
 
     def connect(self, database='postgres'):
-        return psycopg.connect(host=self.folder, port=self.port, user='postgres',
-                               dbname=database, autocommit=True, connect_timeout=3)
+        return psycopg.connect(
+            host=self.folder,
+            port=self.port,
+            user='postgres',
+            dbname=database,
+            autocommit=True,
+            connect_timeout=3,
+        )
 
     def is_up(self):
         if self.process.poll() is not None:  # after kill -9 its children may hold on
@@ -214,8 +294,10 @@ class PostgreSQL:
 
     def set_read_only(self, value):
         with self.connect() as connection:
-            connection.execute('ALTER SYSTEM SET default_transaction_read_only = %s' % (
-                'on' if value else 'off'))
+            connection.execute(
+                'ALTER SYSTEM SET default_transaction_read_only = %s'
+                % ('on' if value else 'off')
+            )
             connection.execute('SELECT pg_reload_conf()')
 
     def limit_connections(self, value):
@@ -248,6 +330,7 @@ class SQLite:
 
 # --------------------------------------------------------------------------- hosts
 
+
 class Host:
     """A worker, its runners and their commands, as a machine of its own."""
 
@@ -256,16 +339,21 @@ class Host:
         self.disks = disks and PRIVILEGES['own mounts']
         self.label = 'host%d' % number  # its own also where another has its name
         self.folder = os.path.join(cluster.folder, self.label)
-        self.log, self.state = (os.path.join(self.folder, part) for part in ('log', 'state'))
+        self.log, self.state = (
+            os.path.join(self.folder, part) for part in ('log', 'state')
+        )
         for folder, size in ((self.log, '16M'), (self.state, '2M')):
             os.makedirs(folder)
             if self.disks:  # of its own, so that they can be full
-                subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs',
-                                folder], check=True)
+                subprocess.run(
+                    ['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', folder],
+                    check=True,
+                )
         self.network = Network(number) if network else None
         address = self.network.address if network else '127.0.0.1'
-        self.proxies = [Proxy(server.port, address) for server in cluster.servers
-                        if server.port]
+        self.proxies = [
+            Proxy(server.port, address) for server in cluster.servers if server.port
+        ]
         self.mark = 'FAULTS_HOST=' + self.folder
         self.worker, self.more = None, {}  # more: environment for the next start
         self.file = os.path.join(self.folder, 'dc.yml')
@@ -273,32 +361,59 @@ class Host:
 
     def configure(self, address):
         if self.proxies:
-            db = {'engine': self.cluster.servers[0].engine, 'database': 'dc',
-                  'username': 'dc', 'password': 'secret',
-                  'host': ['%s:%d' % (address, proxy.port) for proxy in self.proxies]}
+            db = {
+                'engine': self.cluster.servers[0].engine,
+                'database': 'dc',
+                'username': 'dc',
+                'password': 'secret',
+                'host': ['%s:%d' % (address, proxy.port) for proxy in self.proxies],
+            }
         else:
             db = {'engine': 'sqlite', 'path': self.cluster.servers[0].path}
         with open(self.file, 'w') as file:
-            yaml.safe_dump({
-                'db': db, 'log': {'location': self.log}, 'state': {'location': self.state},
-                'max_tasks': 40, 'poll_seconds': 0.5, 'history': {'runs': 100000},
-                'kill_grace': self.cluster.grace}, file)
+            yaml.safe_dump(
+                {
+                    'db': db,
+                    'log': {'location': self.log},
+                    'state': {'location': self.state},
+                    'max_tasks': 40,
+                    'poll_seconds': 0.5,
+                    'history': {'runs': 100000},
+                    'kill_grace': self.cluster.grace,
+                },
+                file,
+            )
 
     def command(self, *arguments):
-        return [sys.executable, os.path.join(HERE, 'worker.py'), str(self.cluster.minute),
-                str(self.cluster.margin), '--config', self.file, '--name', self.name,
-                *arguments]
+        return [
+            sys.executable,
+            os.path.join(HERE, 'worker.py'),
+            str(self.cluster.minute),
+            str(self.cluster.margin),
+            '--config',
+            self.file,
+            '--name',
+            self.name,
+            *arguments,
+        ]
 
     def environment(self):
         return dict(os.environ, FAULTS_HOST=self.folder, TZ='UTC', **self.more)
 
     def start(self, *arguments):
-        inside = ['nsenter', '--net=/run/netns/' + self.network.name] if (
-            self.network) else []
+        inside = (
+            ['nsenter', '--net=/run/netns/' + self.network.name]
+            if (self.network)
+            else []
+        )
         with open(os.path.join(self.folder, 'stderr'), 'ab') as errors:
             self.worker = subprocess.Popen(
-                [*inside, *self.command(*(arguments or ['run', '--forever']))], stderr=errors,
-                stdin=subprocess.DEVNULL, env=self.environment(), start_new_session=True)
+                [*inside, *self.command(*(arguments or ['run', '--forever']))],
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env=self.environment(),
+                start_new_session=True,
+            )
         return self
 
     def start_again(self):
@@ -314,14 +429,22 @@ class Host:
 
     def run(self, *arguments):
         """A command of the program, to its end."""
-        return subprocess.run(self.command(*arguments), env=self.environment(), timeout=60,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment(),
+            timeout=60,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def processes(self):
         """All that carry the host's mark: worker, runners, commands and theirs."""
         found, mark = set(), self.mark.encode()
         for name in filter(str.isdigit, os.listdir('/proc')):
-            with contextlib.suppress(OSError), open('/proc/%s/environ' % name, 'rb') as file:
+            with (
+                contextlib.suppress(OSError),
+                open('/proc/%s/environ' % name, 'rb') as file,
+            ):
                 if mark in file.read().split(b'\0'):
                     found.add(int(name))
         return found
@@ -330,7 +453,10 @@ class Host:
         """Those that have the worker's command line, but the worker."""
         found = []
         for process in self.processes() - {self.worker.pid}:
-            with contextlib.suppress(OSError), open('/proc/%d/cmdline' % process) as file:
+            with (
+                contextlib.suppress(OSError),
+                open('/proc/%d/cmdline' % process) as file,
+            ):
                 if 'worker.py\0' in file.read():
                     found.append(process)
         return found
@@ -358,8 +484,10 @@ class Host:
     def fill(self, folder):
         """Have a folder's disk full."""
         for size in 65536, 512:
-            with contextlib.suppress(OSError), open(os.path.join(folder, 'filler'), 'ab',
-                                                    buffering=0) as file:
+            with (
+                contextlib.suppress(OSError),
+                open(os.path.join(folder, 'filler'), 'ab', buffering=0) as file,
+            ):
                 while file.write(b'\0' * size):
                     pass
 
@@ -386,8 +514,18 @@ class Network:
         with contextlib.suppress(FileNotFoundError):
             os.unlink('/run/netns/' + self.name)
         ip('netns', 'add', self.name)
-        ip('link', 'add', self.outer, 'type', 'veth', 'peer', 'name', self.inner, 'netns',
-           self.name)
+        ip(
+            'link',
+            'add',
+            self.outer,
+            'type',
+            'veth',
+            'peer',
+            'name',
+            self.inner,
+            'netns',
+            self.name,
+        )
         ip('addr', 'add', self.address + '/24', 'dev', self.outer)
         ip('link', 'set', self.outer, 'up')
         ip('-n', self.name, 'addr', 'add', net + '.2/24', 'dev', self.inner)
@@ -412,10 +550,13 @@ def send(process, number):
 
 # ------------------------------------------------------------------------- cluster
 
+
 class Cluster:
     """The servers of a database and the hosts that share it."""
 
-    def __init__(self, database, folder, hosts=3, times=(4, 4, 1), seed=0, network=False):
+    def __init__(
+        self, database, folder, hosts=3, times=(4, 4, 1), seed=0, network=False
+    ):
         self.database, self.folder = database, folder
         self.minute, self.margin, self.grace = times
         self.random = random.Random(seed)
@@ -428,8 +569,15 @@ class Cluster:
             count = 1 if database == 'sqlite' else hosts
             self.hosts = []
             for number in range(count):
-                self.hosts.append(Host(self, number, network=(
-                    network and PRIVILEGES['own mounts'] and number == count - 1)))
+                self.hosts.append(
+                    Host(
+                        self,
+                        number,
+                        network=(
+                            network and PRIVILEGES['own mounts'] and number == count - 1
+                        ),
+                    )
+                )
             done = self.hosts[0].run('init')
             if done.returncode:
                 raise RuntimeError(done.stderr.decode())
@@ -451,7 +599,9 @@ class Cluster:
         return [MariaDB(self.place('mariadb'), self.ports[0]).start().make_account()]
 
     def postgresql(self):
-        return [PostgreSQL(self.place('postgresql'), self.ports[0]).start().make_account()]
+        return [
+            PostgreSQL(self.place('postgresql'), self.ports[0]).start().make_account()
+        ]
 
     def sqlite(self):
         return [SQLite(self.place('sqlite'))]
@@ -459,8 +609,10 @@ class Cluster:
     def galera(self):
         first = Galera(self.place('n0'), self.ports, 0)
         data = os.path.join(first.folder, 'data')
-        nodes = [first] + [Galera(self.place('n%d' % number), self.ports, number, data)
-                           for number in (1, 2)]
+        nodes = [first] + [
+            Galera(self.place('n%d' % number), self.ports, number, data)
+            for number in (1, 2)
+        ]
         self.servers = nodes
         first.start('--wsrep-new-cluster').make_account()
         for node in nodes[1:]:
@@ -470,27 +622,41 @@ class Cluster:
     def replica(self):
         """A primary and its asynchronous replica, which is read-only."""
         options = ['--log-bin', '--binlog-format=ROW', '--read-only=0']
-        self.servers = [MariaDB(self.place('n%d' % number), self.ports[number], [
-            *options, '--server-id=%d' % (number + 1)]) for number in (0, 1)]
+        self.servers = [
+            MariaDB(
+                self.place('n%d' % number),
+                self.ports[number],
+                [*options, '--server-id=%d' % (number + 1)],
+            )
+            for number in (0, 1)
+        ]
         primary, replica = self.servers
         primary.start()
         replica.start().settings(
             "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = %d, MASTER_USER = "
             "'copy', MASTER_PASSWORD = 'secret', MASTER_USE_GTID = slave_pos, "
-            'MASTER_CONNECT_RETRY = 1' % primary.port, 'SET GLOBAL read_only = 1')
-        primary.settings("CREATE USER copy IDENTIFIED BY 'secret'",
-                         'GRANT REPLICATION SLAVE ON *.* TO copy')
+            'MASTER_CONNECT_RETRY = 1' % primary.port,
+            'SET GLOBAL read_only = 1',
+        )
+        primary.settings(
+            "CREATE USER copy IDENTIFIED BY 'secret'",
+            'GRANT REPLICATION SLAVE ON *.* TO copy',
+        )
         replica.settings('START SLAVE')
         primary.make_account()
         return self.servers
 
     def wait_for_replica(self):
         """Until the replica has what the primary has now."""
+
         def sequence(server, name):
             return int((server.value(name) or '0').rpartition('-')[2])
+
         primary, replica = self.servers
         wanted = sequence(primary, 'gtid_binlog_pos')
-        wait_until(lambda: sequence(replica, 'gtid_slave_pos') >= wanted, 60, 'the replica')
+        wait_until(
+            lambda: sequence(replica, 'gtid_slave_pos') >= wanted, 60, 'the replica'
+        )
 
     def promote(self):
         """What an administrator does when the primary is gone."""
@@ -541,12 +707,15 @@ def execute(server, text, values):
 
 def is_refusal(error):
     """Whether a database refuses a row for what is in it, such as for a key it has."""
-    return isinstance(error, (pymysql.err.IntegrityError, psycopg.IntegrityError,
-                              sqlite3.IntegrityError))
+    return isinstance(
+        error,
+        (pymysql.err.IntegrityError, psycopg.IntegrityError, sqlite3.IntegrityError),
+    )
 
 
 def free_port():
     import socket
+
     for _ in range(1000):  # below those that the system gives to clients
         port = random.SystemRandom().randrange(10000, 32000)
         with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):

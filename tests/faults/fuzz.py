@@ -7,6 +7,7 @@ TARGET: expression, config, crontab or connect_string. Exit status 0: nothing fo
 the text that was found, and what became of it, is printed. A text that takes more than
 5 seconds counts as a hang.
 """
+
 import argparse
 import io
 import os
@@ -26,8 +27,13 @@ with atheris.instrument_imports(include=['distributed_cron']):
 
 HANG = 5  # seconds
 CRONTABS = os.path.join(ROOT, 'tests', 'crontabs')
-BERLIN = dc.Zone(lambda when: when.replace(tzinfo=ZoneInfo('UTC')).astimezone(
-    ZoneInfo('Europe/Berlin')).replace(tzinfo=None))
+BERLIN = dc.Zone(
+    lambda when: (
+        when.replace(tzinfo=ZoneInfo('UTC'))
+        .astimezone(ZoneInfo('Europe/Berlin'))
+        .replace(tzinfo=None)
+    )
+)
 
 
 def expression(text, folder):
@@ -58,17 +64,26 @@ def connect_string(text, folder):
 def crontab(text, folder):
     """Import of a crontab into a database, and again: then nothing is added."""
     path = os.path.join(folder, 'crontab')
-    with open(path, 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
+    with open(
+        path, 'w', encoding='utf-8', errors='surrogateescape', newline=''
+    ) as file:
         file.write(text)
-    place = dc.Config({'db': {'path': 'fuzzed.db'}}, os.path.join(folder, 'x.yml'), 'here')
+    place = dc.Config(
+        {'db': {'path': 'fuzzed.db'}}, os.path.join(folder, 'x.yml'), 'here'
+    )
     args, said = argparse.Namespace(file=path, system=False, max_run_time=None), []
     for _ in range(2):
-        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        with (
+            redirect_stdout(io.StringIO()) as out,
+            redirect_stderr(io.StringIO()) as err,
+        ):
             if not os.path.exists(place.db_path):
-                dc.init(args, place)
-            dc.import_crontab(args, place)
+                dc.cmd_init(args, place)
+            dc.cmd_import(args, place)
         assert len(err.getvalue().splitlines()) == int(out.getvalue().split()[-3]), (
-            out.getvalue(), err.getvalue())
+            out.getvalue(),
+            err.getvalue(),
+        )
         said.append([int(word) for word in out.getvalue().split() if word.isdigit()])
     first, again = said  # what was refused may now be there: it is known by its command
     assert again[0] == 0 and sum(first) == sum(again), said
@@ -77,29 +92,51 @@ def crontab(text, folder):
     store.close()
 
 
-TARGETS = {function.__name__: function
-           for function in (expression, config, crontab, connect_string)}
+TARGETS = {
+    function.__name__: function
+    for function in (expression, config, crontab, connect_string)
+}
 EXAMPLES = {
-    'expression': ['* * * * *', '*/5 0-6/2 1,15 jan-DEC mon-fri', '0 0 L,LW,15W * *',
-                   '30 2 * * 5L,5#2', '@daily', '0 0 31 2 *', '@reboot'],
-    'config': [open(os.path.join(ROOT, 'distributed_cron.yml')).read().replace(
-        '# ', ''), 'db:\n\tengine: mysql\n\thost: [a, "b:1", "[::1]:2"]\n',
-        'max_tasks: cpu_half\nlog: {location: /tmp, max_bytes: 1000}\n'],
-    'crontab': [open(os.path.join(CRONTABS, name), encoding='utf-8').read()
-                for name in sorted(os.listdir(CRONTABS)) if name != 'README'] + [
+    'expression': [
+        '* * * * *',
+        '*/5 0-6/2 1,15 jan-DEC mon-fri',
+        '0 0 L,LW,15W * *',
+        '30 2 * * 5L,5#2',
+        '@daily',
+        '0 0 31 2 *',
+        '@reboot',
+    ],
+    'config': [
+        open(os.path.join(ROOT, 'distributed_cron.yml')).read().replace('# ', ''),
+        'db:\n\tengine: mysql\n\thost: [a, "b:1", "[::1]:2"]\n',
+        'max_tasks: cpu_half\nlog: {location: /tmp, max_bytes: 1000}\n',
+    ],
+    'crontab': [
+        open(os.path.join(CRONTABS, name), encoding='utf-8').read()
+        for name in sorted(os.listdir(CRONTABS))
+        if name != 'README'
+    ]
+    + [
         '#: {"description": "x", "active": 0, "start_anchor": "23:00", "stop_anchor": null, '
         '"max_run_time": 5, "schedule": null, "frequency": 7}\n#*/7 * * * * true\n',
         '#: {"frequency": 1e400, "active": NaN}\n* * * * * x\n',
-        '#: {"description": ["\\ud800"], "id": 99999999999999999999}\n@daily y\n'],
-    'connect_string': ['dbi:mysql:database=d;host=h;port=1;mysql_read_timeout=2',
-                       'dbi:Pg:dbname=d', 'dbi:SQLite:database=/tmp/x.db']}
-WORDS = {'expression': '* / - , # L LW W jan dec sun sat @daily @reboot 0 59 23 31 12 7',
-         'config': 'db: engine: host: path: tls: log: location: max_tasks: state: '
-                   'password: sqlite mysql yes no history: days: !! & * [ { 1e9 .inf .nan',
-         'crontab': '* % \\% @daily #: SHELL= MAILTO= CRON_TZ= " \' {" root 0 null "id": [] '
-                    '"frequency": "schedule": "max_run_time": "start_anchor": 1e9',
-         'connect_string': 'dbi: mysql: pg: sqlite: database= host= port= ; mysql_socket= '
-                           'mysql_read_timeout= [::1]: / 65536'}
+        '#: {"description": ["\\ud800"], "id": 99999999999999999999}\n@daily y\n',
+    ],
+    'connect_string': [
+        'dbi:mysql:database=d;host=h;port=1;mysql_read_timeout=2',
+        'dbi:Pg:dbname=d',
+        'dbi:SQLite:database=/tmp/x.db',
+    ],
+}
+WORDS = {
+    'expression': '* / - , # L LW W jan dec sun sat @daily @reboot 0 59 23 31 12 7',
+    'config': 'db: engine: host: path: tls: log: location: max_tasks: state: '
+    'password: sqlite mysql yes no history: days: !! & * [ { 1e9 .inf .nan',
+    'crontab': '* % \\% @daily #: SHELL= MAILTO= CRON_TZ= " \' {" root 0 null "id": [] '
+    '"frequency": "schedule": "max_run_time": "start_anchor": 1e9',
+    'connect_string': 'dbi: mysql: pg: sqlite: database= host= port= ; mysql_socket= '
+    'mysql_read_timeout= [::1]: / 65536',
+}
 
 
 def check(target, text, folder):
@@ -120,16 +157,24 @@ def prepare(target, folder):
     with open(os.path.join(folder, 'words'), 'w') as file:
         for word in WORDS[target].split():
             file.write('"%s"\n' % word.replace('\\', r'\\').replace('"', r'\"'))
-    return [os.path.join(folder, 'corpus'), '-dict=%s/words' % folder, '-max_len=2000',
-            '-timeout=%d' % HANG, '-artifact_prefix=%s/' % folder, '-verbosity=0',
-            '-print_final_stats=1']
+    return [
+        os.path.join(folder, 'corpus'),
+        '-dict=%s/words' % folder,
+        '-max_len=2000',
+        '-timeout=%d' % HANG,
+        '-artifact_prefix=%s/' % folder,
+        '-verbosity=0',
+        '-print_final_stats=1',
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('target', choices=sorted(TARGETS))
     parser.add_argument('--seconds', type=int, default=60)
-    parser.add_argument('--seed', type=int, default=int.from_bytes(os.urandom(3), 'big'))
+    parser.add_argument(
+        '--seed', type=int, default=int.from_bytes(os.urandom(3), 'big')
+    )
     args = parser.parse_args()
     folder = tempfile.mkdtemp(prefix='dc-fuzz-')
     print('%s: %d s, seed %d' % (args.target, args.seconds, args.seed), flush=True)
@@ -142,8 +187,11 @@ def main():
             print('found by %s: %r' % (args.target, text), flush=True)
             raise
 
-    options = [*prepare(args.target, folder), '-max_total_time=%d' % args.seconds,
-               '-seed=%d' % (args.seed or 1)]
+    options = [
+        *prepare(args.target, folder),
+        '-max_total_time=%d' % args.seconds,
+        '-seed=%d' % (args.seed or 1),
+    ]
     child = os.fork()  # since libFuzzer ends its process itself
     if not child:
         atheris.Setup([sys.argv[0], *options], one)

@@ -5,6 +5,7 @@
 which what it delayed has been made up for. `kills`: runs may die of it. `bites`: workers
 complain of it.
 """
+
 import contextlib
 import os
 import shutil
@@ -35,7 +36,9 @@ class Fault:
     def __init__(self, attack, host, random):
         self.attack, self.host, self.random = attack, host, random
         self.cluster = attack.cluster
-        self.cost = BACK if self.of in ('database', 'node') else self.cluster.deadline + 3
+        self.cost = (
+            BACK if self.of in ('database', 'node') else self.cluster.deadline + 3
+        )
 
     @property
     def kind(self):
@@ -54,8 +57,16 @@ class Fault:
     def end(self):
         """Heal it; returns it as the checker knows it."""
         self.heal()
-        return checker.Fault(self.kind, self.hosts, self.begin, now(), now() + self.cost,
-                             self.kills, self.forgets, self.withholds)
+        return checker.Fault(
+            self.kind,
+            self.hosts,
+            self.begin,
+            now(),
+            now() + self.cost,
+            self.kills,
+            self.forgets,
+            self.withholds,
+        )
 
     def length(self):
         return self.random.uniform(*self.seconds)
@@ -80,6 +91,7 @@ class Fault:
 
 
 # Hosts, and what is of them.
+
 
 class KillWorker(Fault):
     def start(self):
@@ -162,8 +174,12 @@ class StopInClaim(StopWorker):
     def start(self):
         self.hit = None
         for proxy in self.host.proxies:
-            proxy.watch(CLAIM if self.cluster.database == 'postgresql' and
-                        self.statement == COLLECT else self.statement, self.strike)
+            proxy.watch(
+                CLAIM
+                if self.cluster.database == 'postgresql' and self.statement == COLLECT
+                else self.statement,
+                self.strike,
+            )
         if not within(lambda: self.hit, 20):
             self.miss('no such statement')
             self.strike()
@@ -251,7 +267,9 @@ class StateReadOnly(Fault):
     seconds, bites, mounts, withholds = (3, 5), True, True, True
 
     def start(self):
-        subprocess.run(['mount', '--bind', '-o', 'ro', *[self.host.state] * 2], check=True)
+        subprocess.run(
+            ['mount', '--bind', '-o', 'ro', *[self.host.state] * 2], check=True
+        )
 
     def heal(self):
         subprocess.run(['umount', '--lazy', self.host.state], check=True)
@@ -264,8 +282,13 @@ class WrongClock(KillWorker):
     seconds, databases = (5, 8), (*DATABASES, 'galera')
 
     def start(self):
-        self.restart({'LD_PRELOAD': FAKETIME, 'FAKETIME_DONT_FAKE_MONOTONIC': '1',
-                      'FAKETIME': '%+dh' % self.random.choice([-30, -5, 3, 26])})
+        self.restart(
+            {
+                'LD_PRELOAD': FAKETIME,
+                'FAKETIME_DONT_FAKE_MONOTONIC': '1',
+                'FAKETIME': '%+dh' % self.random.choice([-30, -5, 3, 26]),
+            }
+        )
 
     def heal(self):
         self.restart({})
@@ -297,8 +320,9 @@ class FiftyWorkers(Fault):
     of, databases, mixed = 'table', (*DATABASES, 'galera'), False
 
     def start(self):
-        self.more = [Host(self.cluster, self.attack.next_host(), disks=False)
-                     for _ in range(50)]
+        self.more = [
+            Host(self.cluster, self.attack.next_host(), disks=False) for _ in range(50)
+        ]
         self.attack.add_jobs(100)
         for host in self.more:
             host.start('run')
@@ -306,11 +330,14 @@ class FiftyWorkers(Fault):
     def heal(self):
         for host in self.more:
             if host.worker.wait(60):
-                self.attack.fail('%s left with %d' % (host.name, host.worker.returncode))
+                self.attack.fail(
+                    '%s left with %d' % (host.name, host.worker.returncode)
+                )
             self.attack.drain(host)
 
 
 # The database, for all hosts.
+
 
 class DatabaseRestarted(Fault):
     of, databases, seconds = 'database', DATABASES, (0, 0)
@@ -338,9 +365,13 @@ class DownWithFiftyRunning(DatabaseKilled):
     seconds, mixed, count = (60, 60), False, 50
 
     def inflict(self, length):
-        self.jobs = [self.attack.add_job(length * 0.8, minutes=20 + int(length))
-                     for _ in range(self.count)]
-        wait_until(lambda: all(map(self.attack.has_started, self.jobs)), 20, 'their start')
+        self.jobs = [
+            self.attack.add_job(length * 0.8, minutes=20 + int(length))
+            for _ in range(self.count)
+        ]
+        wait_until(
+            lambda: all(map(self.attack.has_started, self.jobs)), 20, 'their start'
+        )
         super().inflict(length)
 
     def heal(self):
@@ -350,14 +381,17 @@ class DownWithFiftyRunning(DatabaseKilled):
         super().heal()
         back = now()
         wait_until(lambda: self.recorded() == self.count, 20, 'the results')
-        self.attack.say('all %d results are there after %.2f s' % (self.count, now() - back))
+        self.attack.say(
+            'all %d results are there after %.2f s' % (self.count, now() - back)
+        )
         if now() - back > 5:
             self.attack.fail('after %.2f s' % (now() - back))
 
     def recorded(self):
         return self.cluster.query(
             "SELECT COUNT(*) FROM run WHERE status = 'Success' AND job_id IN (%s)"
-            % ', '.join(map(str, self.jobs)))[0][0]
+            % ', '.join(map(str, self.jobs))
+        )[0][0]
 
 
 class DatabaseSlow(Fault):
@@ -471,6 +505,7 @@ class Locked(Fault):
 
 # Nodes of a cluster.
 
+
 class KillNode(Fault):
     """The node in use."""
 
@@ -532,6 +567,7 @@ class NodeReadOnly(NodeRejects):
 
 # A primary and its asynchronous replica.
 
+
 class Promote(Fault):
     """The primary is given up in good order: the replica has all when it is promoted."""
 
@@ -566,6 +602,7 @@ class FailoverThatLosesClaims(Promote):
 
 # The table, by people.
 
+
 class TableChanges(Fault):
     """Jobs are deleted, disabled, edited, and get another command, while they run."""
 
@@ -576,11 +613,13 @@ class TableChanges(Fault):
         within(lambda: all(map(self.attack.has_started, self.jobs)), 5)
         query, other = self.cluster.query, self.attack.command(0.1, 9)
         for number, job in enumerate(filter(self.attack.has_started, self.jobs)):
-            change = ('DELETE FROM job WHERE id = ?',
-                      'UPDATE job SET active = 0 WHERE id = ?',
-                      "UPDATE job SET description = 'edited', frequency = 525599 WHERE id = ?",
-                      "UPDATE job SET command = '%s' WHERE id = ?" % other,
-                      'UPDATE job SET max_run_time = 2, start_anchor = NULL WHERE id = ?')
+            change = (
+                'DELETE FROM job WHERE id = ?',
+                'UPDATE job SET active = 0 WHERE id = ?',
+                "UPDATE job SET description = 'edited', frequency = 525599 WHERE id = ?",
+                "UPDATE job SET command = '%s' WHERE id = ?" % other,
+                'UPDATE job SET max_run_time = 2, start_anchor = NULL WHERE id = ?',
+            )
             query(change[number % 5], job)
             if number % 5 == 0:
                 self.attack.jobs[job] = self.attack.jobs[job]._replace(until=now())
@@ -597,7 +636,9 @@ class OldRows(Fault):
             self.cluster.query(
                 "UPDATE job SET last_start = '2026-01-01 00:00:00', last_end = %s, "
                 "last_status = 'Success', last_worker = 'perl-1', claimed_start = NULL, "
-                'frequency = 60, active = 1 WHERE id = ?' % end, job)
+                'frequency = 60, active = 1 WHERE id = ?' % end,
+                job,
+            )
 
 
 def all_faults():
@@ -605,8 +646,9 @@ def all_faults():
     found, classes = {}, [Fault]
     for one in classes:
         classes += one.__subclasses__()
-        one.name = ''.join('-' * letter.isupper() + letter.lower()
-                           for letter in one.__name__).strip('-')
+        one.name = ''.join(
+            '-' * letter.isupper() + letter.lower() for letter in one.__name__
+        ).strip('-')
         found[one.name] = one
     del found['fault']
     return found

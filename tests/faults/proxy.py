@@ -1,4 +1,5 @@
 """A TCP proxy between one host and one database server, which delays, cuts and swallows."""
+
 import asyncio
 import contextlib
 import random
@@ -19,16 +20,21 @@ class Proxy:
         listener = socket.create_server((address, 0))
         self.port = listener.getsockname()[1]
         self.server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self.serve, sock=listener), loop).result()
+            asyncio.start_server(self.serve, sock=listener), loop
+        ).result()
 
     def heal(self):
         self.refuses = False  # new connections are closed at once
-        self.swallows = False  # nothing passes, nothing is closed; later it passes after all
+        self.swallows = (
+            False  # nothing passes, nothing is closed; later it passes after all
+        )
         self.delay = 0  # seconds that requests wait
         self.share = 1  # of the requests that wait
         self.pattern, self.times = None, 0  # so many statements that hold it are cut
         self.watched, self.act = None, None  # text on which to act, once
-        self.answered = False  # cut when the server has answered, not before it is asked
+        self.answered = (
+            False  # cut when the server has answered, not before it is asked
+        )
 
     def cut(self, pattern, answered, times):
         """Cut the next so many statements that hold this text (bytes)."""
@@ -42,9 +48,11 @@ class Proxy:
 
     def reset(self):
         """Break all connections."""
+
         def abort():
             for link in list(self.links):
                 link.abort()
+
         loop.call_soon_threadsafe(abort)
 
     def close(self):
@@ -59,7 +67,9 @@ class Proxy:
                 await asyncio.sleep(0.05)
             if self.refuses:
                 return
-            server, link.server = await asyncio.open_connection('127.0.0.1', self.target)
+            server, link.server = await asyncio.open_connection(
+                '127.0.0.1', self.target
+            )
             await asyncio.gather(link.ask(reader), link.answer(server))
         except OSError:
             pass  # the server is down, or somebody left

@@ -8,6 +8,7 @@ Prints its seed, what it did, and the checker's verdict; exits 1 on a find. With
 it is a mixed run: faults at random until the seconds are over. --real: minutes of 60
 seconds and the margin of 20, as in the field, not shortened ones.
 """
+
 import argparse
 import os
 import random
@@ -24,15 +25,29 @@ def main():
     args = parser().parse_args()
     own_mounts()
     end_by_signals()
-    print('--database %s --seconds %d --seed %d%s%s' % (
-        args.database, args.seconds, args.seed, ' --real' * args.real,
-        ''.join(' --fault ' + name for name in args.fault)), flush=True)
+    print(
+        '--database %s --seconds %d --seed %d%s%s'
+        % (
+            args.database,
+            args.seconds,
+            args.seed,
+            ' --real' * args.real,
+            ''.join(' --fault ' + name for name in args.fault),
+        ),
+        flush=True,
+    )
     found = []
-    with cluster_of(args.database, hosts=args.hosts, seed=args.seed, network=True,
-                    times=(60, 20, 10) if args.real else (4, 4, 1)) as cluster:
+    with cluster_of(
+        args.database,
+        hosts=args.hosts,
+        seed=args.seed,
+        network=True,
+        times=(60, 20, 10) if args.real else (4, 4, 1),
+    ) as cluster:
         for name in args.fault or [None]:
-            attack = Attack(cluster, args.seed, lambda text: print(text, flush=True),
-                            args.rate)
+            attack = Attack(
+                cluster, args.seed, lambda text: print(text, flush=True), args.rate
+            )
             if name:
                 attack.alone(name, args.length)
             else:
@@ -43,13 +58,26 @@ def main():
 
 def parser():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--database', default='mariadb', choices=[
-        'mariadb', 'galera', 'replica', 'sqlite', 'postgresql'])
+    parser.add_argument(
+        '--database',
+        default='mariadb',
+        choices=['mariadb', 'galera', 'replica', 'sqlite', 'postgresql'],
+    )
     parser.add_argument('--seconds', type=int, default=180)
-    parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10 ** 6))
-    parser.add_argument('--fault', action='append', default=[], choices=sorted(FAULTS),
-                        metavar='NAME', help='this one alone: ' + ', '.join(sorted(FAULTS)))
-    parser.add_argument('--length', type=float, help='seconds that a single fault lasts')
+    parser.add_argument(
+        '--seed', type=int, default=random.SystemRandom().randrange(10**6)
+    )
+    parser.add_argument(
+        '--fault',
+        action='append',
+        default=[],
+        choices=sorted(FAULTS),
+        metavar='NAME',
+        help='this one alone: ' + ', '.join(sorted(FAULTS)),
+    )
+    parser.add_argument(
+        '--length', type=float, help='seconds that a single fault lasts'
+    )
     parser.add_argument('--hosts', type=int, default=3)
     parser.add_argument('--rate', type=float, default=4, help='new jobs a second')
     parser.add_argument('--real', action='store_true')

@@ -4,6 +4,7 @@
 MINUTE and MARGIN are seconds. Only how long a minute of max_run_time lasts, and the margin
 before a deadline, are changed, so that deadlines come within the time of a test.
 """
+
 import importlib.util
 import os
 import sys
