@@ -874,7 +874,7 @@ class Store:
         whose time has come, but not their window. Returns how many."""
         planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
         read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
-        unedited = ' AND '.join(column + ' {same} ?' for column in read)
+        unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
         rows = self.query(
             '''SELECT * FROM job WHERE run_token IS NULL
             AND next_run_utc %s LIMIT 500'''
@@ -884,13 +884,13 @@ class Store:
             for job in sorted(rows):
                 when, status = self.plan_of(job, now)
                 planned += self.change(
-                    '''UPDATE job SET next_run_utc = ?, last_status = ? WHERE id = ?
-                    AND run_token IS NULL AND '''
+                    '''UPDATE job SET next_run_utc = :when, last_status = :status
+                    WHERE id = :id AND run_token IS NULL AND '''
                     + unedited,
-                    text_of(when),
-                    status[:255],
-                    job.id,
-                    *[getattr(job, column) for column in read],
+                    when=text_of(when),
+                    status=status[:255],
+                    id=job.id,
+                    **{name: getattr(job, name) for name in read},
                 )
         return planned
 
@@ -907,8 +907,8 @@ class Store:
         """Ids of so many due jobs, at random among the first of them; with share: of
         an eighth, where all could be had."""
         found = self.query(
-            'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT ?',
-            count + CLAIM_SIZE,
+            'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
+            count=count + CLAIM_SIZE,
         )
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
@@ -919,25 +919,27 @@ class Store:
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what it took."""
         # stop_requested 0: the run was requested, and is again if it is given back
-        update = (
-            '''UPDATE job SET run_token = ?, run_no = run_no + 1, last_start = {local},
-            claimed_start = {local}, last_worker = ?, run_deadline_utc = {deadline},
+        update = '''UPDATE job SET run_token = :token, run_no = run_no + 1,
+            last_start = {local}, claimed_start = {local}, last_worker = :worker,
+            run_deadline_utc = {deadline},
             stop_requested = CASE WHEN run_requested = 1 THEN 0 END, run_requested = 0
-            WHERE id IN (%s) AND {due}'''
-            % marks(jobs),
-            token,
-            worker,
-            self.config.minute,
-            self.config.kill_grace + MARGIN,
-            *jobs,
-        )
+            WHERE id IN (:jobs) AND {due}'''
+        values = {
+            'token': token,
+            'worker': worker,
+            'minute': self.config.minute,
+            'slack': self.config.kill_grace + MARGIN,
+            'jobs': jobs,
+        }
         if self.dialect.returning:
-            return self.query('%s RETURNING %s' % (update[0], CLAIMED), *update[1:])
-        return self.collect(token) if self.change(*update) else []
+            return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
+        return self.collect(token) if self.change(update, **values) else []
 
     def collect(self, token):
         """What a claim took, and the time, by which one knows what is left of it."""
-        return self.query('SELECT %s FROM job WHERE run_token = ?' % CLAIMED, token)
+        return self.query(
+            'SELECT %s FROM job WHERE run_token = :token' % CLAIMED, token=token
+        )
 
     def end(self, endings):
         """Write how runs ended, in one transaction. A row that the database refuses is
@@ -960,8 +962,7 @@ class Store:
         jobs = {
             row.id: row
             for row in self.query(
-                'SELECT * FROM job WHERE id IN (%s) ORDER BY id {lock}' % marks(ids),
-                *ids,
+                'SELECT * FROM job WHERE id IN (:ids) ORDER BY id {lock}', ids=list(ids)
             )
         }
         now = self.now()
@@ -975,7 +976,9 @@ class Store:
             elif not done and (
                 ending.kind != 'lost'
                 or self.query(
-                    'SELECT 1 FROM run WHERE job_id = ? AND run_no = ?', *run[:2]
+                    'SELECT 1 FROM run WHERE job_id = :job AND run_no = :run_no',
+                    job=run[0],
+                    run_no=run[1],
                 )
             ):
                 continue  # its own worker, or another, was faster
@@ -983,15 +986,19 @@ class Store:
                 self.reported[ending.job] = run[1]
                 history.append(run)
         for values, ids in alike.items():
+            last_end, last_status, next_run_utc, run_requested = values
             self.change(
-                '''UPDATE job SET last_end = ?, last_status = ?, next_run_utc = ?,
-                run_requested = ?, run_token = NULL, run_deadline_utc = NULL,
-                stop_requested = NULL WHERE id IN (%s)'''
-                % marks(ids),
-                *values,
-                *ids,
+                '''UPDATE job SET last_end = :last_end, last_status = :last_status,
+                next_run_utc = :next_run_utc, run_requested = :run_requested,
+                run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+                WHERE id IN (:ids)''',
+                last_end=last_end,
+                last_status=last_status,
+                next_run_utc=next_run_utc,
+                run_requested=run_requested,
+                ids=ids,
             )
-        self.replace('run', RUN_COLUMNS, history)
+        self.upsert('run', RUN_COLUMNS, history)
 
     def end_one(self, ending, job, now, held):
         """What to write of the end of one run: its row of the history, and what its job
@@ -1030,14 +1037,12 @@ class Store:
 
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
-        free = free or ['']
         return self.query(
             '''SELECT id, run_token, run_no, stop_requested FROM job
-            WHERE run_token IN (%s) AND (stop_requested = run_no OR run_token IN (%s))
-            '''
-            % (marks(tokens), marks(free)),
-            *tokens,
-            *free,
+            WHERE run_token IN (:tokens)
+            AND (stop_requested = run_no OR run_token IN (:free))''',
+            tokens=list(tokens),
+            free=list(free),
         )
 
     def overdue(self):
@@ -1061,7 +1066,7 @@ class Store:
         """Say that this host is there; throw away history, a small batch at a time."""
         config, local = self.config, self.zone.local(now)
         skew = time.time() - (now - EPOCH).total_seconds()
-        self.replace(
+        self.upsert(
             'host',
             HOST_COLUMNS,
             [
@@ -1077,15 +1082,18 @@ class Store:
             ],
         )
         old = self.query(
-            '''SELECT job_id, run_no FROM run WHERE ended_at < ? ORDER BY
-            ended_at LIMIT 2000''',
-            text_of(local - config.history_days * DAY),
+            '''SELECT job_id, run_no FROM run WHERE ended_at < :before
+            ORDER BY ended_at LIMIT 2000''',
+            before=text_of(local - config.history_days * DAY),
         )
-        many = [(job, run - config.history_runs) for job, run in self.reported.items()]
+        many = [
+            {'job_id': job, 'run_no': run_no - config.history_runs}
+            for job, run_no in sorted(self.reported.items())
+        ]
+        delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
         with self.transaction():
-            delete = 'DELETE FROM run WHERE job_id = ? AND run_no %s ?'
-            self.execute(delete % '=', sorted(old), many=True)
-            self.execute(delete % '<=', sorted(many), many=True)
+            self.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
+            self.execute_many(delete % '<=', many)
         self.reported.clear()
 
     # What the steps stand on.
@@ -1110,55 +1118,60 @@ class Store:
             with suppress(self.dialect.driver.Error):  # it was gone already
                 connection.close()
 
-    def query(self, text, *args):
+    def query(self, text, **values):
         """The rows of one statement, fetched at once."""
-        cursor = self.execute(text, args)
+        cursor = self.execute(text, **values)
         make = row_type(*[column[0] for column in cursor.description])._make
         with self.translated_errors():
             return [make(row) for row in cursor.fetchall()]
 
-    def change(self, text, *args):
+    def change(self, text, **values):
         """The number of rows that one statement matched."""
-        return self.execute(text, args).rowcount
+        return self.execute(text, **values).rowcount
 
-    def replace(self, table, columns, rows):
-        """Insert rows, in place of those that have their keys."""
-        self.execute(
-            self.dialect.replace.format(
-                table=table,
-                columns=', '.join(columns),
-                marks=marks(columns),
-                new=', '.join(
-                    '%s = excluded.%s' % (column, column) for column in columns
-                ),
-            ),
-            rows,
-            many=True,
+    def upsert(self, table, columns, rows):
+        """Insert rows, instead of those that have their keys."""
+        text = self.dialect.upsert.format(
+            table=table,
+            columns=', '.join(columns),
+            marks=marks(columns),
+            new=', '.join('%s = excluded.%s' % (name, name) for name in columns),
         )
+        self.execute_many(text, [dict(zip(columns, row)) for row in rows])
 
     def insert(self, table, values):
         """Insert a row of these columns; returns its id."""
-        cursor = self.execute(
-            'INSERT INTO %s (%s) VALUES (%s) %s'
-            % (
-                table,
-                ', '.join(values),
-                marks(values),
-                'RETURNING id' if self.dialect.returning else '',
-            ),
-            [*values.values()],
+        text = 'INSERT INTO %s (%s) VALUES (%s)' % (
+            table,
+            ', '.join(values),
+            marks(values),
         )
-        return cursor.fetchone()[0] if cursor.description else cursor.lastrowid
+        if self.dialect.returning:
+            return self.query(text + ' RETURNING id', **values)[0].id
+        return self.execute(text, **values).lastrowid
 
-    def execute(self, text, args=(), many=False):
-        """One statement; with many: for each of many rows of arguments."""
-        text = text.format(**self.dialect.pieces)
-        if self.dialect.mark != '?':
-            text = text.replace('%', '%%').replace('?', self.dialect.mark)
+    def execute(self, text, **values):
+        """One statement, in which `:name` is a value; a list is as many values."""
+        lists = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, (list, tuple))
+        }
+        for name, items in lists.items():
+            values.update(zip(marks_of_list(name, len(items)), items))
+        sizes = tuple((name, len(items)) for name, items in lists.items())
+        text = self.dialect.statement(text, sizes)
         with self.translated_errors():
             cursor = self.connection.cursor()
-            (cursor.executemany if many else cursor.execute)(text, args)
+            cursor.execute(text, values)
             return cursor
+
+    def execute_many(self, text, rows):
+        """One statement for each of many rows, which are dictionaries of its values."""
+        if rows:
+            text = self.dialect.statement(text, ())
+            with self.translated_errors():
+                self.connection.cursor().executemany(text, rows)
 
     @contextmanager
     def translated_errors(self):
@@ -1191,12 +1204,17 @@ class Store:
 
     def local_time(self, when):
         """A UTC datetime as wall-clock time of the database's zone: it alone knows."""
-        return moment(self.query('SELECT {to_local}', text_of(when))[0][0])
+        return moment(self.query('SELECT {to_local}', when=text_of(when))[0][0])
 
 
-def marks(values):
-    """A mark for each of the values."""
-    return ', '.join('?' * len(values))
+def marks(names):
+    """A mark for each of the names of values."""
+    return ', '.join(':' + name for name in names)
+
+
+def marks_of_list(name, size):
+    """The names under which the values of a list are sent."""
+    return ['%s_%d' % (name, number) for number in range(size)]
 
 
 @lru_cache(None)
@@ -1494,7 +1512,7 @@ def pieces_of(**words):
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
         ELSE {greatest}(frequency >> 1, 1) END)'''
-    words['deadline'] = words['later'] % ('{utc}', '(%s) * ? + ?' % limit)
+    words['deadline'] = words['later'] % ('{utc}', '(%s) * :minute + :slack' % limit)
     wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
     # Where last_start is not ours, a worker of the Perl program may be at it.
     words['allowed'] = '''((run_requested = 1 OR (active = 1
@@ -1513,12 +1531,13 @@ def pieces_of(**words):
 class Dialect:
     """A database: its words, as data, and what it alone does."""
 
-    mark, begin, returning, other_words = '%s', 'BEGIN', False, ()
-    replace = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
+    mark, begin, returning, other_words = '%%(%s)s', 'BEGIN', False, ()
+    upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
     port = 3306  # unless the configuration says another
     unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
     def __init__(self, config):
+        self.statement = lru_cache(1000)(self.translated)
         try:
             self.config, self.driver = config, __import__(self.module)
         except ImportError:
@@ -1526,6 +1545,22 @@ class Dialect:
                 '%s: db.engine: %s needs %s; install python3-%s, or: pip install %s'
                 % (config.file, config.db_engine, *[self.module] * 3)
             ) from None
+
+    def translated(self, text, sizes):
+        """A statement in this database's words and its driver's marks. sizes: the
+        (name, length) of values that are lists; an empty one is NULL."""
+
+        def mark(found):
+            names = [found[1]]
+            if found[1] in lists:
+                names = marks_of_list(found[1], lists[found[1]])
+            return ', '.join(self.mark % name for name in names) or 'NULL'
+
+        lists = dict(sizes)
+        text = text.format(**self.pieces)
+        if self.mark.startswith('%'):
+            text = text.replace('%', '%%')
+        return re.sub(r'(?<![\w:]):([a-z]\w*)', mark, text)
 
     def connect(self, create=False):
         """Connect to the first host that will do; create: make the database too."""
@@ -1581,13 +1616,13 @@ class Dialect:
 class SQLite(Dialect):
     """One file, for one host. Its time zone is the process's."""
 
-    module, mark, begin = 'sqlite3', '?', 'BEGIN IMMEDIATE'
+    module, mark, begin = 'sqlite3', ':%s', 'BEGIN IMMEDIATE'
     pieces = pieces_of(
         utc="datetime('now')",
         utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
         local="datetime('now', 'localtime')",
         time="time('now', 'localtime')",
-        to_local="datetime(?, 'localtime')",
+        to_local="datetime(:when, 'localtime')",
         same='IS',
         greatest='MAX',
         least='MIN',
@@ -1645,7 +1680,7 @@ class MySQL(Dialect):
         utc_exact='UTC_TIMESTAMP(6)',
         local='NOW()',
         time='CURRENT_TIME()',
-        to_local="CONVERT_TZ(?, '+00:00', @@session.time_zone)",
+        to_local="CONVERT_TZ(:when, '+00:00', @@session.time_zone)",
         same='<=>',
         greatest='GREATEST',
         least='LEAST',
@@ -1748,7 +1783,7 @@ class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
     module, port, returning = 'psycopg', 5432, True
-    replace = (
+    upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({marks}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
     )
@@ -1758,7 +1793,7 @@ class PostgreSQL(Dialect):
         "'YYYY-MM-DD HH24:MI:SS.US')",
         local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
         time="CAST(date_trunc('second', statement_timestamp()) AS time)",
-        to_local="CAST(CAST(? AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
+        to_local="CAST(CAST(:when AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
         same='IS NOT DISTINCT FROM',
         greatest='GREATEST',
         least='LEAST',
@@ -2054,25 +2089,25 @@ def load_config(file, name=None):
 
 LIMITS = {'command': 12000, 'description': 255, 'schedule': 255}  # characters
 ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
-    'remove': ('DELETE FROM job WHERE id = ?', 'delete jobs', 'removed'),
+    'remove': ('DELETE FROM job WHERE id = :id', 'delete jobs', 'removed'),
     'enable': (
-        'UPDATE job SET active = 1, next_run_utc = NULL WHERE id = ?',
+        'UPDATE job SET active = 1, next_run_utc = NULL WHERE id = :id',
         'have jobs run',
         'enabled',
     ),
     'disable': (
-        'UPDATE job SET active = 0, next_run_utc = NULL WHERE id = ?',
+        'UPDATE job SET active = 0, next_run_utc = NULL WHERE id = :id',
         'have jobs not run',
         'disabled',
     ),
     'run-now': (
-        'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = ?',
+        'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = :id',
         'run jobs at once, on any host',
         'will run now',
     ),
     'stop': (
         '''UPDATE job SET stop_requested = run_no
-             WHERE id = ? AND run_token IS NOT NULL''',
+             WHERE id = :id AND run_token IS NOT NULL''',
         'end runs, on whichever host',
         'will be ended',
     ),
@@ -2081,7 +2116,7 @@ ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
 
 def job_of(store, id):
     """The row of a job; Problem if there is none."""
-    for job in store.query('SELECT * FROM job WHERE id = ?', id):
+    for job in store.query('SELECT * FROM job WHERE id = :id', id=id):
         return job
     raise Problem('job %s does not exist; see: list' % id)
 
@@ -2123,10 +2158,10 @@ def save_job(store, id, values):
     if set(PLANNED_FROM) & set(values):  # else its plan stays
         values['next_run_utc'] = None
     store.change(
-        'UPDATE job SET %s WHERE id = ?'
-        % ', '.join('%s = ?' % name for name in values),
-        *values.values(),
-        id,
+        'UPDATE job SET %s WHERE id = :id'
+        % ', '.join('%s = :%s' % (name, name) for name in values),
+        id=id,
+        **values,
     )
     return id, when
 
@@ -2341,7 +2376,7 @@ def cmd_act(args, config):
         statement, _, done = ACTIONS[args.action]
         print(
             'job %d: %s'
-            % (job.id, done if store.change(statement, job.id) else 'is not running')
+            % (job.id, done if store.change(statement, id=job.id) else 'is not running')
         )
 
 
@@ -2417,7 +2452,7 @@ def cmd_history(args, config):
         else ('WHERE job_id = %d ORDER BY run_no DESC' % job_of(store, args.id).id)
     )
     report(
-        store.query('SELECT * FROM run %s LIMIT ?' % where, args.n),
+        store.query('SELECT * FROM run %s LIMIT :count' % where, count=args.n),
         args.json,
         field('job_id'),
         field('run_no'),
@@ -2446,9 +2481,9 @@ def cmd_log(args, config):
     if not os.path.exists(path):
         store = Store(config).connect()
         rows = store.query(
-            '''SELECT worker, output FROM run WHERE job_id = ?
-                           ORDER BY run_no DESC LIMIT 1''',
-            job_of(store, args.id).id,
+            '''SELECT worker, output FROM run WHERE job_id = :id
+            ORDER BY run_no DESC LIMIT 1''',
+            id=job_of(store, args.id).id,
         )
         return print(
             'no log on this host; '

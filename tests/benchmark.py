@@ -167,9 +167,10 @@ class BenchPlace(Place):
         """So many jobs, not due before an hour has passed; or when it is said."""
         self.store.execute(
             '''INSERT INTO job (description, command, max_run_time, next_run_utc)
-            SELECT 'benchmark', ?, 5, ? FROM seq_1_to_%d'''
+            SELECT 'benchmark', :command, 5, :due FROM seq_1_to_%d'''
             % count,
-            [command, utc(when or time.time() + 3600)],
+            command=command,
+            due=utc(when or time.time() + 3600),
         )
 
     def workers(self, count):
@@ -183,7 +184,7 @@ class BenchPlace(Place):
         then, or until a bit earlier, and returns when it is."""
         self.store.execute('TRUNCATE run')
         due = int(time.time() + seconds)
-        self.store.execute('UPDATE job SET next_run_utc = ?', [utc(due)])
+        self.store.execute('UPDATE job SET next_run_utc = :due', due=utc(due))
         assert time.time() < due, 'the database is too slow'
         time.sleep(due - early - time.time())
         return due
@@ -212,7 +213,7 @@ class BenchPlace(Place):
         return count / self.took
 
     def status(self, name):
-        return int(self.sql('SHOW GLOBAL STATUS LIKE ?', name)[0][1])
+        return int(self.sql('SHOW GLOBAL STATUS LIKE :name', name=name)[0][1])
 
     def unusual(self):
         """Lines of the workers' logs that tell of no usual step."""
@@ -352,7 +353,7 @@ def contention(bench):
         place.fill(count)
         place.workers(workers)
         log = os.path.join(place.folder, 'general.log')
-        place.store.execute('SET GLOBAL general_log_file = ?', [log])
+        place.store.execute('SET GLOBAL general_log_file = :log', log=log)
         due = place.due_soon(5)
         place.store.execute('SET GLOBAL general_log = 1')
         took = place.wait_all(count) - due
@@ -870,8 +871,7 @@ def report(place, times, number):
     clock(
         times['page of a job'],
         place.sql,
-        'SELECT * FROM run WHERE job_id = ? ORDER BY run_no DESC LIMIT 50',
-        3,
+        'SELECT * FROM run WHERE job_id = 3 ORDER BY run_no DESC LIMIT 50',
     )
 
 

@@ -309,16 +309,16 @@ class Place:
         store.connect()
         return store
 
-    def sql(self, text, *args):
+    def sql(self, text, **values):
         """Rows of a statement, by a connection that is nobody's."""
-        return self.store.query(text, *args)
+        return self.store.query(text, **values)
 
     def add(self, command='true', **values):
         """A job by a plain INSERT, as people do it; returns its id."""
         return self.store.insert('job', dict(values, command=command))
 
     def job(self, id):
-        return self.sql('SELECT * FROM job WHERE id = ?', id)[0]
+        return self.sql('SELECT * FROM job WHERE id = :id', id=id)[0]
 
     def runs(self, id=None):
         return [

@@ -225,9 +225,10 @@ def add_job(
             ),
         )
     place.store.change(
-        'UPDATE job SET %s WHERE id = ?' % ', '.join(name + ' = ?' for name in values),
-        *values.values(),
-        id,
+        'UPDATE job SET %s WHERE id = :id'
+        % ', '.join('%s = :%s' % (name, name) for name in values),
+        id=id,
+        **values,
     )
 
 

@@ -85,12 +85,10 @@ def test_what_debians_packages_ship_runs_once_each(mysql_place):
     assert any(text.startswith('sudo -n -u www-data -- ') for text in commands)
     for job in jobs:  # now harmless, and due
         place.store.execute(
-            'UPDATE job SET command = ?, next_run_utc = {utc} WHERE id = ?',
-            [
-                'echo $DISTRIBUTED_CRON_JOB_ID $DISTRIBUTED_CRON_DUE >> %s/ran'
-                % place.folder,
-                job.id,
-            ],
+            'UPDATE job SET command = :command, next_run_utc = {utc} WHERE id = :id',
+            command='echo $DISTRIBUTED_CRON_JOB_ID $DISTRIBUTED_CRON_DUE >> %s/ran'
+            % place.folder,
+            id=job.id,
         )
     for name in ('one', 'two', 'three'):
         place.worker(name)

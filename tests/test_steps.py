@@ -94,7 +94,10 @@ def test_rules_on_rows_by_trigger(at, given, kept):
     assert (at.job(job).frequency, at.job(job).max_run_time) == kept
     other = at.add(frequency=1000, max_run_time=5)
     at.store.execute(
-        'UPDATE job SET frequency = ?, max_run_time = ? WHERE id = ?', [*given, other]
+        'UPDATE job SET frequency = :frequency, max_run_time = :limit WHERE id = :id',
+        frequency=given[0],
+        limit=given[1],
+        id=other,
     )
     assert (at.job(other).frequency, at.job(other).max_run_time) == kept
 
@@ -145,7 +148,7 @@ def test_window(at):
         ('2026-05-20 23:00:00', '2026-05-20 23:30:00'),
         ('2026-05-21 02:45:00', '2026-05-21 23:00:00'),
     ):
-        at.store.execute('UPDATE job SET next_run_utc = ?', [clock])
+        at.store.execute('UPDATE job SET next_run_utc = :now', now=clock)
         at.set_clock(clock)
         ran(at, job)
         assert due(at, job) == follows
@@ -171,7 +174,7 @@ def test_window_in_sql_and_in_python_agree(at, start, stop, inside):
     job = at.add(start_anchor=start, stop_anchor=stop)
     plan(at)
     assert (due(at, job) == NOW) == inside
-    at.store.execute('UPDATE job SET next_run_utc = ?', [NOW])
+    at.store.execute('UPDATE job SET next_run_utc = :now', now=NOW)
     assert bool(claim(at, job)) == inside
 
 
@@ -262,7 +265,7 @@ def test_a_real_result_after_lost_leaves_the_next_run_alone(at):
 
 def test_given_back_is_due_again_at_once(at):
     job = at.add(schedule='0 12 * * *')
-    at.store.execute('UPDATE job SET next_run_utc = ?', [NOW])
+    at.store.execute('UPDATE job SET next_run_utc = :now', now=NOW)
     claim(at, job)
     at.set_clock('2026-05-20 12:00:20')
     end(at, job, kind='back')
@@ -272,7 +275,7 @@ def test_given_back_is_due_again_at_once(at):
 
 def test_given_back_run_now_of_a_disabled_job_is_still_wanted(at):
     job = at.add(active=0)
-    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    at.store.execute(dc.ACTIONS['run-now'][0], id=job)
     assert claim(at, job)
     assert not at.job(job).run_requested
     end(at, job, kind='back')
@@ -281,7 +284,7 @@ def test_given_back_run_now_of_a_disabled_job_is_still_wanted(at):
 
 def test_given_back_run_now_of_a_job_with_a_bad_window_is_still_wanted(at):
     job = at.add(start_anchor='12:00', stop_anchor='12:00')
-    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    at.store.execute(dc.ACTIONS['run-now'][0], id=job)
     assert claim(at, job)
     end(at, job, kind='back')
     assert at.job(job).run_requested and claim(at, job)
@@ -338,7 +341,7 @@ def test_run_now_whatever_active_window_and_schedule_say(at):
     )
     plan(at)
     assert due(at, job) == '9999-12-31 00:00:00' and not claim(at)
-    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    at.store.execute(dc.ACTIONS['run-now'][0], id=job)
     ran(at, job)
     assert due(at, job) == '9999-12-31 00:00:00'
     at.store.execute('UPDATE job SET active = 1')
@@ -348,9 +351,9 @@ def test_run_now_whatever_active_window_and_schedule_say(at):
 
 def test_run_now_during_a_run_is_one_more_run(at):
     job = at.add(schedule='0 3 1 1 *')
-    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    at.store.execute(dc.ACTIONS['run-now'][0], id=job)
     claim(at, job)
-    at.store.execute(dc.ACTIONS['run-now'][0], [job])
+    at.store.execute(dc.ACTIONS['run-now'][0], id=job)
     end(at, job)
     assert at.job(job).run_requested and due(at, job) == NOW
     ran(at, job, token='u' * 32)
@@ -373,7 +376,9 @@ def test_an_edit_between_reading_and_writing_wins(at, change, trigger):
         at.drop_trigger('job_changes')
         change += ', next_run_utc = NULL'
     planned, ended = at.add(), at.add(frequency=30)
-    at.store.execute('UPDATE job SET next_run_utc = ? WHERE id = ?', [NOW, ended])
+    at.store.execute(
+        'UPDATE job SET next_run_utc = :now WHERE id = :id', now=NOW, id=ended
+    )
     assert claim(at, ended)
     plan_of = at.store.plan_of
 
@@ -421,7 +426,7 @@ def test_a_bad_expression_by_raw_sql_parks_its_job_alone(at, schedule, part):
     assert job.last_status.startswith('ERROR: schedule: ') and part in job.last_status
     assert due(at, bad) == '9999-12-31 00:00:00'
     assert [row.id for row in claim(at)] == [good]
-    at.store.execute("UPDATE job SET schedule = '0 1 * * *' WHERE id = ?", [bad])
+    at.store.execute("UPDATE job SET schedule = '0 1 * * *' WHERE id = :id", id=bad)
     plan(at)
     assert due(at, bad) == '2026-05-21 01:00:00'
     assert at.job(bad).last_status == 'Planned.'
@@ -464,7 +469,7 @@ def test_history_is_purged_by_days_and_by_runs(at):
     job = at.add()
     plan(at)
     for number in range(1, 6):
-        at.store.execute('UPDATE job SET next_run_utc = ?', [NOW])
+        at.store.execute('UPDATE job SET next_run_utc = :now', now=NOW)
         claim(at, job)
         at.store.end([dc.Ending('t' * 32, job, 'done', number, 'Success')])
     at.store.hello('w-1', 0, at.store.look().now)
@@ -523,19 +528,19 @@ class Perl:
         return self.store.change(
             self.sql(
                 '''UPDATE job SET last_start = {local},
-            last_worker = ? WHERE '''
+            last_worker = :worker WHERE '''
                 + self.due
             ),
-            worker,
+            worker=worker,
         )
 
     def report(self, job, worker='perl-1', status='Success'):
         return self.store.change(
-            '''UPDATE job SET last_end = {local}, last_status = ?
-            WHERE active = 1 AND id = ? AND last_worker = ?''',
-            status,
-            job,
-            worker,
+            '''UPDATE job SET last_end = {local}, last_status = :status
+            WHERE active = 1 AND id = :job AND last_worker = :worker''',
+            status=status,
+            job=job,
+            worker=worker,
         )
 
 
@@ -603,15 +608,17 @@ def test_a_poll_scans_no_table(at):
     if at.engine != 'mysql':
         at.store.execute('ANALYZE')
     asked, query = [], at.store.query
-    at.store.query = lambda *args: asked.append(args) or query(*args)
+    at.store.query = lambda text, **values: (
+        asked.append((text, values)) or query(text, **values)
+    )
     at.store.look()
     at.store.find(5)
     at.store.overdue()
     explain = 'EXPLAIN QUERY PLAN ' if at.engine == 'sqlite' else 'EXPLAIN '
     assert len(asked) == 3
-    for text, *args in asked:
+    for text, values in asked:
         plan = '\n'.join(
-            ' '.join(map(str, row)) for row in query(explain + text, *args)
+            ' '.join(map(str, row)) for row in query(explain + text, **values)
         )
         assert 'job_due' in plan or 'job_deadline' in plan
         assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| ALL ', plan), plan

@@ -209,22 +209,21 @@ def add_history(place, job, count, status='Success', worker='here-7', **more):
                 **more,
             }
         )
-    place.store.replace(
+    place.store.upsert(
         'run',
         dc.RUN_COLUMNS,
         [[row[column] for column in dc.RUN_COLUMNS] for row in rows],
     )
     last = rows[-1]
     place.store.change(
-        'UPDATE job SET run_no = ?, last_start = ?, claimed_start = ?, last_end = ?, '
-        'last_status = ?, last_worker = ? WHERE id = ?',
-        count,
-        last['started_at'],
-        last['started_at'],
-        last['ended_at'],
-        status,
-        worker,
-        job,
+        'UPDATE job SET run_no = :count, last_start = :start, claimed_start = :start, '
+        'last_end = :end, last_status = :status, last_worker = :worker WHERE id = :job',
+        count=count,
+        start=last['started_at'],
+        end=last['ended_at'],
+        status=status,
+        worker=worker,
+        job=job,
     )
 
 
@@ -232,17 +231,17 @@ def start_run(place, job, worker='here-7'):
     """A job as it is while it runs."""
     place.store.change(
         '''UPDATE job SET run_no = run_no + 1, run_token = 't',
-        last_start = {local}, claimed_start = {local}, last_worker = ?,
-        run_deadline_utc = ? WHERE id = ?''',
-        worker,
-        dc.text_of(place.store.now() + 9 * dc.MINUTE),
-        job,
+        last_start = {local}, claimed_start = {local}, last_worker = :worker,
+        run_deadline_utc = :deadline WHERE id = :job''',
+        worker=worker,
+        deadline=dc.text_of(place.store.now() + 9 * dc.MINUTE),
+        job=job,
     )
 
 
 def see_host(place, name, when, worker='here-7', version='1.0'):
     """A host as it was last seen."""
-    place.store.replace(
+    place.store.upsert(
         'host', dc.HOST_COLUMNS, [(name, when, worker, version, 4, 1, -12)]
     )
 
@@ -431,7 +430,7 @@ def test_search_sort_and_pages(place):
         for link in page.links
     )
     place.store.change(
-        'UPDATE job SET last_start = ? WHERE id = 9', '2020-01-01 00:00:00'
+        'UPDATE job SET last_start = :start WHERE id = 9', start='2020-01-01 00:00:00'
     )
     for order in '', '&order=desc':  # those without the value come last
         assert jobs_of(browser.get('/?sort=last_start' + order))[0] == 9
@@ -509,7 +508,7 @@ def test_a_long_output_is_read_from_the_log_of_this_host(place):
         b'begin\n' + b'0123456\n' * 600
     )
     row = place.job(1)
-    place.store.replace(
+    place.store.upsert(
         'run',
         dc.RUN_COLUMNS,
         [
@@ -585,7 +584,7 @@ def test_add_edit_and_delete_a_job(place):
         job.start_anchor[:5],
         job.max_run_time,
     ) == ('echo "ü"\ndate', '5 4 * * sun', 60, '04:00', 90)
-    place.store.change('UPDATE job SET next_run_utc = ?', '2099-01-01 00:00:00')
+    place.store.change("UPDATE job SET next_run_utc = '2099-01-01 00:00:00'")
     _, text = browser.change('/job/1/edit', **new, action='save')
     assert 'Job 1 is as it was.' in text and place.job(1).next_run_utc  # its plan stays
     _, text = browser.change('/job/1/edit', **{**new, 'description': ''}, action='save')
@@ -1293,7 +1292,7 @@ def test_rows_that_people_wrote_by_hand(sqlite_place):
     sqlite_place.add(
         'y', schedule='every day', description=b'\xff\xfe', last_status='?'
     )
-    sqlite_place.store.replace(
+    sqlite_place.store.upsert(
         'run', dc.RUN_COLUMNS, [(1, 1, 'x', 'y', 'z', None, 'w', 's', None, None)]
     )
     see_host(sqlite_place, 'h', 'when')
@@ -1404,10 +1403,10 @@ def test_health(place):
     see_host(place, 'h', dc.text_of(local))
     assert browser.get('/healthz') == 'ok\n'
     place.store.change(
-        'UPDATE host SET last_seen = ?', dc.text_of(local - 9 * dc.MINUTE)
+        'UPDATE host SET last_seen = :seen', seen=dc.text_of(local - 9 * dc.MINUTE)
     )
     assert 'no worker' in browser.get('/healthz', 503)
-    place.store.change('UPDATE job SET active = 0 WHERE id = ?', job)
+    place.store.change('UPDATE job SET active = 0 WHERE id = :job', job=job)
     assert browser.get('/healthz') == 'ok\n'
     place.add(next_run_utc=dc.text_of(place.store.now() - 2 * dc.MINUTE))
     text = browser.get('/healthz', 503)
@@ -1460,7 +1459,7 @@ def test_metrics(place):
     before = seen[name + 'failures_last_day', (('job', '7'),)]
     local = dc.moment(place.sql('SELECT {local}')[0][0])
     times = [dc.text_of(local)] * 2, [dc.text_of(local - dc.DAY - dc.MINUTE)] * 2
-    place.store.replace(
+    place.store.upsert(
         'run',
         dc.RUN_COLUMNS,
         [

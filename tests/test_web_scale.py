@@ -186,9 +186,9 @@ def watch(place, patch, act):
     """The queries that are sent meanwhile, and the rows that they read by table."""
     sent, execute = [], dc.Store.execute
 
-    def record(store, text, args=(), many=False):
-        sent.append((text, args))
-        return execute(store, text, args, many)
+    def record(store, text, **values):
+        sent.append((text, values))
+        return execute(store, text, **values)
 
     before = rows_read(place)
     patch.setattr(dc.Store, 'execute', record)
@@ -204,8 +204,8 @@ def scans_of(place, sent):
     """(table, query) for each whole reading of a table of ours; hosts are few."""
     return [
         (step.table, text)
-        for text, args in sent
-        for step in place.store.query('EXPLAIN ' + text, *args)
+        for text, values in sent
+        for step in place.store.query('EXPLAIN ' + text, **values)
         if step.table in ('run', 'job') and (step.type == 'ALL' or not step.key)
     ]
 

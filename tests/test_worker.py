@@ -510,11 +510,13 @@ def test_late_landing_claims_are_given_back(place):
     )  # it runs once, by another claim
     assert os.path.exists(claim.path)  # the open one is kept
     place.store.execute(
-        'UPDATE job SET next_run_utc = {utc}, schedule = ?, '
-        'run_token = ?, run_no = run_no + 1 WHERE id = ?',
-        ['0 0 1 1 *', token, job],
+        'UPDATE job SET next_run_utc = {utc}, schedule = :schedule, '
+        'run_token = :token, run_no = run_no + 1 WHERE id = :job',
+        schedule='0 0 1 1 *',
+        token=token,
+        job=job,
     )
-    place.store.execute('UPDATE job SET next_run_utc = {utc} WHERE id = ?', [job])
+    place.store.execute('UPDATE job SET next_run_utc = {utc} WHERE id = :job', job=job)
     wait_until(lambda: (worker.turn(), len(place.runs()) == 2)[1])
     assert [run.status for run in place.runs()] == ['Success'] * 2
 

@@ -79,11 +79,11 @@ def overdue(store, now):
     """Seconds by which the most overdue job waits, or run is past its deadline."""
     since = store.query(
         '''SELECT
-        (SELECT MIN(next_run_utc) FROM job WHERE run_token IS NULL AND next_run_utc < ?
+        (SELECT MIN(next_run_utc) FROM job WHERE run_token IS NULL AND next_run_utc < :late
             AND (active <> 0 OR run_requested <> 0)),
-        (SELECT MIN(run_deadline_utc) FROM job WHERE run_deadline_utc < ?)''',
-        dc.text_of(now - dc.MINUTE),
-        dc.text_of(now),
+        (SELECT MIN(run_deadline_utc) FROM job WHERE run_deadline_utc < :now)''',
+        late=dc.text_of(now - dc.MINUTE),
+        now=dc.text_of(now),
     )[0]
     return max(
         [(now - when).total_seconds() for when in map(dc.moment, since) if when],

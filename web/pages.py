@@ -449,7 +449,7 @@ def act(request, id, action):
     request.form()
     found_job(request, id)
     with audit(request) as log:
-        done = request.store.change(dc.ACTIONS[action][0], id)
+        done = request.store.change(dc.ACTIONS[action][0], id=id)
         if done:
             log(id, action)
     return back(request, action if done else 'idle', id, request.came_from())
@@ -473,7 +473,7 @@ def delete(request, id):
     request.form()
     job = found_job(request, id)
     with audit(request) as log:
-        request.store.change(dc.ACTIONS['remove'][0], id)
+        request.store.change(dc.ACTIONS['remove'][0], id=id)
         log(
             id,
             'removed: '
