@@ -1,32 +1,56 @@
 #!/usr/bin/env python3
-"""Cron for several machines: one script, with a SQL database as all that they share.
+"""Cron for several machines: one script, and a SQL database as all that they share.
 
-Each host runs this, by its crontab every minute or as a loop (--forever). Each copy, a
-worker, takes due jobs from the table `job`, runs them, and writes back how they ended.
+Each host runs this script, from its crontab every minute or as a loop (--forever). Each
+running copy, a worker, claims due jobs from the table `job`, runs them, and records how
+they ended.
 
-Exact behaviour
- 1. A job is due when next_run_utc has come by the database's clock; no host's decides
-    anything. Windows and cron expressions are in the database's time zone.
- 2. A frequency job runs `frequency` minutes after its last start, at once if it never
-    ran; a job with a `schedule` when the cron expression says so.
- 3. A window is [start_anchor, stop_anchor); one anchor alone: until, or from, midnight;
-    a start after the stop crosses midnight. Outside it no run starts.
+Exact behavior
+ 1. A job is due when next_run_utc has come by the database's clock; no host's clock
+    decides anything. Windows and cron expressions are in the database's time zone.
+ 2. A frequency job runs `frequency` minutes after its last start, and at once if it
+    never ran; a job with a `schedule` runs when its cron expression says so.
+ 3. A window is [start_anchor, stop_anchor). A start alone lasts until midnight, a stop
+    alone begins at midnight, and a start after the stop crosses midnight. No run starts
+    outside the window.
  4. One run of a job at a time, on any host. A worker claims it by one conditional
-    UPDATE with a fresh token; who does not find its token in the row does not run it.
- 5. A run longer than max_run_time, from its claim on, is ended with all that it
-    started: SIGTERM, and SIGKILL after kill_grace seconds.
- 6. Its deadline is max_run_time + kill_grace + 20 seconds after the claim: its host has
-    ended it by then, with or without worker and database. Past it, any worker records
-    it as lost. What was claimed and never started is due again at once.
- 7. Missed while nobody was up: run once, late, if the window allows. Missed because
-    the last run still ran: not made up for.
- 8. Exit status 0 is 'Success', all else 'ERROR: …'. A run ends when the command
-    itself ends; what it left in the background goes on.
- 9. Daylight saving: a skipped time runs once, at the jump; one that comes twice, the
-    first time. Expressions whose hour begins with * go on by elapsed time.
-10. An edit wins over what was computed from the row before; a run keeps its command.
-11. Worker and database may die at any moment: runners go on, and the host's next worker
-    reports what they wrote into the state folder.
+    UPDATE with a fresh token. A worker that does not find its token in the row does not
+    run the job.
+ 5. A run that takes longer than max_run_time, counted from its claim, is ended with all
+    that it started: SIGTERM, then SIGKILL after kill_grace seconds.
+ 6. The deadline of a run is max_run_time + kill_grace + 20 seconds after its claim. Its
+    host has ended it by then, with or without worker and database. After the deadline
+    any worker records the run as lost. A job that was claimed and never started is due
+    again at once.
+ 7. A time that was missed because no worker was up: the job runs once, late, if its
+    window allows. A time that was missed because the last run was still running is not
+    made up for.
+ 8. Exit status 0 is 'Success', everything else is 'ERROR: …'. A run ends when its
+    command itself ends; processes that it left in the background keep running.
+ 9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
+    comes twice runs the first time. Expressions whose minute or hour field begins with
+    * keep running by elapsed time.
+10. An edit wins over what was computed from the row before it. A run in progress keeps
+    its command.
+11. Worker and database may die at any moment: runners keep running, and the host's next
+    worker reports what they wrote into the state folder.
+
+Sections
+    words      constants, errors, times and records that all sections share
+    worker     the loop: report what ended, look, plan, start, pause
+    runner     starts, limits and ends commands
+    state      what a host remembers: the lock, and the lines of each claim
+    store      the steps in the life of a run, a statement or a transaction each
+    schedule   windows, cron expressions, time zones, and the next run
+    dialects   the databases: their words, connections and errors
+    config     the configuration file, and what it allows
+    jobs       jobs, as the commands and the web page see and change them
+    schema     the tables, for each database
+    commands   what people type
+    crontab    import and export
+    demo       three workers on an embedded database
+A section calls only sections below it; all may use words, and those from jobs on may
+also use jobs and everything that stands above it.
 """
 
 import errno
@@ -46,7 +70,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 
-
 ########################################################################################
 # words: constants, errors, times and records that all sections share
 ########################################################################################
@@ -54,26 +77,32 @@ from functools import lru_cache, partial
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
 CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
-SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
-EPOCH, PARKED = datetime(1970, 1, 1), datetime(9999, 12, 31)  # PARKED is never due
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+EPOCH = datetime(1970, 1, 1)
+PARKED = datetime(9999, 12, 31)  # as next_run_utc: never due
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
-SHARED = 4  # claims by which a worker takes but a share of what has fallen due
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
-STAY = 5  # a worker of the crontab stays for what is due within these seconds
-OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
 class Problem(Exception):
     """What a person can cause or mend: one line that says what to do."""
 
+    exit_status = 1
+
 
 class BadConfig(Problem):
-    """The command line or the configuration is wrong (exit status 2)."""
+    """The command line or the configuration is wrong."""
+
+    exit_status = 2
 
 
 class BadSchedule(Problem):
     """A cron expression or a window that is wrong, or that can never match."""
+
+    exit_status = 2
 
 
 class Away(Problem):
@@ -138,17 +167,45 @@ HOST_COLUMNS = (
     'running',
     'skew_ms',
 )
-# A row of `job`; as it stands, one that is not there.
+# A row of `job`; without arguments, a job that no longer exists.
 Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
-# How a run ended. kind: 'done'; 'lost': its runner died; 'overdue': past its deadline,
-# on whichever host; 'back': claimed and never started. ended: boottime, of that boot.
-Ending = namedtuple(
-    'Ending',
-    'token job kind run_no status exit_code output '
-    'duration_ms ended boot due started worker',
-    defaults=(None, LOST, *(None,) * 8),
-)
-Look = namedtuple('Look', 'now due_in unplanned overdue')
+Run = namedtuple('Run', RUN_COLUMNS)  # a row of `run`, the history
+Host = namedtuple('Host', HOST_COLUMNS)
+
+
+class Kind:
+    """The ways in which a run can end. What each may write is fate()'s table."""
+
+    DONE = 'done'  # its runner saw the end
+    LOST = 'lost'  # its runner died
+    OVERDUE = 'overdue'  # it is past its deadline, on whichever host it was
+    GIVEN_BACK = 'back'  # it was claimed and never started
+
+
+class Ending(
+    namedtuple(
+        'Ending',
+        (
+            'token',  # of its claim
+            'job',  # its id
+            'kind',  # see Kind
+            'run_no',  # None: only the row of the job knows it
+            'status',
+            'exit_code',  # of the command; a signal as a negative number
+            'output',  # the last of it
+            'duration_ms',
+            'ended',  # when, as boottime ...
+            'boot',  # ... of this boot
+            'due',  # for when it was due, UTC, as text
+            'started',  # when it was claimed, the database's local time, as text
+            'worker',  # that claimed it
+        ),
+        defaults=(None, '') + (None,) * 8,
+    )
+):
+    """How a run ended. What is None is not known, and taken from the row of its job."""
+
+    __slots__ = ()
 
 
 def moment(value):
@@ -185,29 +242,43 @@ def read_text(path):
 # worker: the loop: report what ended, look, plan, start, pause
 ########################################################################################
 
+STAY = 5  # seconds: a worker started by cron stays for what is due within them
+SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
+SHARE_PAUSE = 0.02  # seconds after such a claim
+ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
+FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
+HELLO = 60  # seconds between two reports that this host is there
+OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
+
 
 def work(config, forever=False):
-    """Run what is due; returns the exit status. From the crontab: until nothing runs or
-    falls due within 5 seconds. With forever: until SIGTERM. One worker a host."""
+    """Run what is due; returns the exit status. One worker runs on a host at a time.
+    Without `forever`, as from cron: until nothing runs or falls due within 5 seconds.
+    With it: until SIGTERM."""
     while os.open(os.devnull, os.O_RDWR) < 2:
-        pass  # were 0 to 2 closed, a lock would be opened as one of them
+        pass  # keep fds 0 to 2 in use: a lock file opened as fd 1 would get our output
     return Worker(config, forever).loop()
 
 
 class Worker:
-    """The process that claims, forks and reports. All that it must not forget is in
+    """The process that claims, forks and reports. Everything that must survive it is in
     the state folder; what it holds in memory is a copy."""
 
     def __init__(self, config, forever):
-        self.forever, self.state, self.signals = forever, State(config), []
-        self.claims = {}  # token -> Claim, for each file of the state folder
-        self.stopping = self.misses = self.burst = self.failures = self.due_at = 0
-        self.configure(config)
-
-    def configure(self, config):
-        self.config, self.store, self.next_hello = config, Store(config), 0
+        self.config = config
+        self.forever = forever  # False: started by cron, leaves when nothing is to do
         self.name = '%s-%d' % (config.name, os.getpid())
+        self.state = State(config)
+        self.store = Store(config)
         self.log = Log(config.worker_log, self.name, config.log_max_bytes)
+        self.claims = {}  # token -> Claim, for each file of the state folder
+        self.signals = []  # came, and are not obeyed yet
+        self.stopping = 0  # how often we were told to stop: once drains, twice leaves
+        self.failures = 0  # turns in a row that failed
+        self.misses = 0  # turns in a row in which something was due and none was had
+        self.burst = 0  # turns in a row in which something was due and a slot was free
+        self.due_at = 0  # boottime at which the next job is due
+        self.next_hello = 0  # boottime
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
@@ -217,72 +288,90 @@ class Worker:
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
         pause = 0
-        while not (self.stopping > 1 or pause and self.finished()):
-            self.sleep(pause)
+        while not (pause and self.finished()):
+            self.wait(pause)
+            self.obey_signals()
+            if self.stopping > 1:
+                break
             try:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-        left = sum(len(claim.runs) for claim in self.claims.values())
+        left = sum(claim.count() for claim in self.claims.values())
         if left:
-            self.complain("%d runs go on, or wait for this host's next worker" % left)
+            self.complain(
+                "%d runs are still running or unreported; this host's next worker will "
+                'report them' % left
+            )
         self.log.write('worker leaves')
         return 1 if self.failures else 0
 
     def turn(self):
-        """One round of the steps; returns the seconds to sleep after it."""
+        """One round of the steps in the life of a run; returns the seconds to wait."""
         endings = self.settle()
         self.store.connect()
-        self.end('end', endings)
-        for token in {ending.token for ending in endings}:
-            self.claims[token].reported()
-        self.look_after_mine()
-        asked, seen = boottime(), self.store.look()
-        self.due_at = asked + seen.due_in
-        done = self.store.reported and not self.forever and not self.running()
-        if boottime() >= self.next_hello or done:  # the crontab's leaves soon
-            self.next_hello = boottime() + 60
-            self.store.hello(self.name, self.running(), seen.now)
-        if seen.overdue:
-            self.end('recover', self.store.overdue())
-        moved = self.store.plan(seen.now) if seen.unplanned else 0
-        slots = min(CLAIM_SIZE, self.config.max_tasks - self.running())
-        startable = seen.due_in <= 0 < slots and not self.stopping
-        self.burst = self.burst + startable if seen.due_in <= 0 else 0
-        if startable:
-            moved += self.start_due(slots, seen.now)
+        self.report_ended(endings)
+        self.look_after_claims()
+        seen = self.look()
+        self.say_hello(seen)
+        self.end_overdue(seen)
+        slots = self.slots_for(seen)
+        self.count_burst(seen, slots)
+        moved = self.plan(seen) + self.start_due(seen, slots)
         self.failures = 0
-        self.misses = self.misses + 1 if startable and not moved else 0
-        if moved:  # go on; first with a pause in which other hosts take their share
-            return 0.02 if 0 < self.burst <= SHARED and moved < slots else 0
-        dying = any(claim.free and claim.runs for claim in self.claims.values())
-        wait = 0.1 if dying else self.config.poll_seconds
-        if startable:  # others were faster or the row can't be had: never a busy loop
-            return min(wait, jitter(0.01 * 2 ** min(self.misses, 9)))
-        left = max(0, self.due_at - boottime()) + 0.0005
-        return wait if seen.due_in <= 0 else min(wait, left)
+        return self.pause(seen, slots, moved)
+
+    # How long it waits, and when it leaves.
+
+    def pause(self, seen, slots, moved):
+        """Seconds to wait after a turn. slots: how many due jobs could be started;
+        moved: how many were planned or started."""
+        if moved:  # there may be more to do
+            self.misses = 0
+            others_first = 0 < self.burst <= SHARED and moved < slots
+            return SHARE_PAUSE if others_first else 0
+        longest = self.config.poll_seconds
+        if any(claim.is_orphaned() for claim in self.claims.values()):
+            longest = ORPHAN_PAUSE
+        if slots:  # others were faster, or the row can't be had: never a busy loop
+            self.misses = min(self.misses + 1, 9)
+            return min(longest, jitter(FIRST_RETRY * 2**self.misses))
+        self.misses = 0
+        if seen.due_in <= 0:  # no slot is free, or this worker drains
+            return longest
+        seconds_left = max(0, self.due_at - boottime())
+        return min(longest, seconds_left + 0.0005)  # then it is due for certain
+
+    def count_burst(self, seen, slots):
+        """Count the turns since jobs fell due, for the share of other hosts."""
+        if seen.due_in > 0:
+            self.burst = 0
+        elif slots:
+            self.burst += 1
 
     def back_off(self, problem):
-        """Say what is wrong, more and more seldom; returns the seconds to sleep."""
+        """Log a failed turn, more and more seldom; returns the seconds to wait."""
         if isinstance(problem, Again):
             return jitter(0.05)
         self.store.close()
-        if self.failures & (self.failures - 1) == 0:
-            self.complain(line_of(problem))
         self.failures += 1
+        if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
+            self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
 
     def finished(self):
+        """Whether there is nothing left to do for this worker."""
         if any(claim.landed for claim in self.claims.values()):
-            # A drain does not wait for the database.
+            # Runs go on or wait to be reported. A drain does not wait for a database.
             return self.stopping and self.failures and not self.running()
-        return (
-            self.stopping
-            or not self.forever
-            and (self.failures or self.due_at - boottime() > STAY)
-        )
+        if self.stopping:
+            return True
+        if self.forever:
+            return False
+        return self.failures or self.due_at - boottime() > STAY
 
     def running(self):
+        """How many runs of this host have not ended."""
         return sum(len(claim.running()) for claim in self.claims.values())
 
     def complain(self, text):
@@ -291,33 +380,42 @@ class Worker:
         with suppress(OSError):  # a terminal that has gone
             print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
 
-    def listen(self):
-        """Have signals end the sleep by the FIFO, as results do."""
-        signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda number, _: self.signals.append(number))
+    # Signals, and the wait that they end.
 
-    def sleep(self, seconds):
-        """Sleep, or until a signal comes, which is obeyed, or a result is written. A
-        turn costs the same for many: so then wait a bit for a quarter of them."""
-        until, woken, running = boottime() + seconds, 0, self.running()
-        while 4 * woken < max(1, running):
-            left = until - boottime()  # of which Linux may be late by a thousandth
-            if select.select([self.state.fifo], [], [], max(0, 0.998 * left))[0]:
+    def listen(self):
+        """Make signals end the wait through the FIFO, as results do."""
+        signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(signum, lambda signum, _: self.signals.append(signum))
+
+    def wait(self, seconds):
+        """Wait so long, or until a signal comes or a run ends. One report can carry
+        many results, so wait briefly until a quarter of the runs have ended."""
+        until = boottime() + seconds
+        enough = max(1, self.running() / 4)
+        woken = 0
+        while woken < enough:
+            seconds_left = until - boottime()
+            # select() may oversleep by 0.1 % (timer slack).
+            timeout = max(0, 0.998 * seconds_left)
+            if select.select([self.state.fifo], [], [], timeout)[0]:
                 woken += len(os.read(self.state.fifo, 65536))
                 until = min(until, boottime() + 0.02)
-            elif left < 0.0001:
+            elif seconds_left < 0.0001:
                 break
+
+    def obey_signals(self):
+        """Do what the signals ask for that have come."""
         while self.signals:
-            number = signal.Signals(self.signals.pop(0))
-            if number == signal.SIGHUP:
+            signum = signal.Signals(self.signals.pop(0))
+            if signum == signal.SIGHUP:
                 self.reload()
-            elif number == signal.SIGCHLD:
+            elif signum == signal.SIGCHLD:
                 list(dead_children())  # buries them
             else:
                 self.stopping += 1
                 self.log.write(
-                    '%s: drain, %d runs go on' % (number.name, self.running())
+                    '%s: drain, %d runs go on' % (signum.name, self.running())
                 )
 
     def reload(self):
@@ -327,20 +425,138 @@ class Worker:
             if config.state_location != self.config.state_location:
                 raise config.bad('state.location: can change at a restart only')
             State(config)  # makes the folders, or says what is wrong with them
-            self.store.close()
-            self.configure(config)
-            self.log.write('configuration read again')
+            store = Store(config)
         except Problem as problem:
             self.complain('%s; the old configuration stays' % problem)
+            return
+        self.store.close()
+        self.config = config
+        self.store = store
+        self.log = Log(config.worker_log, self.name, config.log_max_bytes)
+        self.next_hello = 0
+        self.log.write('configuration read again')
 
-    # The steps in the life of a run, in order. Those that are one statement or one
-    # transaction stand in Store under the same name.
+    # The steps in the life of a run. Those that are one statement or one transaction
+    # have their namesakes in Store.
 
-    def start_due(self, slots, now):
-        """find, claim, collect, start: returns the number of runs started."""
+    def settle(self):
+        """Learn from the state folder, without the database, what has ended; returns
+        the Endings that are to be reported."""
+        endings = []
+        folder = self.state.folder
+        self.claims = {
+            token: self.claims.get(token) or Claim(folder, token)
+            for token in os.listdir(folder)
+            if len(token) == 32
+        }
+        for claim in self.claims.values():
+            claim.read()
+            if claim.is_orphaned():
+                self.end_orphans(claim)
+            endings += claim.endings()
+        return endings
+
+    def end_orphans(self, claim):
+        """End what is left of commands whose runner died. Once nothing is left of a
+        command, its run is lost."""
+        marked = marked_processes()
+        now = boottime()
+        claim.kill_at = claim.kill_at or now + self.config.kill_grace
+        signum = signal.SIGKILL if now > claim.kill_at else signal.SIGTERM
+        for job in claim.running():
+            survivors = marked.get(mark_of(claim.token, job), ())
+            for process in survivors:
+                send_signal(os.kill, process, signum)
+            if not survivors:
+                claim.learn(ending_line(job, Kind.LOST, LOST))
+
+    def report_ended(self, endings):
+        """end: report how runs have ended; the folder then forgets them."""
+        self.record('end', endings)
+        for token in {ending.token for ending in endings}:
+            self.claims[token].forget_ended()
+
+    def record(self, step, endings):
+        """Write Endings into the database, and into the log."""
+        if not endings:
+            return
+        for refusal in self.store.end(endings):
+            self.complain(refusal)
+        self.log.write(
+            *(
+                '%s: job %d run %s: %s'
+                % (step, ending.job, ending.run_no, ending.status)
+                for ending in endings
+            )
+        )
+
+    def look_after_claims(self):
+        """Pass on requests to stop; give back what was claimed and never started, also
+        when the claim landed late; remove the files of claims that are done."""
+        free = [token for token, claim in self.claims.items() if claim.free]
+        rows = self.store.mine(list(self.claims), free) if self.claims else []
+        never_started = []
+        for row in rows:
+            claim = self.claims[row.run_token]
+            claim.landed = True
+            if row.stop_requested == row.run_no:
+                claim.ask_to_stop(row.id)
+            if claim.free and not claim.has_started(row.id):
+                never_started.append(self.never_started(claim, row))
+        self.record('give back', never_started)
+        for token in free:
+            claim = self.claims[token]
+            is_old = boottime() > claim.born + OPEN_CLAIM
+            if not claim.count() and (claim.landed or is_old):
+                self.claims.pop(token).remove()
+
+    def never_started(self, claim, row):
+        """The Ending of a claimed run without a line of its start. In this boot it had
+        no start; in another one the line may be lost with what was not yet on disk."""
+        if claim.born:
+            kind, status = Kind.GIVEN_BACK, 'never started'
+        else:
+            kind, status = Kind.LOST, LOST
+        return Ending(claim.token, row.id, kind, row.run_no, status)
+
+    def look(self):
+        """look: what there is to do, and when the next job is due."""
+        asked = boottime()
+        seen = self.store.look()
+        self.due_at = asked + seen.due_in
+        return seen
+
+    def say_hello(self, seen):
+        """hello, purge: each minute, and before a worker started by cron leaves."""
+        is_leaving = self.store.reported and not self.forever and not self.running()
+        if boottime() >= self.next_hello or is_leaving:
+            self.next_hello = boottime() + HELLO
+            self.store.hello(self.name, self.running(), seen.now)
+            self.store.purge(seen.now)
+
+    def end_overdue(self, seen):
+        """recover: end runs, of whichever host, that are past their deadline."""
+        if seen.overdue:
+            self.record('recover', self.store.overdue())
+
+    def plan(self, seen):
+        """plan: returns how many jobs got a time, or were parked."""
+        return self.store.plan(seen.now) if seen.unplanned else 0
+
+    def slots_for(self, seen):
+        """How many of the due jobs this worker may start now; 0 when none is due."""
+        if seen.due_in > 0 or self.stopping:
+            return 0
+        free = self.config.max_tasks - self.running()
+        return max(0, min(CLAIM_SIZE, free))
+
+    def start_due(self, seen, slots):
+        """find, claim, collect, start: returns how many runs were started."""
+        if not slots:
+            return 0
         jobs = self.store.find(slots, share=self.burst <= SHARED)
         if not jobs:  # due by time, but for the window or a Perl worker's run
-            self.store.plan(now, due=True)
+            self.store.plan(seen.now, due=True)
             return 0
         claim = Claim(self.state.folder, os.urandom(16).hex())
         claim.create()
@@ -349,9 +565,11 @@ class Worker:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
             claim.landed = True
-            claim.runs = {row.id: {} for row in rows}
+            claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             if rows:
-                self.start(claim, [Run(row, claim, sent, self.config) for row in rows])
+                self.start_runner(
+                    claim, [Command(row, claim, sent, self.config) for row in rows]
+                )
             return len(rows)
         except Again:
             claim.landed = True  # or never will
@@ -359,92 +577,32 @@ class Worker:
         finally:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
 
-    def start(self, claim, runs):
-        """Fork one runner for the claim."""
+    def start_runner(self, claim, commands):
+        """start: fork one runner for the claim."""
         if os.fork():
-            return self.log.write(
+            self.log.write(
                 'start: '
-                + ', '.join('job %d run %d' % (run.job, run.run_no) for run in runs)
+                + ', '.join('job %d run %d' % (run.job, run.run_no) for run in commands)
             )
+        else:
+            self.become_runner(claim, commands)
+
+    def become_runner(self, claim, commands):
+        """The child's half of the fork; never returns."""
         try:
-            gc.freeze()  # the worker's garbage would close numbers that are ours now
-            become_runner(claim.file)
-            Runner(self.config, self.name, claim, runs).loop()
+            # Collecting the worker's garbage would close fds that we use again.
+            gc.freeze()
+            leave_worker(claim.file)
+            Runner(self.config, self.name, claim, commands).loop()
         except BaseException as error:
             Log(self.config.worker_log, self.name, 1 << 50).write('runner: %r' % error)
         finally:
             os._exit(0)
 
-    def settle(self):
-        """Learn from the state folder, without the database, what has ended; returns
-        the Endings that are to be reported."""
-        endings, folder = [], self.state.folder
-        self.claims = {
-            token: self.claims.get(token) or Claim(folder, token)
-            for token in os.listdir(folder)
-            if len(token) == 32
-        }
-        for claim in self.claims.values():
-            claim.read()
-            if claim.free and claim.running():
-                self.end_orphans(claim)
-            endings += [
-                Ending(claim.token, job, **facts)
-                for job, facts in claim.runs.items()
-                if 'kind' in facts
-            ]
-        return endings
-
-    def end_orphans(self, claim):
-        """End what is left of the commands whose runner died; what is gone is lost."""
-        marked, now = marked_processes(), boottime()
-        claim.kill_at = claim.kill_at or now + self.config.kill_grace
-        number = signal.SIGKILL if now > claim.kill_at else signal.SIGTERM
-        for job in claim.running():
-            left = marked.get('%s.%d' % (claim.token, job), ())
-            for process in left:
-                send_signal(os.kill, process, number)
-            if not left:
-                claim.runs[job]['kind'] = 'lost'
-
-    def end(self, step, endings):
-        """Report how runs have ended."""
-        if endings:
-            for refusal in self.store.end(endings):
-                self.complain(refusal)
-            self.log.write(
-                *(
-                    '%s: job %d run %s: %s'
-                    % (step, ending.job, ending.run_no, ending.status)
-                    for ending in endings
-                )
-            )
-
-    def look_after_mine(self):
-        """Pass on requests to stop; give back what was claimed and never started, also
-        where the claim landed late; remove the files of claims that are done."""
-        free = {token: claim for token, claim in self.claims.items() if claim.free}
-        back = []
-        for row in self.store.mine(self.claims, free) if self.claims else ():
-            claim = self.claims[row.run_token]
-            claim.landed = True
-            if row.stop_requested == row.run_no:
-                claim.stop(row.id)
-            if claim.free and row.id not in claim.runs:
-                ending = Ending(claim.token, row.id, 'lost', row.run_no)
-                if claim.born:  # in this boot: what has no line of its start had none
-                    ending = ending._replace(kind='back', status='never started')
-                back.append(ending)
-        self.end('give back', back)
-        for token, claim in free.items():
-            old = boottime() > claim.born + OPEN_CLAIM
-            if not claim.runs and (claim.landed or old):
-                self.claims.pop(token).remove()
-
 
 def jitter(seconds):
-    """From half of the seconds to all of them: so that workers don't keep step."""
-    from random import uniform  # here, as a pass that finds nothing does without
+    """From half of the seconds to all of them, so that workers don't keep step."""
+    from random import uniform  # imported here: an idle pass does not need it
 
     return uniform(seconds / 2, seconds)
 
@@ -453,63 +611,88 @@ def jitter(seconds):
 # runner: starts, limits and ends commands
 ########################################################################################
 
+AT_ONCE = 8  # commands that are started before the runner looks at what has ended
+TAIL = 4096  # bytes of a run's output that the history keeps
 
-class Run:
-    """One execution of a job, as its runner sees it."""
+
+class Command:
+    """The command of one run, as its runner sees it."""
 
     def __init__(self, row, claim, sent, config):
-        self.job, self.run_no, self.command = row.id, row.run_no, row.command
-        self.due, self.started = row.next_run_utc, row.last_start
-        self.mark = '%s.%d' % (claim.token, row.id)  # in the environment of its tree
-        left = (moment(row.run_deadline_utc) - moment(row.now)).total_seconds()
-        self.max_run_time = left - config.kill_grace - MARGIN  # in seconds
-        # Counted from before the claim was sent: never later than the deadline.
-        self.limit = sent + self.max_run_time
-        self.process = self.exit = None  # exit: once the command has ended
-        self.cause = self.kill_at = None  # why we end it, and when by SIGKILL
-        self.tail = b''  # of its output
+        """row: what collect read; sent: the boottime before the claim was sent."""
+        self.job = row.id
+        self.run_no = row.run_no
+        self.text = row.command
+        self.due = row.next_run_utc
+        self.started = row.last_start
+        self.mark = mark_of(claim.token, row.id)
+        time_left = moment(row.run_deadline_utc) - moment(row.now)
+        slack = config.kill_grace + MARGIN
+        self.max_run_time = time_left.total_seconds() - slack  # seconds
+        # Counted from before the claim was sent, so never later than the deadline.
+        self.limit = sent + self.max_run_time  # boottime
+        self.log = None  # once it is started, like the next three
+        self.pipe = None  # the end from which its output is read
+        self.begun = None  # time.monotonic()
+        self.process = None  # process id
+        self.exit = None  # its exit status, once it has ended
+        self.cause = None  # why we end it
+        self.kill_at = None  # the boottime at which it gets SIGKILL
+        self.tail = b''  # the last of its output
 
 
 class Runner:
     """The forked child that owns the runs of one claim. It needs neither the worker
     nor the database: it starts, limits and stops them, and writes their results."""
 
-    def __init__(self, config, worker, claim, runs):
-        self.config, self.worker, self.claim = config, worker, claim
-        self.waiting, self.live = runs, {}  # live: process id -> Run
-        self.results = []  # until the disk has taken them
-        self.wake = os.open(config.state_location + '/wake', os.O_RDWR | os.O_NONBLOCK)
+    def __init__(self, config, worker, claim, commands):
+        self.config = config
+        self.worker = worker  # its name
+        self.claim = claim
+        self.waiting = commands  # to be started
+        self.live = {}  # process id -> Command
+        self.results = []  # lines for the claim's file, until the disk has taken them
+        self.next_check = 0  # boottime at which limits are looked at again
+        self.environment = dict(os.environ)
+        wake = os.path.join(config.state_location, 'wake')
+        self.wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
-        signals, wakeup = os.pipe()  # readable when a signal comes
+        self.watch_signals()
+
+    def watch_signals(self):
+        """Make the end of a child end the wait."""
+        signals, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        self.selector.register(
-            signals, selectors.EVENT_READ, partial(os.read, signals, 4096)
-        )
-        self.next_check, self.environment = 0, dict(os.environ)
+        empty = partial(os.read, signals, 4096)
+        self.selector.register(signals, selectors.EVENT_READ, empty)
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk."""
         while self.waiting or self.live or self.results:
-            # A few at a time, so that the first are reaped while the last start.
-            for run in self.waiting[:8]:
-                self.start(run)
-            del self.waiting[:8]
+            for command in self.waiting[:AT_ONCE]:
+                self.start(command)
+            del self.waiting[:AT_ONCE]
             pause = 0 if self.waiting else max(0, self.next_check - boottime())
             for key, _ in self.selector.select(pause):
                 key.data()  # copies output, or empties the pipe of signals
-            for process, status in dead_children():
-                run = self.live[process]
-                run.exit = os.waitstatus_to_exitcode(status)
-                if not run.cause:
-                    self.finish(run, status_of(run.exit))
+            self.bury()
             if boottime() >= self.next_check:
-                self.next_check = boottime() + (0.05 if self.limit() else 1)
-            if self.results:
-                self.keep()
+                self.next_check = boottime() + (0.05 if self.enforce_limits() else 1)
+            self.keep_results()
 
-    def keep(self):
-        """Keep results over crashes, and wake whichever worker there is."""
+    def bury(self):
+        """Note the commands that have ended."""
+        for process, status in dead_children():
+            command = self.live[process]
+            command.exit = os.waitstatus_to_exitcode(status)
+            if not command.cause:  # else its tree has to end too
+                self.finish(command, status_of(command.exit))
+
+    def keep_results(self):
+        """Make results survive crashes, and wake whichever worker there is."""
+        if not self.results:
+            return
         with suppress(OSError):  # a full disk: keep them, and the lock
             wake = b'.' * len(self.results)
             append(self.claim.file, *self.results)
@@ -517,136 +700,163 @@ class Runner:
             self.results.clear()
             os.write(self.wake, wake)
 
-    def start(self, run):
+    # Starting.
+
+    def start(self, command):
         """Start one command, unless too little of its time is left."""
-        if run.limit - boottime() < run.max_run_time / 2:
+        if command.limit - boottime() < command.max_run_time / 2:
+            status = 'given back: too little time left before its deadline'
             self.results.append(
-                {
-                    'job': run.job,
-                    'kind': 'back',
-                    'run_no': run.run_no,
-                    'status': 'given back: its time is nearly over',
-                }
+                ending_line(command.job, Kind.GIVEN_BACK, status, run_no=command.run_no)
             )
             return
         try:
-            append(
-                self.claim.file,
-                {
-                    'job': run.job,
-                    'run_no': run.run_no,
-                    'due': run.due,
-                    'started': run.started,
-                    'worker': self.worker,
-                },
-            )
+            append(self.claim.file, self.start_line(command))
         except OSError:
-            return  # a full disk: without a file it is given back when this ends
-        environment = dict(
-            self.environment,
-            DISTRIBUTED_CRON_JOB_ID=str(run.job),
-            DISTRIBUTED_CRON_RUN_NO=str(run.run_no),
-            DISTRIBUTED_CRON_RUN=run.mark,
-            DISTRIBUTED_CRON_DUE=run.due.replace(' ', 'T') + 'Z' if run.due else '',
-            DISTRIBUTED_CRON_WORKER=self.worker,
+            return  # a full disk: without this line it is given back when we end
+        command.log = Log(
+            self.config.job_log(command.job), self.worker, self.config.log_max_bytes
         )
-        run.log = Log(
-            self.config.job_log(run.job), self.worker, self.config.log_max_bytes
-        )
-        run.begun = time.monotonic()
-        reader, output = os.pipe()
-        os.set_blocking(reader, False)
-        run.pipe = os.fdopen(reader, 'rb', buffering=0)
-        self.selector.register(run.pipe, selectors.EVENT_READ, partial(self.copy, run))
-        try:  # posix_spawn does not copy the runner's memory as a fork would
-            run.process = os.posix_spawn(
-                '/bin/sh',
-                ['/bin/sh', '-c', run.command],
-                environment,
-                setsid=True,
-                file_actions=[(os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2)],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )  # which Python ignores
-            self.live[run.process] = run
+        command.begun = time.monotonic()
+        output = self.open_pipe(command)
+        try:
+            command.process = spawn(command.text, self.environment_of(command), output)
+            self.live[command.process] = command
         except (OSError, ValueError) as error:
-            self.finish(
-                run,
-                'ERROR: could not start: %s'
-                % (getattr(error, 'strerror', None) or error),
-            )
+            reason = getattr(error, 'strerror', None) or error
+            self.finish(command, 'ERROR: could not start: %s' % reason)
         finally:
             os.close(output)
 
-    def copy(self, run):
-        """Copy what is in a run's pipe to its log, in one read."""
-        data = run.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
+    def start_line(self, command):
+        return {
+            'event': 'started',
+            'job': command.job,
+            'run_no': command.run_no,
+            'due': command.due,
+            'started': command.started,
+            'worker': self.worker,
+        }
+
+    def environment_of(self, command):
+        due = command.due.replace(' ', 'T') + 'Z' if command.due else ''
+        return {
+            **self.environment,
+            'DISTRIBUTED_CRON_JOB_ID': str(command.job),
+            'DISTRIBUTED_CRON_RUN_NO': str(command.run_no),
+            'DISTRIBUTED_CRON_RUN': command.mark,
+            'DISTRIBUTED_CRON_DUE': due,
+            'DISTRIBUTED_CRON_WORKER': self.worker,
+        }
+
+    def open_pipe(self, command):
+        """Returns the end into which the command is to write."""
+        reader, output = os.pipe()
+        os.set_blocking(reader, False)
+        command.pipe = os.fdopen(reader, 'rb', buffering=0)
+        copy = partial(self.copy, command)
+        self.selector.register(command.pipe, selectors.EVENT_READ, copy)
+        return output
+
+    # While they run.
+
+    def copy(self, command):
+        """Copy what is in a command's pipe to its log, in one read."""
+        data = command.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
-            run.log.feed(data)
-            run.tail = (run.tail + data[-4096:])[-4096:]
+            command.log.feed(data)
+            command.tail = (command.tail + data[-TAIL:])[-TAIL:]
         elif data is not None:
-            self.selector.unregister(run.pipe)
-            run.pipe.close()
+            self.selector.unregister(command.pipe)
+            command.pipe.close()
 
-    def limit(self):
-        """End what ran out of time or is to be stopped: SIGTERM to the whole tree, and
-        SIGKILL after the grace. Returns the runs that are just being ended."""
-        now, to_stop = boottime(), read_text(self.claim.path + '.stop').split()
-        for run in self.live.values():
-            minutes = max(1, round(run.max_run_time / self.config.minute))
-            if not run.cause and now >= run.limit:
-                run.cause = 'timed out after %d min' % minutes
-            elif not run.cause and str(run.job) in to_stop:
-                run.cause = 'stopped'
-        ending = [run for run in self.live.values() if run.cause]
-        marked = marked_processes() if ending else {}
-        for run in ending:
-            if run.kill_at is None:
-                run.kill_at, number = now + self.config.kill_grace, signal.SIGTERM
-            else:
-                number = signal.SIGKILL if now > run.kill_at else 0  # 0: only look
-            left = send_signal(os.killpg, run.process, number)
-            for process in marked.get(run.mark, ()):
-                send_signal(os.kill, process, number)
-            # A group may be left that only holds zombies: these carry no mark.
-            if run.exit is not None and not (run.mark in marked if HAS_PROC else left):
-                send_signal(os.killpg, run.process, signal.SIGKILL)  # shed the mark
-                self.finish(run, 'ERROR: ' + run.cause)
-        return ending
+    def enforce_limits(self):
+        """End what ran out of time or is to be stopped. Returns the commands that are
+        just being ended."""
+        to_stop = read_text(self.claim.path + '.stop').split()
+        for command in self.live.values():
+            if not command.cause:
+                command.cause = self.cause_to_end(command, to_stop)
+        condemned = [command for command in self.live.values() if command.cause]
+        marked = marked_processes() if condemned else {}
+        for command in condemned:
+            self.end_tree(command, marked.get(command.mark, ()))
+        return condemned
 
-    def finish(self, run, status):
+    def cause_to_end(self, command, to_stop):
+        """Why a command is to be ended now; None if it may go on."""
+        if boottime() >= command.limit:
+            minutes = max(1, round(command.max_run_time / self.config.minute))
+            return 'timed out after %d min' % minutes
+        return 'stopped' if str(command.job) in to_stop else None
+
+    def end_tree(self, command, survivors):
+        """Send SIGTERM to the whole tree, and SIGKILL after the grace; when nothing is
+        left of it, the run has ended. survivors: processes with the run's mark."""
+        now = boottime()
+        signum = 0  # only look whether somebody is there
+        if command.kill_at is None:
+            command.kill_at = now + self.config.kill_grace
+            signum = signal.SIGTERM
+        elif now > command.kill_at:
+            signum = signal.SIGKILL
+        is_left = send_signal(os.killpg, command.process, signum)
+        for process in survivors:
+            send_signal(os.kill, process, signum)
+        if HAS_PROC:  # the group may only hold zombies, which carry no mark
+            is_left = bool(survivors)
+        if command.exit is not None and not is_left:
+            # This kills what has dropped the mark from its environment.
+            send_signal(os.killpg, command.process, signal.SIGKILL)
+            self.finish(command, 'ERROR: ' + command.cause)
+
+    def finish(self, command, status):
         """The run has ended: read what is in its pipe, and keep its result."""
-        if not run.pipe.closed:
-            self.copy(run)  # once: a background process may write for ever
-        if not run.log.at_start:
-            run.log.feed(b'\n')
-        self.live.pop(run.process, None)
+        if not command.pipe.closed:
+            self.copy(command)  # once: a background process may write for ever
+        command.log.end_line()
+        self.live.pop(command.process, None)
+        output = command.tail.decode('utf-8', 'replace')
         self.results.append(
-            {
-                'job': run.job,
-                'kind': 'done',
-                'status': status[:255],
-                'exit_code': run.exit,
-                'ended': boottime(),
-                'boot': boot_id(),
-                'output': run.tail.decode('utf-8', 'replace').replace('\0', '\ufffd'),
-                'duration_ms': round(1000 * (time.monotonic() - run.begun)),
-            }
+            ending_line(
+                command.job,
+                Kind.DONE,
+                status[:255],
+                exit_code=command.exit,
+                ended=boottime(),
+                boot=boot_id(),
+                output=output.replace('\0', '\ufffd'),
+                duration_ms=round(1000 * (time.monotonic() - command.begun)),
+            )
         )
 
 
-def become_runner(lock):
+def leave_worker(lock):
     """Make the forked child independent of its worker: no descriptor but the claim's
     lock, a session of its own, and no signal but SIGKILL ends it."""
     signal.set_wakeup_fd(-1)
-    # Handlers, since commands would inherit SIG_IGN.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
+    # Handlers, because commands would inherit SIG_IGN.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(signum, lambda *_: None)
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)
     os.closerange(3, lock)
     os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
+
+
+def spawn(text, environment, output):
+    """Start a shell command in a session of its own; returns its process id.
+    posix_spawn does not copy the runner's memory as a fork would."""
+    return os.posix_spawn(
+        '/bin/sh',
+        ['/bin/sh', '-c', text],
+        environment,
+        setsid=True,
+        file_actions=[(os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2)],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+    )
 
 
 def dead_children():
@@ -659,22 +869,27 @@ def dead_children():
 HAS_PROC = os.path.exists('/proc/self/environ')
 
 
+def mark_of(token, job):
+    """What a run's processes carry as DISTRIBUTED_CRON_RUN in their environment."""
+    return '%s.%d' % (token, job)
+
+
 def marked_processes():
     """The processes that carry a run's mark, by mark; empty where there is no /proc."""
-    found = {}
+    found = defaultdict(list)
     for process in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
         # OSError: it has ended since, or is another user's.
         with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
             text = b'\0' + file.read()
             for mark in re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text):
-                found.setdefault(mark.decode(), []).append(int(process))
-    return found
+                found[mark.decode()].append(int(process))
+    return dict(found)
 
 
-def send_signal(send, target, number):
+def send_signal(send, target, signum):
     """Send a signal; False when there is nobody who could get it."""
     with suppress(ProcessLookupError, PermissionError):
-        send(target, number)
+        send(target, signum)
         return True
     return False
 
@@ -682,68 +897,112 @@ def send_signal(send, target, number):
 @lru_cache(None)
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
-    names = {-number: ' (%s)' % number.name for number in signal.Signals}
-    names.update({126: ' (not executable)', 127: ' (command not found)'})
-    text = 'ERROR: %s %d' % ('signal' if code < 0 else 'exit', abs(code))
-    return text + names.get(code, '') if code else 'Success'
+    if code == 0:
+        return 'Success'
+    names = {-signum: ' (%s)' % signum.name for signum in signal.Signals}
+    names[126] = ' (not executable)'
+    names[127] = ' (command not found)'
+    kind = 'signal' if code < 0 else 'exit'
+    return 'ERROR: %s %d%s' % (kind, abs(code), names.get(code, ''))
 
 
 class Log:
     """A log file, each line led by the worker's name and the host's local time. At
-    max_bytes it becomes FILE.1, also during a run. A full disk loses lines, no run."""
+    max_bytes it becomes FILE.1, also during a run. With a full disk, lines are lost,
+    runs are not."""
 
     def __init__(self, path, name, max_bytes):
-        self.path, self.name, self.max_bytes = path, name, max_bytes
+        self.path = path
+        self.name = name
+        self.max_bytes = max_bytes
         self.at_start = True  # of a line
 
     def write(self, *lines):
-        self.feed(
-            ''.join(line.replace('\n', ' ') + '\n' for line in lines).encode(
-                'utf-8', 'replace'
-            )
-        )
+        text = ''.join(line.replace('\n', ' ') + '\n' for line in lines)
+        self.feed(text.encode('utf-8', 'replace'))
 
     def feed(self, data):
         """Write a piece of a stream, wherever its lines begin and end."""
-        stamp = ('%s: [%s] ' % (self.name, time.ctime())).encode('utf-8', 'replace')
-        # Opened for each piece, so that it does not matter who else rotates it.
-        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            if file.tell() >= self.max_bytes:
-                file.write(b'\n' * (not self.at_start))
-                os.rename(self.path, self.path + '.1')
-                self.at_start = True
-                return self.feed(data)
-            file.write(
-                stamp * self.at_start
-                + data[:-1].replace(b'\n', b'\n' + stamp)
-                + data[-1:]
-            )
-            self.at_start = data.endswith(b'\n')
+        with suppress(OSError):
+            # Opened for each piece, so that it does not matter who else rotates it.
+            with open(self.path, 'ab', buffering=0) as file:
+                if file.tell() < self.max_bytes:
+                    self.write_stamped(file, data)
+                    return
+                if not self.at_start:
+                    file.write(b'\n')
+            os.rename(self.path, self.path + '.1')
+            self.at_start = True
+            with open(self.path, 'ab', buffering=0) as file:
+                self.write_stamped(file, data)
+
+    def write_stamped(self, file, data):
+        stamp = '%s: [%s] ' % (self.name, time.ctime())
+        stamp = stamp.encode('utf-8', 'replace')
+        # The last byte begins no line, also when it is a line's end.
+        text = data[:-1].replace(b'\n', b'\n' + stamp) + data[-1:]
+        file.write(stamp + text if self.at_start else text)
+        self.at_start = data.endswith(b'\n')
+
+    def end_line(self):
+        """Write the end of a line that a command left open."""
+        if not self.at_start:
+            self.feed(b'\n')
 
 
 ########################################################################################
 # state: what a host remembers: the lock, and the lines of each claim
 ########################################################################################
 
+# The state folder makes runs survive their worker. It holds `worker.lock`, which a
+# worker keeps locked as long as it lives, `machine`, the FIFO `wake`, and one file for
+# each claim, named by its token.
+#
+# A claim's file is made and locked before the claim is sent. The worker forks the
+# runner and closes its own copy without unlocking it, so the file is locked exactly as
+# long as the runner lives. Lines of JSON are only appended to it, in this order:
+#
+#     event      what it holds                         written
+#     claimed    boot, born (boottime)                 before the claim is sent
+#     started    job, run_no, due, started, worker     before a command is started
+#     ended      job, kind, status, exit_code, …       after its end, then fsync
+#     reported   jobs                                  when the database has their ends
+#
+# A worker reads the file in each turn, its own and those of its predecessors alike:
+#
+#     lock held                          the run goes on, or is about to start
+#     lock free, with an end             report the end
+#     lock free, start without an end    the runner died: end what is left of the
+#                                        command, then report the run as lost
+#     lock free, no start, this boot     it never started: give the run back
+#     lock free, no start, other boot    the line may not have reached the disk: lost
+#
+# A claim whose answer never came may still land in the database for a while, so its
+# file stays for OPEN_CLAIM seconds. A reader skips events and keys that it does not
+# know: another version's worker may have written them.
+
 
 class State:
-    """The folder in which a host remembers its runs, whatever dies: `worker.lock`,
-    `machine`, the FIFO `wake`, and a file for each claim, named by its token."""
+    """The state folder of this host."""
 
     def __init__(self, config):
-        key, self.folder = 'log.location', config.state_location
+        """Make the folders, or raise BadConfig that says what is wrong with them."""
+        self.folder = config.state_location
         self.wake = os.path.join(self.folder, 'wake')
-        machine = os.path.join(self.folder, 'machine')
-        self.mine = mine = read_text('/etc/machine-id').strip() or os.uname().nodename
+        self.machine = os.path.join(self.folder, 'machine')
+        self.id = read_text('/etc/machine-id').strip() or os.uname().nodename
+        self.fifo = None  # its descriptor; signals and results end a wait through it
+        key = 'log.location'
         try:
             os.makedirs(config.log_location, exist_ok=True)
             open(config.worker_log, 'ab').close()
             key = 'state.location'
             os.makedirs(self.folder, 0o700, exist_ok=True)
-            if (read_text(machine) or mine) != mine:  # its runs can't be seen here
+            # The runs of another machine can't be seen from here.
+            if (read_text(self.machine) or self.id) != self.id:
                 raise config.bad(
-                    'state.location: %s is the folder of another machine; '
-                    'each needs its own' % self.folder
+                    'state.location: %s is the folder of another machine; each needs '
+                    'its own' % self.folder
                 )
             self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
         except OSError as error:
@@ -755,9 +1014,9 @@ class State:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not os.path.exists(self.wake):  # here, as two may start first at once
-            with open(os.path.join(self.folder, 'machine'), 'wb', 0) as file:
-                file.write(self.mine.encode())
+        if not os.path.exists(self.wake):  # under the lock: two may start at once
+            with open(self.machine, 'wb', 0) as file:
+                file.write(self.id.encode())
                 os.fsync(file.fileno())
             os.mkfifo(self.wake, 0o600)
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
@@ -765,24 +1024,27 @@ class State:
 
 
 class Claim:
-    """The file of one claim, locked as long as its runner lives. Lines of JSON, only
-    appended: when it was made; what a run is, before its start; and its end."""
+    """The file of one claim, and what was learned from it."""
 
     def __init__(self, folder, token):
-        self.path, self.token = os.path.join(folder, token), token
-        self.size = 0  # of what was read
-        self.runs = {}  # job id -> facts, none before its start; until it is reported
-        self.born = 0  # by boottime; at the machine's start, if that came later
-        self.landed = self.free = False  # answered; held by no runner
-        self.kill_at = 0  # when what a dead runner left gets SIGKILL
+        self.path = os.path.join(folder, token)
+        self.token = token
+        self.file = None  # descriptor of the worker that made it
+        self.size = 0  # bytes that were read
+        self.runs = {}  # job id -> what its lines say; until it is reported
+        self.born = 0  # boottime of its making; 0 if that was in another boot
+        self.landed = False  # the database has answered
+        self.free = False  # no runner holds it
+        self.kill_at = 0  # boottime from which what a dead runner left gets SIGKILL
 
     def create(self):
         """Make the file, before the claim is sent, and lock it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
         fcntl.flock(self.file, fcntl.LOCK_EX)
+        line = {'event': 'claimed', 'boot': boot_id(), 'born': boottime()}
         try:
-            append(self.file, {'boot': boot_id(), 'born': boottime()})
+            append(self.file, line)
         except OSError:  # a full disk: nothing is claimed
             os.close(self.file)
             self.remove()
@@ -791,38 +1053,75 @@ class Claim:
     def read(self):
         """Learn what was appended since, and whether a runner holds the claim."""
         with open(self.path, 'rb') as file:
+            # Test the lock before reading, so that we see all that its runner wrote.
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.free = True  # asked first: so what its runner wrote is seen below
+                self.free = True
             file.seek(self.size)
             lines = file.read().rpartition(b'\n')[0]
         self.size += len(lines)
-        for line in lines.split(b'\n'):
+        for text in lines.split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
-                facts = json.loads(line)
-                for job in facts.get('reported', ()):
-                    self.runs.pop(job, None)
-                if 'job' in facts:
-                    self.runs.setdefault(facts.pop('job'), {}).update(facts)
-                    self.landed = True
-                elif facts.get('boot') == boot_id():
-                    self.born = facts['born']
-        if self.free:
-            self.runs = {job: facts for job, facts in self.runs.items() if facts}
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    self.learn(line)
+
+    def learn(self, line):
+        """Take in one line; the only place where `runs` changes."""
+        event = event_of(line)
+        if event == 'claimed' and line.get('boot') == boot_id():
+            self.born = line.get('born', 0)
+        elif event == 'collected':  # in memory only: the database has answered
+            self.runs = {job: {} for job in line['jobs']}
+        elif event in ('started', 'ended') and isinstance(line.get('job'), int):
+            self.runs.setdefault(line['job'], {}).update(line)
+            self.landed = True
+        elif event == 'reported':
+            for job in line.get('jobs', ()):
+                self.runs.pop(job, None)
+
+    def has_started(self, job):
+        """Whether a run has a line of its start or of its end."""
+        return bool(self.runs.get(job))
 
     def running(self):
         """The jobs whose runs have no end yet."""
-        return [job for job, facts in self.runs.items() if 'kind' not in facts]
+        return [
+            job
+            for job, facts in self.runs.items()
+            if 'kind' not in facts and (facts or not self.free)
+        ]
 
-    def reported(self):
-        """Forget what has ended; a line keeps the next worker from reporting it."""
+    def count(self):
+        """How many runs are still running or unreported."""
+        return sum(bool(facts) or not self.free for facts in self.runs.values())
+
+    def is_orphaned(self):
+        """Whether its runner died before the ends of its commands."""
+        return self.free and bool(self.running())
+
+    def endings(self):
+        """The Endings that are to be reported."""
+        known = Ending._fields[2:]
+        return [
+            Ending(
+                self.token,
+                job,
+                **{name: facts[name] for name in known if name in facts},
+            )
+            for job, facts in self.runs.items()
+            if 'kind' in facts
+        ]
+
+    def forget_ended(self):
+        """Forget what is reported; a line keeps the next worker from reporting it."""
         jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
-        for job in jobs:
-            del self.runs[job]
+        line = {'event': 'reported', 'jobs': jobs}
+        self.learn(line)
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            append(file.fileno(), {'reported': jobs})
+            append(file.fileno(), line)
 
-    def stop(self, job):
+    def ask_to_stop(self, job):
         """Ask the runner to end a run."""
         with open(self.path + '.stop', 'a') as file:
             file.write('%d\n' % job)
@@ -831,6 +1130,23 @@ class Claim:
         for path in self.path + '.stop', self.path:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+
+
+def event_of(line):
+    """What a line of a claim's file tells. Version 1.0 wrote no `event`."""
+    if 'event' in line:
+        return line['event']
+    if 'reported' in line:
+        line['jobs'] = line['reported']
+        return 'reported'
+    if 'job' in line:
+        return 'ended' if 'kind' in line else 'started'
+    return 'claimed'
+
+
+def ending_line(job, kind, status, **facts):
+    """The line of a claim's file that tells the end of a run."""
+    return {'event': 'ended', 'job': job, 'kind': kind, 'status': status, **facts}
 
 
 def append(file, *lines):
@@ -847,6 +1163,12 @@ def append(file, *lines):
 PLANNED_FROM = ('schedule', 'frequency', 'start_anchor', 'stop_anchor', 'active')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
+RUN_NOW = 0  # as stop_requested of a run in progress: run-now asked for that run
+NO_WORD = 'ERROR: lost: no word of %s by the deadline'
+
+# What a poll sees: the time, UTC; the seconds until the next job is due; whether jobs
+# are to be planned, and runs are past their deadline.
+Look = namedtuple('Look', 'now due_in unplanned overdue')
 
 
 class Store:
@@ -855,11 +1177,14 @@ class Store:
     Raises Away, Again, BadData or Problem."""
 
     def __init__(self, config):
-        self.config, self.dialect = config, DIALECTS[config.db_engine](config)
-        self.connection, self.reported = None, {}  # reported: job id -> run_no
+        self.config = config
+        self.dialect = DIALECTS[config.db_engine](config)
+        self.connection = None  # the driver's
+        self.zone = None  # the database's time zone, once connected
+        self.reported = {}  # job id -> run_no; what was recorded since the last purge
 
     def look(self):
-        """What a poll needs to know, in one statement; now is a datetime, UTC."""
+        """What a poll needs to know, in one statement; `now` is a datetime, UTC."""
         now, due, unplanned, overdue = self.query('''
             SELECT {utc_exact}, (SELECT next_run_utc FROM job
                 WHERE run_token IS NULL AND next_run_utc IS NOT NULL
@@ -870,18 +1195,18 @@ class Store:
         return Look(moment(now), due_in.total_seconds(), unplanned, overdue)
 
     def plan(self, now, due=False):
-        """Give jobs that have none their next_run_utc, or park them; with due: those
+        """Write next_run_utc of jobs that have none, or park them. With `due`: of those
         whose time has come, but not their window. Returns how many."""
-        planned, which = 0, '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
-        read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
-        unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
-        rows = self.query(
-            '''SELECT * FROM job WHERE run_token IS NULL
-            AND next_run_utc %s LIMIT 500'''
+        which = '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
+        jobs = self.query(
+            'SELECT * FROM job WHERE run_token IS NULL AND next_run_utc %s LIMIT 500'
             % which
         )
+        read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
+        unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
+        planned = 0
         with self.transaction():
-            for job in sorted(rows):
+            for job in sorted(jobs):
                 when, status = self.plan_of(job, now)
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = :when, last_status = :status
@@ -898,14 +1223,14 @@ class Store:
         """When a job is due next, and its last_status: bad schedules are parked."""
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
-        except UNPLANNABLE as error:
+        except BadSchedule as error:
             return PARKED, 'ERROR: schedule: %s' % error
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, count, share=False):
-        """Ids of so many due jobs, at random among the first of them; with share: of
-        an eighth, where all could be had."""
+        """Ids of so many due jobs, at random among the first of them. With `share`: of
+        an eighth of them, where `count` would take them all."""
         found = self.query(
             'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
@@ -917,34 +1242,35 @@ class Store:
         return sorted(row.id for row in sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
-        """Take those of the jobs that are still due; returns what it took."""
-        # stop_requested 0: the run was requested, and is again if it is given back
+        """Take those of the jobs that are still due; returns what collect says."""
         update = '''UPDATE job SET run_token = :token, run_no = run_no + 1,
             last_start = {local}, claimed_start = {local}, last_worker = :worker,
-            run_deadline_utc = {deadline},
-            stop_requested = CASE WHEN run_requested = 1 THEN 0 END, run_requested = 0
+            run_deadline_utc = {deadline}, run_requested = 0,
+            stop_requested = CASE WHEN run_requested = 1 THEN :run_now END
             WHERE id IN (:jobs) AND {due}'''
         values = {
             'token': token,
             'worker': worker,
+            'run_now': RUN_NOW,
             'minute': self.config.minute,
             'slack': self.config.kill_grace + MARGIN,
             'jobs': jobs,
         }
         if self.dialect.returning:
             return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
-        return self.collect(token) if self.change(update, **values) else []
+        claimed = self.change(update, **values)
+        return self.collect(token) if claimed else []
 
     def collect(self, token):
-        """What a claim took, and the time, by which one knows what is left of it."""
+        """What a claim took, and what time it is: the seconds to each deadline."""
         return self.query(
             'SELECT %s FROM job WHERE run_token = :token' % CLAIMED, token=token
         )
 
     def end(self, endings):
         """Write how runs ended, in one transaction. A row that the database refuses is
-        tried alone, then without output, and never holds up the others; returns what is
-        to be said of those that it does not take at all."""
+        tried alone, then without output, and never holds up the others. Returns a
+        message for each row that it could not record."""
         try:
             with self.transaction():
                 self.end_all(endings)
@@ -952,88 +1278,90 @@ class Store:
         except BadData as problem:
             if len(endings) > 1:
                 return sum((self.end([ending]) for ending in endings), [])
-            if endings[0].output is not None:
-                return self.end([endings[0]._replace(output=None)])
-            return ['job %d: its end is not recorded: %s' % (endings[0].job, problem)]
+            ending = endings[0]
+            if ending.output is not None:
+                return self.end([ending._replace(output=None)])
+            return ['job %d: its end is not recorded: %s' % (ending.job, problem)]
 
     def end_all(self, endings):
+        """The transaction of `end`."""
+        ids = sorted({ending.job for ending in endings})
         # The rows are locked, in order: no edit comes between, and none can deadlock.
-        ids, history, alike = {ending.job for ending in endings}, [], defaultdict(list)
-        jobs = {
-            row.id: row
-            for row in self.query(
-                'SELECT * FROM job WHERE id IN (:ids) ORDER BY id {lock}', ids=list(ids)
-            )
-        }
+        rows = self.query(
+            'SELECT * FROM job WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
+        )
+        jobs = {row.id: row for row in rows}
         now = self.now()
+        history = []
+        alike = defaultdict(list)  # what to write into job -> the jobs that get it
         for ending in sorted(endings, key=lambda ending: ending.job):
             job = jobs.get(ending.job, Job())
-            held, done = job.run_token == ending.token, ending.kind == 'done'
-            late = done and not job.run_token and job.run_no == ending.run_no
-            run, values = self.end_one(ending, job, now, held)
-            if held or late:  # late: it was taken for lost, and no run came after
-                alike[values].append(job.id)
-            elif not done and (
-                ending.kind != 'lost'
-                or self.query(
-                    'SELECT 1 FROM run WHERE job_id = :job AND run_no = :run_no',
-                    job=run[0],
-                    run_no=run[1],
-                )
-            ):
-                continue  # its own worker, or another, was faster
-            if ending.kind != 'back' and run[1] is not None:
-                self.reported[ending.job] = run[1]
+            ours = job.run_token == ending.token
+            late = job.run_token is None and job.run_no == ending.run_no
+            recorded = not ours and self.is_recorded(ending, job)
+            into_job, into_history = fate(ending.kind, ours, late, recorded)
+            run = self.history_row(ending, job, now)
+            if into_job:
+                plan = self.plan_after(ending, job, ours, now)
+                alike[(run.ended_at, *plan)].append(job.id)
+            if into_history and run.run_no is not None:
+                self.reported[run.job_id] = run.run_no
                 history.append(run)
         for values, ids in alike.items():
-            last_end, last_status, next_run_utc, run_requested = values
-            self.change(
-                '''UPDATE job SET last_end = :last_end, last_status = :last_status,
-                next_run_utc = :next_run_utc, run_requested = :run_requested,
-                run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-                WHERE id IN (:ids)''',
-                last_end=last_end,
-                last_status=last_status,
-                next_run_utc=next_run_utc,
-                run_requested=run_requested,
-                ids=ids,
-            )
-        self.upsert('run', RUN_COLUMNS, history)
+            self.free(ids, *values)
+        self.upsert('run', history)
 
-    def end_one(self, ending, job, now, held):
-        """What to write of the end of one run: its row of the history, and what its job
-        gets of last_end, last_status, next_run_utc and run_requested."""
-        run_no, started = ending.run_no or job.run_no, ending.started or job.last_start
-        ended = min(now, moment(job.run_deadline_utc) or now)  # if it is lost
-        if ending.ended is not None and ending.boot == boot_id():
-            ended = now - max(0, boottime() - ending.ended) * SECOND
-        local, when = max(text_of(self.zone.local(ended)), started or ''), None
-        run = (
-            ending.job,
-            run_no,
-            ending.due or job.next_run_utc,
-            started,
-            local,
-            ending.duration_ms,
-            ending.worker or job.last_worker or '',
-            ending.status,
-            ending.exit_code,
-            ending.output,
+    def free(self, ids, last_end, last_status, next_run_utc, run_requested):
+        """Write the end of runs into their jobs, which then run no more."""
+        self.change(
+            '''UPDATE job SET last_end = :last_end, last_status = :last_status,
+            next_run_utc = :next_run_utc, run_requested = :run_requested,
+            run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+            WHERE id IN (:ids)''',
+            last_end=last_end,
+            last_status=last_status,
+            next_run_utc=next_run_utc,
+            run_requested=run_requested,
+            ids=ids,
         )
-        if ending.kind == 'back':  # due again at once, with its old due time
-            return run, (
-                local,
-                job.last_status,
-                job.next_run_utc,
-                int(job.run_requested == 1 or job.stop_requested == 0),
+
+    def is_recorded(self, ending, job):
+        """Whether the history has this run, of which nobody saw the end."""
+        return ending.kind == Kind.LOST and bool(
+            self.query(
+                'SELECT 1 FROM run WHERE job_id = :job AND run_no = :run_no',
+                job=ending.job,
+                run_no=ending.run_no or job.run_no,
             )
-        if job.run_requested or job.next_run_utc is None or not held:
-            return run, (local, ending.status, job.next_run_utc, job.run_requested)
-        # Not before it was due, should the database's clock have been set back.
-        after = max(ended, min(now, moment(job.next_run_utc) or ended))
-        with suppress(*UNPLANNABLE):  # plan will say what is wrong with it
-            when = text_of(next_run(job, after, now, self.zone))
-        return run, (local, ending.status, when, 0)
+        )
+
+    def history_row(self, ending, job, now):
+        """The Run that an ending is in the history."""
+        started = ending.started or job.last_start
+        local = text_of(self.zone.local(end_of(ending, job, now)))
+        return Run(
+            job_id=ending.job,
+            run_no=ending.run_no or job.run_no,
+            due_utc=ending.due or job.next_run_utc,
+            started_at=started,
+            ended_at=max(local, started or ''),
+            duration_ms=ending.duration_ms,
+            worker=ending.worker or job.last_worker or '',
+            status=ending.status,
+            exit_code=ending.exit_code,
+            output=ending.output,
+        )
+
+    def plan_after(self, ending, job, ours, now):
+        """What a job gets when a run has ended: its last_status, next_run_utc and
+        run_requested."""
+        if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
+            wanted = job.run_requested == 1 or job.stop_requested == RUN_NOW
+            return job.last_status, job.next_run_utc, int(wanted)
+        if not ours or job.run_requested or job.next_run_utc is None:
+            return ending.status, job.next_run_utc, job.run_requested
+        when = next_plan(job, end_of(ending, job, now), now, self.zone)
+        return ending.status, text_of(when), 0
 
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
@@ -1041,74 +1369,67 @@ class Store:
             '''SELECT id, run_token, run_no, stop_requested FROM job
             WHERE run_token IN (:tokens)
             AND (stop_requested = run_no OR run_token IN (:free))''',
-            tokens=list(tokens),
-            free=list(free),
+            tokens=tokens,
+            free=free,
         )
 
     def overdue(self):
         """Endings of runs, of whichever host, that are past their deadline."""
-        lost = 'ERROR: lost: no word of %s by the deadline'
+        rows = self.query('''SELECT id, run_no, run_token, last_worker FROM job
+            WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200''')
         return [
             Ending(
                 row.run_token,
                 row.id,
-                'overdue',
+                Kind.OVERDUE,
                 row.run_no,
-                lost % row.last_worker[:200],
+                NO_WORD % row.last_worker[:200],
             )
-            for row in self.query(
-                '''SELECT id, run_no, run_token, last_worker FROM job
-            WHERE run_deadline_utc <= {utc} ORDER BY run_deadline_utc LIMIT 200'''
-            )
+            for row in rows
         ]
 
     def hello(self, worker, running, now):
-        """Say that this host is there; throw away history, a small batch at a time."""
-        config, local = self.config, self.zone.local(now)
+        """Update this host's row. now: a datetime, UTC."""
         skew = time.time() - (now - EPOCH).total_seconds()
-        self.upsert(
-            'host',
-            HOST_COLUMNS,
-            [
-                (
-                    config.name,
-                    text_of(local),
-                    worker,
-                    VERSION,
-                    config.max_tasks,
-                    running,
-                    round(1000 * skew),
-                )
-            ],
+        host = Host(
+            name=self.config.name,
+            last_seen=text_of(self.zone.local(now)),
+            worker=worker,
+            version=VERSION,
+            max_tasks=self.config.max_tasks,
+            running=running,
+            skew_ms=round(1000 * skew),
         )
+        self.upsert('host', [host])
+
+    def purge(self, now):
+        """Delete a small batch of the history that is too old or too much."""
+        oldest = self.zone.local(now) - self.config.history_days * DAY
         old = self.query(
-            '''SELECT job_id, run_no FROM run WHERE ended_at < :before
+            '''SELECT job_id, run_no FROM run WHERE ended_at < :oldest
             ORDER BY ended_at LIMIT 2000''',
-            before=text_of(local - config.history_days * DAY),
+            oldest=text_of(oldest),
         )
-        many = [
-            {'job_id': job, 'run_no': run_no - config.history_runs}
+        too_many = [
+            {'job_id': job, 'run_no': run_no - self.config.history_runs}
             for job, run_no in sorted(self.reported.items())
         ]
         delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
         with self.transaction():
             self.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
-            self.execute_many(delete % '<=', many)
+            self.execute_many(delete % '<=', too_many)
         self.reported.clear()
 
     # What the steps stand on.
 
     def connect(self):
-        """Connect, if there is no connection; then look at its tables. Returns self."""
+        """Connect, if there is no connection, and look whether the tables are there.
+        Returns self."""
         if self.connection is None:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
             self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
-            for unsafe in self.query(self.dialect.unsafe):
-                raise Problem(
-                    'table %s is %s and must be InnoDB; run: '
-                    'distributed_cron.py init' % unsafe
-                )
+            self.dialect.check_tables(self)
         return self
 
     def close(self):
@@ -1129,15 +1450,17 @@ class Store:
         """The number of rows that one statement matched."""
         return self.execute(text, **values).rowcount
 
-    def upsert(self, table, columns, rows):
+    def upsert(self, table, rows):
         """Insert rows, instead of those that have their keys."""
-        text = self.dialect.upsert.format(
-            table=table,
-            columns=', '.join(columns),
-            marks=marks(columns),
-            new=', '.join('%s = excluded.%s' % (name, name) for name in columns),
-        )
-        self.execute_many(text, [dict(zip(columns, row)) for row in rows])
+        if rows:
+            names = rows[0]._fields
+            text = self.dialect.upsert.format(
+                table=table,
+                columns=', '.join(names),
+                marks=marks(names),
+                new=', '.join('%s = excluded.%s' % (name, name) for name in names),
+            )
+            self.execute_many(text, [row._asdict() for row in rows])
 
     def insert(self, table, values):
         """Insert a row of these columns; returns its id."""
@@ -1152,15 +1475,13 @@ class Store:
 
     def execute(self, text, **values):
         """One statement, in which `:name` is a value; a list is as many values."""
-        lists = {
-            name: value
-            for name, value in values.items()
-            if isinstance(value, (list, tuple))
-        }
-        for name, items in lists.items():
-            values.update(zip(marks_of_list(name, len(items)), items))
-        sizes = tuple((name, len(items)) for name, items in lists.items())
-        text = self.dialect.statement(text, sizes)
+        sizes = []
+        for name, value in list(values.items()):
+            if isinstance(value, (list, tuple)):
+                sizes.append((name, len(value)))
+                values.update(zip(names_of_list(name, len(value)), value))
+                del values[name]
+        text = self.dialect.statement(text, tuple(sizes))
         with self.translated_errors():
             cursor = self.connection.cursor()
             cursor.execute(text, values)
@@ -1207,12 +1528,48 @@ class Store:
         return moment(self.query('SELECT {to_local}', when=text_of(when))[0][0])
 
 
+def fate(kind, ours, late, recorded):
+    """What one ending may write: (into its job, into the history).
+
+                 token still ours   taken for lost,    else: it runs again,
+                 (ours)             no run since       or is deleted
+                                    (late)
+    DONE         job, history       job, history       history
+    LOST         job, history       nothing            history, unless recorded
+    OVERDUE      job, history       nothing            nothing
+    GIVEN_BACK   job                nothing            nothing
+    """
+    if ours:
+        return True, kind != Kind.GIVEN_BACK
+    if kind == Kind.DONE:
+        return late, True
+    return False, kind == Kind.LOST and not recorded
+
+
+def end_of(ending, job, now):
+    """When a run ended, a datetime, UTC. One whose end nobody saw has ended by its
+    deadline."""
+    if ending.ended is not None and ending.boot == boot_id():
+        return now - max(0, boottime() - ending.ended) * SECOND
+    return min(now, moment(job.run_deadline_utc) or now)
+
+
+def next_plan(job, ended, now, zone):
+    """When a job whose run has ended is due next, a datetime, UTC. None: to be planned,
+    which will also say what is wrong with its schedule."""
+    # Not before it was due, should the database's clock have been set back.
+    due = moment(job.next_run_utc) or ended
+    after = max(ended, min(now, due))
+    with suppress(BadSchedule):
+        return next_run(job, after, now, zone)
+
+
 def marks(names):
     """A mark for each of the names of values."""
     return ', '.join(':' + name for name in names)
 
 
-def marks_of_list(name, size):
+def names_of_list(name, size):
     """The names under which the values of a list are sent."""
     return ['%s_%d' % (name, number) for number in range(size)]
 
@@ -1534,7 +1891,6 @@ class Dialect:
     mark, begin, returning, other_words = '%%(%s)s', 'BEGIN', False, ()
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
     port = 3306  # unless the configuration says another
-    unsafe = 'SELECT 1 WHERE 1 = 0'  # tables that are not transactional
 
     def __init__(self, config):
         self.statement = lru_cache(1000)(self.translated)
@@ -1553,7 +1909,7 @@ class Dialect:
         def mark(found):
             names = [found[1]]
             if found[1] in lists:
-                names = marks_of_list(found[1], lists[found[1]])
+                names = names_of_list(found[1], lists[found[1]])
             return ', '.join(self.mark % name for name in names) or 'NULL'
 
         lists = dict(sizes)
@@ -1573,6 +1929,9 @@ class Dialect:
                 break
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
+
+    def check_tables(self, store):
+        """Raise Problem when the tables can't keep what is promised."""
 
     def problem(self, error):
         """An error by how its code begins; the databases' manuals list them."""
@@ -1672,9 +2031,6 @@ class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
     module = 'pymysql'
-    unsafe = '''SELECT table_name, engine FROM information_schema.tables
-        WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
-        AND engine <> 'InnoDB' '''
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()',
         utc_exact='UTC_TIMESTAMP(6)',
@@ -1745,6 +2101,19 @@ class MySQL(Dialect):
             connection.select_db(config.db_database)
         return connection
 
+    def check_tables(self, store):
+        for table, engine in self.unsafe_tables(store):
+            raise Problem(
+                'table %s is %s and must be InnoDB; run: distributed_cron.py init'
+                % (table, engine)
+            )
+
+    def unsafe_tables(self, store):
+        """The tables that have no transactions, with their engines."""
+        return store.query('''SELECT table_name, engine FROM information_schema.tables
+            WHERE table_schema = DATABASE() AND table_name IN ('job', 'run', 'host')
+            AND engine <> 'InnoDB' ''')
+
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
         where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
@@ -1766,7 +2135,7 @@ def modernize(store, table, rules):
     new = [
         rule for rule in rules if rule.removeprefix('INDEX ').split()[0] not in there
     ]
-    if new or table in dict(store.query(store.dialect.unsafe)):
+    if new or table in dict(store.dialect.unsafe_tables(store)):
         changes = [
             'MODIFY ' + rule
             for rule in rules  # texts, as wide as they are now

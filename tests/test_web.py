@@ -210,9 +210,7 @@ def add_history(place, job, count, status='Success', worker='here-7', **more):
             }
         )
     place.store.upsert(
-        'run',
-        dc.RUN_COLUMNS,
-        [[row[column] for column in dc.RUN_COLUMNS] for row in rows],
+        'run', [dc.Run(*[row[column] for column in dc.RUN_COLUMNS]) for row in rows]
     )
     last = rows[-1]
     place.store.change(
@@ -241,9 +239,7 @@ def start_run(place, job, worker='here-7'):
 
 def see_host(place, name, when, worker='here-7', version='1.0'):
     """A host as it was last seen."""
-    place.store.upsert(
-        'host', dc.HOST_COLUMNS, [(name, when, worker, version, 4, 1, -12)]
-    )
+    place.store.upsert('host', [dc.Host(name, when, worker, version, 4, 1, -12)])
 
 
 def tables(place):
@@ -510,9 +506,8 @@ def test_a_long_output_is_read_from_the_log_of_this_host(place):
     row = place.job(1)
     place.store.upsert(
         'run',
-        dc.RUN_COLUMNS,
         [
-            (
+            dc.Run(
                 1,
                 1,
                 None,
@@ -1293,7 +1288,7 @@ def test_rows_that_people_wrote_by_hand(sqlite_place):
         'y', schedule='every day', description=b'\xff\xfe', last_status='?'
     )
     sqlite_place.store.upsert(
-        'run', dc.RUN_COLUMNS, [(1, 1, 'x', 'y', 'z', None, 'w', 's', None, None)]
+        'run', [dc.Run(1, 1, 'x', 'y', 'z', None, 'w', 's', None, None)]
     )
     see_host(sqlite_place, 'h', 'when')
     browser = Browser(sqlite_place)
@@ -1461,11 +1456,12 @@ def test_metrics(place):
     times = [dc.text_of(local)] * 2, [dc.text_of(local - dc.DAY - dc.MINUTE)] * 2
     place.store.upsert(
         'run',
-        dc.RUN_COLUMNS,
         [
-            (7, 24, None, *times[1], 9, 'w-1', 'ERROR: exit 1', 1, ''),  # yesterday's
-            (7, 26, None, *times[0], 9, 'w-1', 'Success', 0, ''),
-            (7, 27, None, *times[0], 9, 'w-1', 'ERROR: exit 1', 1, ''),
+            dc.Run(
+                7, 24, None, *times[1], 9, 'w-1', 'ERROR: exit 1', 1, ''
+            ),  # yesterday's
+            dc.Run(7, 26, None, *times[0], 9, 'w-1', 'Success', 0, ''),
+            dc.Run(7, 27, None, *times[0], 9, 'w-1', 'ERROR: exit 1', 1, ''),
         ],
     )
     place.store.change('UPDATE job SET run_no = 27 WHERE id = 7')
