@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures distributed cron against its goals, and prints one table.
 
-    tests/.venv/bin/python tests/benchmark.py [--quick] [--peers] [--only NAME]...
+    tests/.venv/bin/python tests/bench/benchmark.py [--quick] [--peers] [--only NAME]...
 
 It starts a MariaDB of its own (a commit is flushed to the disk), and runs real workers
 on it. Machines differ, and others may be at work on them: so beside each rate stands
@@ -26,9 +26,11 @@ import types
 from datetime import datetime, timezone
 from statistics import median
 
-import peers
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from bench import peers
+from bench.picture import picture
 from conftest import SCRIPT, MariaDB, Place, dc, wait_until
-from picture import picture
 
 ROWS = {}  # name: the function that measures
 Row = collections.namedtuple('Row', 'what measured beside ratio goal reached')
