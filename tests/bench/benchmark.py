@@ -30,7 +30,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from bench import peers
 from bench.picture import picture
-from conftest import SCRIPT, MariaDB, Place, dc, wait_until
+from conftest import SCRIPT, Place, dc
+from servers import MariaDB, open_folder, wait_until
 
 ROWS = {}  # name: the function that measures
 Row = collections.namedtuple('Row', 'what measured beside ratio goal reached')
@@ -49,7 +50,7 @@ def main():
         [],
         options.only or [name for name in ROWS if name != 'peers' or options.peers],
     )
-    with tempfile.TemporaryDirectory(prefix='dc-bench-') as folder:
+    with open_folder('dc-bench-') as folder:
         bench = Bench(folder, options.quick)
         try:
             for name in names:
@@ -118,7 +119,9 @@ class Bench:
             '--innodb-buffer-pool-size=1G',
             '--max-connections=700',
             '--innodb-log-file-size=512M',
+            '--skip-log-bin',
         )
+        self.server.start().make_account()
 
     def count(self, full, quick):
         return quick if self.quick else full
