@@ -24,7 +24,7 @@ ABOVE = [
 ]
 BELOW = ['jobs', 'schema', 'commands', 'crontab', 'demo']
 ORDER = ABOVE + BELOW  # the banner stands between them
-LONGEST = 365  # lines of a section
+LONGEST = 383  # lines of a section
 HEADING = re.compile(r'(?m)^#{88}\n# (\w+): .*\n#{88}$')
 BANNER = re.compile(r'(?m)^# = banner: .*$')
 
@@ -33,6 +33,7 @@ KNOWN = {
     'commands:parser -> schema:cmd_init',
     'config:Config -> dialects:DIALECTS',
     'demo:cmd_demo -> schema:cmd_init',
+    'dialects:Dialect -> store:marks_of_list',
     'dialects:SQLite -> store:PLANNED_FROM',
 }
 
