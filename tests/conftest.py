@@ -1,30 +1,31 @@
-"""What all tests stand on: a private MariaDB server, and one `Place` for each test."""
+"""What all tests stand on: the program, a server of each kind, and a `Place` for each test.
+
+A Place is a folder, a database and a configuration file; a Visitor looks at its web page.
+"""
 
 import contextlib
-import glob
 import http.client
 import importlib.util
+import io
 import itertools
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
+import traceback
 from base64 import b64encode
 from collections import namedtuple
 from datetime import datetime, timezone
 from urllib.parse import urlencode, urljoin, urlsplit
 
-import psycopg
-import pymysql
 import pytest
 import yaml
+from servers import MariaDB, MySQL, PostgreSQL, free_port, open_folder, wait_until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'distributed_cron.py')
@@ -34,219 +35,75 @@ dc = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(dc)
 
 
-ports = itertools.count(12000 + os.getpid() * 97 % 18000)
-
-
-def free_port():
-    """Below those that the system gives to clients: none can take it meanwhile."""
-    for port in ports:
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
-            probe.bind(('127.0.0.1', port))
-            return port
-
-
-def wait_until(condition, seconds=20, what='it', pause=0.02):
-    """The first true value of a condition; fails when there is none in time."""
-    limit = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < limit, 'waited %s s for %s' % (seconds, what)
-        time.sleep(pause)
-
-
-class MariaDB:
-    """A server on a temporary folder, ended by the process that was started."""
-
-    server, zones = 'mariadbd', 'mariadb-tzinfo-to-sql'
-    settings = 'SET GLOBAL aria_checkpoint_interval = 30;'
-
-    def __init__(self, folder, *more):
-        self.socket, self.port = os.path.join(folder, 's'), free_port()
-        data = os.path.join(folder, 'data')
-        # As root it must be told that it may be: the folder is nobody else's.
-        scratch = os.path.join(folder, 'tmp')  # several in one /tmp disturb each other
-        os.mkdir(scratch)
-        options = [
-            '--no-defaults',
-            '--datadir=' + data,
-            '--tmpdir=' + scratch,
-            *(['--user=root'] if os.getuid() == 0 else []),
-        ]
-        self.log = open(os.path.join(folder, 'log'), 'wb')
-        subprocess.run(
-            self.install(options), check=True, stdout=self.log, stderr=self.log
-        )
-        self.process = subprocess.Popen(
-            [
-                self.server,
-                *options,
-                '--socket=' + self.socket,
-                '--port=%d' % self.port,
-                '--bind-address=127.0.0.1',
-                '--innodb-buffer-pool-size=256M',
-                '--max-connections=400',
-                '--pid-file=' + os.path.join(folder, 'pid'),
-                '--max-allowed-packet=16M',
-                '--skip-log-bin',
-                *more,
-            ],
-            stdout=self.log,
-            stderr=self.log,
-        )
-        wait_until(self.is_up, 60, self.server)
-        zones = subprocess.run(
-            [self.zones, '/usr/share/zoneinfo'],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.client(self.settings + 'USE mysql;' + zones.stdout.decode())
-        self.client("CREATE USER dc IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO dc;")
-
-    def install(self, options):
-        return [
-            'mariadb-install-db',
-            *options,
-            '--skip-test-db',
-            '--auth-root-authentication-method=normal',
-        ]
-
-    def is_up(self):
-        assert self.process.poll() is None, open(self.log.name).read()[-2000:]
-        try:
-            pymysql.connect(unix_socket=self.socket, user='root').close()
-            return True
-        except pymysql.err.OperationalError:
-            return False
-
-    def client(self, text, check=True, database=''):
-        """Run statements with the plain client."""
-        return subprocess.run(
-            [
-                'mariadb',
-                '--no-defaults',
-                '--socket=' + self.socket,
-                '-uroot',
-                *filter(None, [database]),
-            ],
-            input=text.encode(),
-            check=check,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ).stdout.decode()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-        self.log.close()
-
-
-class MySQL(MariaDB):
-    """MySQL in its place: the server that DISTRIBUTED_CRON_MYSQLD names."""
-
-    server = os.environ.get('DISTRIBUTED_CRON_MYSQLD', '')
-    zones = os.path.join(os.path.dirname(server), 'mysql_tzinfo_to_sql')
-    settings = ''
-
-    def install(self, options):
-        return [self.server, *options, '--initialize-insecure']
-
-
-class PostgreSQL:
-    """A cluster on a temporary folder, as a user that is not root."""
-
-    def __init__(self):
-        self.folder, self.port = tempfile.mkdtemp(prefix='dc-test-'), free_port()
-        binaries = sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1]
-        user = {'user': 'postgres'} if os.getuid() == 0 else {}
-        if user:
-            shutil.chown(self.folder, 'postgres')
-        data = os.path.join(self.folder, 'data')
-        password = os.path.join(self.folder, 'password')
-        with open(password, 'w') as file:
-            file.write('secret')
-        os.chmod(password, 0o644)
-        subprocess.run(
-            [
-                binaries + '/initdb',
-                '-D',
-                data,
-                '-U',
-                'dc',
-                '-A',
-                'scram-sha-256',
-                '--pwfile',
-                password,
-                '-E',
-                'UTF8',
-                '--no-instructions',
-            ],
-            check=True,
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            **user,
-        )
-        self.log = open(os.path.join(self.folder, 'log'), 'wb')
-        self.process = subprocess.Popen(
-            [
-                binaries + '/postgres',
-                '-D',
-                data,
-                '-p',
-                str(self.port),
-                '-k',
-                self.folder,
-                '-c',
-                'listen_addresses=127.0.0.1',
-                '-c',
-                'max_connections=300',
-            ],
-            stdout=self.log,
-            stderr=self.log,
-            cwd=self.folder,
-            **user,
-        )
-        wait_until(self.is_up, 60, 'PostgreSQL')
-
-    def connect(self, database='postgres'):
-        return psycopg.connect(
-            host='127.0.0.1',
-            port=self.port,
-            user='dc',
-            password='secret',
-            dbname=database,
-            autocommit=True,
-        )
-
-    def is_up(self):
-        assert self.process.poll() is None, open(self.log.name).read()[-2000:]
-        try:
-            self.connect().close()
-            return True
-        except psycopg.OperationalError:
-            return False
-
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)  # a fast shutdown
-        self.process.wait(60)
-        self.log.close()
-        shutil.rmtree(self.folder)
-
-
 @pytest.fixture(scope='session')
 def postgresql():
-    server = PostgreSQL()
-    yield server
-    server.stop()
+    with open_folder('dc-test-') as folder:
+        server = PostgreSQL(folder).start().make_account()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope='session')
-def mariadb(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('mariadb')
-    server = (MySQL if MySQL.server else MariaDB)(str(folder))
-    yield server
-    server.stop()
+def mariadb():
+    kind = MySQL if MySQL.program else MariaDB
+    with open_folder('dc-test-') as folder:
+        server = kind(folder, '--innodb-buffer-pool-size=256M', '--skip-log-bin')
+        server.start().make_account().load_time_zones()
+        yield server
+        server.stop()
+
+
+def fork(function, *args):
+    """Call a function in a child process; returns its id. The child ends with the exit
+    status that the function returns, or with 1 and a traceback: it never goes on here."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        status = function(*args) or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def exit_status(process):
+    """Wait for a child; returns its exit status, or minus a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+PROCESSES = {'run', 'log', 'demo'}  # commands that fork, or become another program
+
+
+def execute(args, **how):
+    """Run the script in a process; returns its exit status, output and errors."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        **how,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def call(args):
+    """The same in this process: to start Python takes longer than most commands do."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8') for _ in range(2))
+    argv, sys.argv = sys.argv, [SCRIPT, *args]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = dc.main()
+    except SystemExit as leaving:  # argparse leaves so
+        status = leaving.code
+    finally:
+        sys.argv = argv
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())
+    return (status or 0, *texts)
 
 
 class Place:
@@ -285,18 +142,14 @@ class Place:
         return dc.load_config(self.file, name)
 
     def run(self, *args, code=0, name='here', **how):
-        """Run a command of the program; returns what it printed."""
-        done = subprocess.run(
-            [sys.executable, SCRIPT, '--config', self.file, '--name', name, *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            **how,
-        )
-        out, err = done.stdout.decode(), done.stderr.decode()
-        assert done.returncode == code, (done.returncode, out, err)
+        """Run a command of the program; returns what it printed. how: of subprocess.run,
+        for a process of its own, which workers always have."""
+        args = ['--config', self.file, '--name', name, *args]
+        in_process = not how and not PROCESSES & set(args)
+        status, out, err = (call if in_process else execute)(args, **how)
+        assert status == code, (status, out, err)
         assert 'Traceback' not in err, err
-        assert not code or len(err.splitlines()) == 1 or args[0] == 'import', err
+        assert not code or len(err.splitlines()) == 1 or 'import' in args, err
         return out + err
 
     def init(self):
@@ -550,8 +403,7 @@ def make_place(request, tmp_path, engine):
     server = request.getfixturevalue(SERVERS[engine]) if engine in SERVERS else None
     place = Place(tmp_path, engine, server, 'd%d' % next(numbers))
     if engine == 'postgresql':
-        with server.connect() as connection:
-            connection.execute('CREATE DATABASE ' + place.values['db']['database'])
+        server.settings('CREATE DATABASE ' + place.values['db']['database'])
     place.init()
     yield place
     place.close()

@@ -10,7 +10,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SCRIPT, wait_until
+from conftest import ROOT, SCRIPT
+from servers import wait_until
 
 CRONTABS = os.path.join(ROOT, 'tests', 'crontabs')
 

@@ -3,15 +3,17 @@
 Each test is a command that people can type; the harness judges what came of it.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, dc, wait_until
+from conftest import ROOT, dc, exit_status, fork
 from faults.attack import cluster_of
 from faults.cluster import execute
+from servers import wait_until
 
 RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
 CLEAN = 'nothing lost, no duplicate, no overlap, no run without its record'
@@ -142,17 +144,11 @@ def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
     for _ in range(70):
         place.add('true', frequency=10)
     reader, writer = os.pipe()
-    if not os.fork():
-        code = 1
-        try:
-            os.write(writer, ('%r' % (day_of(place),)).encode())
-            code = 0
-        finally:
-            os._exit(code)
+    child = fork(lambda: os.write(writer, json.dumps(day_of(place)).encode()) and 0)
     os.close(writer)
     with open(reader) as stream:
-        (memory, descriptors), (memory_now, descriptors_now) = eval(stream.read())
-    assert os.wait()[1] == 0
+        (memory, descriptors), (memory_now, descriptors_now) = json.load(stream)
+    assert exit_status(child) == 0
     assert place.sql('SELECT COUNT(*) FROM run')[0][0] == 144 * 70
     assert descriptors_now <= descriptors
     assert memory_now - memory < 1 << 20, (memory, memory_now)

@@ -4,18 +4,17 @@ import collections
 import contextlib
 import os
 import random
-import selectors
 import signal
-import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import ROOT, dc, wait_until
+from conftest import ROOT, dc, exit_status, fork
+from faults.proxy import Proxy
+from servers import wait_until
 
 
 def status_of(place, job):
@@ -195,11 +194,9 @@ def test_timeouts_end_the_tree(place):
     )
     config = place.config('one')
     config.minute = 1.5
-    process = os.fork()
-    if not process:
-        os._exit(dc.work(config))
+    worker = fork(dc.work, config)
     wait_until(lambda: len(processes(place, 'sleep\x00' + mark)) == 3)
-    os.waitpid(process, 0)
+    assert exit_status(worker) == 0
     assert not processes(place, 'sleep\x00' + mark)
     (run,) = place.runs()
     assert run.status == 'ERROR: timed out after 1 min'
@@ -424,35 +421,32 @@ def test_another_hosts_worker_ends_the_run_at_its_deadline(mysql_place):
     assert not processes(place, 'sleep\x00' + place.mark)
 
 
+def work_with_a_late_start(place):
+    """A worker whose clock jumps by an hour, once, when it has claimed."""
+    clock, late = dc.boottime, []
+    worker = dc.Worker(place.config('one'), False)
+    claim = worker.store.claim
+
+    def claim_and_freeze(*args):
+        rows = claim(*args)
+        late.append(3600)
+        # So that it isn't due again.
+        place.new_store().execute('UPDATE job SET active = 0')
+        return rows
+
+    worker.store.claim = claim_and_freeze
+    dc.boottime = lambda: clock() + sum(late[:1])
+    worker.state.lock()
+    worker.listen()
+    limit = time.monotonic() + 1
+    while time.monotonic() < limit:
+        worker.turn()
+
+
 def test_frozen_between_claim_and_start_starts_nothing(place):
     """As after a SIGSTOP for longer than the deadline: the clock that counts goes on."""
     job = place.add('echo ran >> %s/ran' % place.folder)
-    config = place.config('one')
-    process = os.fork()
-    if not process:
-        clock, late = dc.boottime, []
-        worker = dc.Worker(config, False)
-        claim = worker.store.claim
-
-        def claim_and_freeze(*args):
-            rows = claim(*args)
-            late.append(3600)
-            place.store = place.new_store()
-            place.store.execute(
-                'UPDATE job SET active = 0'
-            )  # so that it isn't due again
-            return rows
-
-        worker.store.claim = claim_and_freeze
-        dc.boottime = lambda: clock() + sum(late[:1])
-        worker.state.lock()
-        worker.listen()
-        worker.turn()
-        late_start = time.monotonic()
-        while time.monotonic() - late_start < 1:
-            worker.turn()
-        os._exit(0)
-    os.waitpid(process, 0)
+    assert exit_status(fork(work_with_a_late_start, place)) == 0
     assert not os.path.exists(place.folder + '/ran')
     assert not place.runs() and place.job(job).run_no == 1
     assert place.job(job).run_token is None
@@ -462,13 +456,12 @@ def test_frozen_between_claim_and_start_starts_nothing(place):
 def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_place):
     place = mysql_place
     config = place.config('one')
-    config.minute, dc_margin = 0.5, dc.MARGIN
+    config.minute, config.kill_grace = 0.5, 0
     job = place.add('echo ran >> %s/ran' % place.folder)
     reader, writer = os.pipe()
-    process = os.fork()
-    if not process:
+
+    def work():
         dc.MARGIN = 1
-        config.kill_grace = 0
         worker = dc.Worker(config, True)
         start = worker.start
 
@@ -479,16 +472,19 @@ def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_plac
 
         worker.start = stop_before_start
         worker.state.lock()
-        os._exit(worker.loop())
+        return worker.loop()
+
+    process = fork(work)
     assert os.read(reader, 10) == b'claimed'
     held = place.job(job)
-    assert held.run_token and dc_margin == dc.MARGIN
+    left = dc.moment(held.run_deadline_utc) - place.store.now()
+    assert held.run_token and left < timedelta(seconds=5)  # by its margin, not by ours
     wait_until(lambda: place.store.look().overdue, 10)
     place.store.execute('UPDATE job SET active = 0')  # so that it isn't due again
     os.kill(process, signal.SIGCONT)
     wait_until(lambda: place.job(job).run_token is None)
     os.kill(process, signal.SIGTERM)
-    os.waitpid(process, 0)
+    assert exit_status(process) == 0
     assert not os.path.exists(place.folder + '/ran')
 
 
@@ -557,43 +553,6 @@ def test_three_workers_500_jobs_ten_rounds(place):
     assert all(place.job(job).run_no == 10 for job in jobs[:20])
 
 
-class Proxy(threading.Thread):
-    """Passes TCP on, and cuts the connection instead of passing the answer on, once,
-    for each statement that begins as asked for."""
-
-    def __init__(self, port, statement, times):
-        super().__init__(daemon=True)
-        self.target, self.statement, self.times = port, statement, times
-        self.cut = 0
-        self.listener = socket.create_server(('127.0.0.1', 0))
-        self.port = self.listener.getsockname()[1]
-
-    def run(self):
-        while True:
-            client = self.listener.accept()[0]
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def serve(self, client):
-        server = socket.create_connection(('127.0.0.1', self.target))
-        with (
-            contextlib.suppress(ConnectionError),
-            client,
-            server,
-            selectors.DefaultSelector() as selector,
-        ):
-            selector.register(client, selectors.EVENT_READ, server)
-            selector.register(server, selectors.EVENT_READ, client)
-            cutting = False
-            while True:
-                for key, _ in selector.select():
-                    data = key.fileobj.recv(65536)
-                    if not data or (cutting and key.fileobj is server):
-                        return
-                    if self.statement in data and self.cut < self.times:
-                        cutting, self.cut = True, self.cut + 1
-                    key.data.sendall(data)
-
-
 @pytest.mark.parametrize(
     'statement',
     [b'UPDATE job SET run_token = ', b'FROM job WHERE run_token =', b'COMMIT'],
@@ -602,8 +561,8 @@ def test_a_lost_answer_loses_and_doubles_nothing(server_place, statement):
     place = server_place
     if place.engine == 'postgresql' and b'FROM' in statement:
         statement = b'RETURNING'  # claim and collect are one
-    proxy = Proxy(place.server.port, statement, 3)
-    proxy.start()
+    proxy = Proxy(place.server.port)
+    proxy.cut(statement, answered=True, times=3)
     for number in range(40):
         place.add(appending(place, number), frequency=1000)
     place.write(db=dict(place.values['db'], host='127.0.0.1:%d' % proxy.port))
@@ -612,21 +571,21 @@ def test_a_lost_answer_loses_and_doubles_nothing(server_place, statement):
     wait_until(lambda: len(place.runs()) == 40, 40)
     time.sleep(0.5)
     counts = counted(place)
-    assert len(counts) == 40 and set(counts.values()) == {1} and proxy.cut == 3
+    assert len(counts) == 40 and set(counts.values()) == {1} and proxy.cuts == 3
     assert not place.sql('SELECT * FROM job WHERE run_token IS NOT NULL')
 
 
 def test_a_database_that_is_away_is_not_noticed_by_runs(mysql_place):
     place = mysql_place
-    proxy = Proxy(place.server.port, b'UPDATE job SET last_end', 1000000)
-    proxy.start()
+    proxy = Proxy(place.server.port)
+    proxy.cut(b'UPDATE job SET last_end', answered=True, times=1000000)
     place.add('sleep 0.5; echo done')
     good = place.values['db']
     place.write(db=dict(good, host='127.0.0.1:%d' % proxy.port))
     worker = place.worker('one')
-    wait_until(lambda: proxy.cut > 3)
+    wait_until(lambda: proxy.cuts > 3)
     assert not place.runs()
-    proxy.times = 0
+    proxy.heal()
     assert place.wait_runs(1)[0].status == 'Success'
     worker.terminate()
     assert worker.wait(10) == 0
@@ -708,4 +667,5 @@ def test_an_idle_worker_sends_one_statement_a_poll(mysql_place):
     before, begin = questions(), time.monotonic()
     time.sleep(1.5)
     polls = (time.monotonic() - begin) / place.values['poll_seconds']
-    assert questions() - before <= polls + 3
+    asked = questions() - before
+    assert polls / 2 <= asked <= polls + 3, (asked, polls)

@@ -4,7 +4,6 @@ import contextlib
 import glob
 import os
 import random
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,10 +19,9 @@ from faults.cluster import (
     Cluster,
     is_refusal,
     now,
-    wait_until,
-    within,
 )
 from faults.nemesis import FAULTS
+from servers import open_folder, wait_until, within
 
 # What a command takes at most, in seconds, if it does not hang: a run starts as long as half of
 # its short minute is left, so it has two.
@@ -444,16 +442,14 @@ def cluster_of(database, at_work=True, **how):
     """A cluster whose hosts are at work, in a folder of its own."""
     os.environ['TZ'] = 'UTC'
     time.tzset()
-    folder = tempfile.mkdtemp(prefix='faults-')
-    os.chmod(folder, 0o755)  # PostgreSQL's user passes through it
-    cluster = Cluster(database, folder, **how)
-    try:
-        for host in cluster.hosts if at_work else ():
-            host.start()
-        yield cluster
-    finally:
-        cluster.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_folder('faults-') as folder:
+        cluster = Cluster(database, folder, **how)
+        try:
+            for host in cluster.hosts if at_work else ():
+                host.start()
+            yield cluster
+        finally:
+            cluster.close()
 
 
 def end_by_signals():

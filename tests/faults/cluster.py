@@ -1,4 +1,4 @@
-"""Real servers and real workers, each worker as a host of its own: with a name, a state
+"""Real workers on real servers, each worker as a host of its own: with a name, a state
 folder, a log folder, a way to the database and processes that nobody else has."""
 
 import contextlib
@@ -6,7 +6,6 @@ import ctypes
 import glob
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,11 +18,12 @@ import pymysql
 import yaml
 
 from faults.proxy import Proxy
+from servers import IS_ROOT, Galera, MariaDB, PostgreSQL, SQLite, free_port, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-IS_ROOT = os.getuid() == 0
 PRIVILEGES = {'own mounts': False}  # and with them network namespaces
+FEW = 60  # connections to PostgreSQL, which a fault takes
 FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), 'no libfaketime')
 
 
@@ -32,300 +32,12 @@ def now():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def within(condition, seconds):
-    """What a condition says when it is met, or when so many seconds are over."""
-    limit = now() + seconds
-    while not (value := condition()) and now() < limit:
-        time.sleep(0.05)
-    return value
-
-
-def wait_until(condition, seconds, what):
-    value = within(condition, seconds)
-    if not value:
-        raise RuntimeError('waited %s s for %s' % (seconds, what))
-    return value
-
-
 def own_mounts():
     """Have what this process mounts, and its network namespaces, end with it; if it may."""
     if IS_ROOT and not ctypes.CDLL(None).unshare(0x00020000):  # CLONE_NEWNS
         PRIVILEGES['own mounts'] = not subprocess.run(
             ['mount', '--make-rprivate', '/']
         ).returncode
-
-
-# ----------------------------------------------------------------------- databases
-
-
-class MariaDB:
-    """A server on a folder, which may be killed, and started again."""
-
-    engine, errors = 'mysql', pymysql.err.Error
-
-    def __init__(self, folder, port, options=(), data=None):
-        self.folder, self.port, self.process = folder, port, None
-        self.socket = os.path.join(folder, 's')
-        os.makedirs(os.path.join(folder, 'tmp'))
-        basic = [
-            '--no-defaults',
-            '--datadir=' + os.path.join(folder, 'data'),
-            '--tmpdir=' + os.path.join(folder, 'tmp'),
-            *['--user=mysql'] * IS_ROOT,
-        ]
-        if (
-            IS_ROOT
-        ):  # rsync, by which a node gets its data, is nobody where that is root
-            subprocess.run(['chown', '-R', 'mysql:', folder], check=True)
-        if data:
-            subprocess.run(['cp', '-a', data, folder], check=True)
-        else:
-            subprocess.run(
-                [
-                    'mariadb-install-db',
-                    *basic,
-                    '--skip-test-db',
-                    '--auth-root-authentication-method=normal',
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-        self.command = [
-            'mariadbd',
-            *basic,
-            '--socket=' + self.socket,
-            '--port=%d' % port,
-            '--bind-address=127.0.0.1',
-            '--innodb-buffer-pool-size=64M',
-            '--max-connections=300',
-            '--pid-file=' + os.path.join(folder, 'pid'),
-            '--log-bin-trust-function-creators=1',
-            *options,
-        ]
-
-    def start(self, *more, wait=60):
-        with open(os.path.join(self.folder, 'log'), 'ab') as log:
-            self.process = subprocess.Popen(
-                [*self.command, *more], stdout=log, stderr=log, start_new_session=True
-            )
-        wait_until(self.is_up, wait, 'MariaDB in ' + self.folder)
-        return self
-
-    def make_account(self):
-        with contextlib.closing(self.connect()) as connection:
-            for text in (
-                "CREATE USER dc IDENTIFIED BY 'secret'",
-                'CREATE DATABASE dc',
-                'GRANT ALL ON dc.* TO dc',
-            ):  # not more, or read_only is nothing
-                connection.cursor().execute(text)
-        return self
-
-    def connect(self, database=None):
-        return pymysql.connect(
-            unix_socket=self.socket,
-            user='root',
-            autocommit=True,
-            database=database,
-            connect_timeout=3,
-            read_timeout=5,
-        )
-
-    def is_up(self):
-        if self.process.poll() is not None:
-            with open(os.path.join(self.folder, 'log'), errors='replace') as log:
-                raise RuntimeError('MariaDB ended: ' + log.read()[-1500:])
-        with contextlib.suppress(pymysql.err.Error):
-            self.connect().close()
-            return True
-
-    def settings(self, *texts):
-        with contextlib.closing(self.connect()) as connection:
-            for text in texts:
-                connection.cursor().execute(text)
-
-    def value(self, name):
-        """A variable or a status of the server."""
-        with contextlib.closing(self.connect()) as connection:
-            cursor = connection.cursor()
-            for kind in ('STATUS', 'VARIABLES'):
-                cursor.execute("SHOW GLOBAL %s LIKE '%s'" % (kind, name))
-                for row in cursor.fetchall():
-                    return row[1]
-
-    def set_read_only(self, value):
-        self.settings('SET GLOBAL read_only = %d' % value)
-
-    def limit_connections(self, value):
-        self.settings('SET GLOBAL max_connections = %d' % (10 if value else 300))
-
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
-        self.kill()
-
-    def kill(self):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-
-
-class Galera(MariaDB):
-    """One node of a cluster on loopback."""
-
-    def __init__(self, folder, ports, number, data=None):
-        group = ports[3 * number : 3 * number + 3]
-        address = 'gcomm://' + ','.join('127.0.0.1:%d' % port for port in ports[1::3])
-        super().__init__(
-            folder,
-            group[0],
-            data=data,
-            options=[
-                '--wsrep-on=ON',
-                '--wsrep-provider=/usr/lib/galera/libgalera_smm.so',
-                '--wsrep-cluster-address=' + address,
-                '--wsrep-node-name=n%d' % number,
-                '--wsrep-node-address=127.0.0.1:%d' % group[1],
-                '--wsrep-sst-receive-address=127.0.0.1:%d' % group[2],
-                '--wsrep-provider-options=base_port=%d;gcache.size=32M' % group[1],
-                # The options in one string, as isolate() sets them: not by the newer plugin.
-                '--loose-plugin-wsrep-provider=OFF',
-                '--wsrep-sst-method=rsync',
-                '--binlog-format=ROW',
-                '--log-bin',
-                '--innodb-autoinc-lock-mode=2',
-            ],
-        )
-
-    def is_ready(self):
-        with contextlib.suppress(pymysql.err.Error):
-            return self.value('wsrep_ready') == 'ON'
-
-    def start(self, *more, wait=60):
-        super().start(*more, wait=wait)
-        wait_until(self.is_ready, wait, 'a node that is ready in ' + self.folder)
-        return self
-
-    def isolate(self, value):
-        """Partition it away from the others, or let it come back."""
-        self.settings("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=%d'" % value)
-
-
-class PostgreSQL:
-    """A server on a folder, which may be killed, and started again."""
-
-    engine, errors, process = 'postgresql', psycopg.Error, None
-
-    def __init__(self, folder, port):
-        self.folder, self.port = folder, port
-        self.binaries = sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1]
-        self.user = {'user': 'postgres', 'group': 'postgres'} if IS_ROOT else {}
-        if IS_ROOT:
-            shutil.chown(folder, 'postgres')
-        subprocess.run(
-            [
-                self.binaries + '/initdb',
-                '-D',
-                folder + '/data',
-                '-U',
-                'postgres',
-                '-A',
-                'trust',
-                '-E',
-                'UTF8',
-                '--no-instructions',
-            ],
-            check=True,
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            **self.user,
-        )
-
-    def start(self, *_, wait=60):
-        with open(os.path.join(self.folder, 'log'), 'ab') as log:
-            self.process = subprocess.Popen(
-                [
-                    self.binaries + '/postgres',
-                    '-D',
-                    self.folder + '/data',
-                    '-p',
-                    str(self.port),
-                    '-k',
-                    self.folder,
-                    '-c',
-                    'listen_addresses=127.0.0.1',
-                    '-c',
-                    'max_connections=60',
-                ],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                **self.user,
-            )
-        wait_until(self.is_up, wait, 'PostgreSQL in ' + self.folder)
-        return self
-
-    def make_account(self):
-        with self.connect() as connection:
-            connection.execute("CREATE ROLE dc LOGIN PASSWORD 'secret'")
-            connection.execute('CREATE DATABASE dc OWNER dc')
-        return self
-
-    def connect(self, database='postgres'):
-        return psycopg.connect(
-            host=self.folder,
-            port=self.port,
-            user='postgres',
-            dbname=database,
-            autocommit=True,
-            connect_timeout=3,
-        )
-
-    def is_up(self):
-        if self.process.poll() is not None:  # after kill -9 its children may hold on
-            time.sleep(0.5)
-            return self.start()
-        with contextlib.suppress(psycopg.Error):
-            self.connect().close()
-            return True
-
-    def set_read_only(self, value):
-        with self.connect() as connection:
-            connection.execute(
-                'ALTER SYSTEM SET default_transaction_read_only = %s'
-                % ('on' if value else 'off')
-            )
-            connection.execute('SELECT pg_reload_conf()')
-
-    def limit_connections(self, value):
-        pass  # it is started with few
-
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)  # a fast shutdown
-            self.process.wait(60)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-class SQLite:
-    """A file. There is nothing to start; it can be locked."""
-
-    engine, errors, port = 'sqlite', sqlite3.Error, None
-
-    def __init__(self, folder):
-        self.path = os.path.join(folder, 'd.db')
-
-    def connect(self, database=None):
-        return sqlite3.connect(self.path, timeout=20, isolation_level=None)
-
-    def stop(self):
-        pass
 
 
 # --------------------------------------------------------------------------- hosts
@@ -561,7 +273,6 @@ class Cluster:
         self.minute, self.margin, self.grace = times
         self.random = random.Random(seed)
         self.writing = threading.RLock()  # held: the harness writes nothing
-        self.ports = [free_port() for _ in range(9)]
         self.hosts = self.servers = ()
         try:
             self.servers = getattr(self, database)()
@@ -596,25 +307,24 @@ class Cluster:
         return folder
 
     def mariadb(self):
-        return [MariaDB(self.place('mariadb'), self.ports[0]).start().make_account()]
+        return [MariaDB(self.place('mariadb')).start().make_account('dc')]
 
     def postgresql(self):
-        return [
-            PostgreSQL(self.place('postgresql'), self.ports[0]).start().make_account()
-        ]
+        server = PostgreSQL(self.place('postgresql'), connections=FEW)
+        return [server.start().make_account('dc')]
 
     def sqlite(self):
         return [SQLite(self.place('sqlite'))]
 
     def galera(self):
-        first = Galera(self.place('n0'), self.ports, 0)
+        ports = [free_port() for _ in range(9)]
+        first = Galera(self.place('n0'), ports, 0)
         data = os.path.join(first.folder, 'data')
         nodes = [first] + [
-            Galera(self.place('n%d' % number), self.ports, number, data)
-            for number in (1, 2)
+            Galera(self.place('n%d' % number), ports, number, data) for number in (1, 2)
         ]
         self.servers = nodes
-        first.start('--wsrep-new-cluster').make_account()
+        first.start('--wsrep-new-cluster').make_account('dc')
         for node in nodes[1:]:
             node.start()
         return nodes
@@ -625,8 +335,8 @@ class Cluster:
         self.servers = [
             MariaDB(
                 self.place('n%d' % number),
-                self.ports[number],
-                [*options, '--server-id=%d' % (number + 1)],
+                *options,
+                '--server-id=%d' % (number + 1),
             )
             for number in (0, 1)
         ]
@@ -643,7 +353,7 @@ class Cluster:
             'GRANT REPLICATION SLAVE ON *.* TO copy',
         )
         replica.settings('START SLAVE')
-        primary.make_account()
+        primary.make_account('dc')
         return self.servers
 
     def wait_for_replica(self):
@@ -711,14 +421,3 @@ def is_refusal(error):
         error,
         (pymysql.err.IntegrityError, psycopg.IntegrityError, sqlite3.IntegrityError),
     )
-
-
-def free_port():
-    import socket
-
-    for _ in range(1000):  # below those that the system gives to clients
-        port = random.SystemRandom().randrange(10000, 32000)
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
-            probe.bind(('127.0.0.1', port))
-            return port
-    raise RuntimeError('no free port')

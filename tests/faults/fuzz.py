@@ -194,8 +194,11 @@ def main():
     ]
     child = os.fork()  # since libFuzzer ends its process itself
     if not child:
-        atheris.Setup([sys.argv[0], *options], one)
-        atheris.Fuzz()
+        try:
+            atheris.Setup([sys.argv[0], *options], one)
+            atheris.Fuzz()
+        finally:
+            os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     for name in os.listdir(folder):
         if name.startswith(('timeout-', 'oom-')):

@@ -15,7 +15,8 @@ import threading
 import time
 
 from faults import checker
-from faults.cluster import FAKETIME, Host, now, send, wait_until, within
+from faults.cluster import FAKETIME, Host, now, send
+from servers import wait_until, within
 
 CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
 COLLECT = b'FROM job WHERE run_token = '

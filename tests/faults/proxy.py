@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 import threading
 
-loop = asyncio.new_event_loop()
-threading.Thread(target=loop.run_forever, daemon=True).start()
+
+@functools.cache
+def loop():
+    """The event loop of all proxies, in a thread that starts with the first of them."""
+    found = asyncio.new_event_loop()
+    threading.Thread(target=found.run_forever, daemon=True).start()
+    return found
 
 
 class Proxy:
@@ -20,7 +26,7 @@ class Proxy:
         listener = socket.create_server((address, 0))
         self.port = listener.getsockname()[1]
         self.server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self.serve, sock=listener), loop
+            asyncio.start_server(self.serve, sock=listener), loop()
         ).result()
 
     def heal(self):
@@ -53,10 +59,10 @@ class Proxy:
             for link in list(self.links):
                 link.abort()
 
-        loop.call_soon_threadsafe(abort)
+        loop().call_soon_threadsafe(abort)
 
     def close(self):
-        loop.call_soon_threadsafe(self.server.close)
+        loop().call_soon_threadsafe(self.server.close)
         self.reset()
 
     async def serve(self, reader, writer):

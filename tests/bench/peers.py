@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from conftest import wait_until
+from servers import wait_until
 
 COUNT = 500
 

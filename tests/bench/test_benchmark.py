@@ -6,10 +6,10 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
-import benchmark
 import pytest
+from bench import benchmark
+from bench.picture import picture
 from conftest import ROOT
-from picture import picture
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +94,7 @@ def test_the_command_line():
     done = subprocess.run(
         [
             sys.executable,
-            os.path.join(ROOT, 'tests', 'benchmark.py'),
+            os.path.join(ROOT, 'tests', 'bench', 'benchmark.py'),
             '--only',
             'nothing',
         ],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures distributed cron against its goals, and prints one table.
 
-    tests/.venv/bin/python tests/benchmark.py [--quick] [--peers] [--only NAME]...
+    tests/.venv/bin/python tests/bench/benchmark.py [--quick] [--peers] [--only NAME]...
 
 It starts a MariaDB of its own (a commit is flushed to the disk), and runs real workers
 on it. Machines differ, and others may be at work on them: so beside each rate stands
@@ -26,9 +26,12 @@ import types
 from datetime import datetime, timezone
 from statistics import median
 
-import peers
-from conftest import SCRIPT, MariaDB, Place, dc, wait_until
-from picture import picture
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from bench import peers
+from bench.picture import picture
+from conftest import SCRIPT, Place, dc
+from servers import MariaDB, open_folder, wait_until
 
 ROWS = {}  # name: the function that measures
 Row = collections.namedtuple('Row', 'what measured beside ratio goal reached')
@@ -47,7 +50,7 @@ def main():
         [],
         options.only or [name for name in ROWS if name != 'peers' or options.peers],
     )
-    with tempfile.TemporaryDirectory(prefix='dc-bench-') as folder:
+    with open_folder('dc-bench-') as folder:
         bench = Bench(folder, options.quick)
         try:
             for name in names:
@@ -116,7 +119,9 @@ class Bench:
             '--innodb-buffer-pool-size=1G',
             '--max-connections=700',
             '--innodb-log-file-size=512M',
+            '--skip-log-bin',
         )
+        self.server.start().make_account()
 
     def count(self, full, quick):
         return quick if self.quick else full

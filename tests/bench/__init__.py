@@ -1,0 +1,1 @@
+"""The benchmark: what distributed cron takes for its work, beside what limits it."""
