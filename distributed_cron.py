@@ -76,7 +76,6 @@ from functools import lru_cache, partial
 
 VERSION = '1.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
-CONFIG = os.environ.get('DISTRIBUTED_CRON_CONFIG') or HERE + '/distributed_cron.yml'
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -1890,7 +1889,6 @@ class Dialect:
 
     mark, begin, returning, other_words = '%%(%s)s', 'BEGIN', False, ()
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
-    port = 3306  # unless the configuration says another
 
     def __init__(self, config):
         self.statement = lru_cache(1000)(self.translated)
@@ -2151,7 +2149,7 @@ def modernize(store, table, rules):
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, port, returning = 'psycopg', 5432, True
+    module, returning = 'psycopg', True
     upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({marks}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
@@ -2237,214 +2235,316 @@ DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
 # config: the configuration file, and what it allows
 ########################################################################################
 
-KEYS = {  # key: (default, what is allowed)
-    **dict.fromkeys(
-        (
-            'db.connect_string',
-            'db.username',
-            'db.password',
-            'db.password_file',
-            'state.location',
-        ),
-        (None, 'text'),
-    ),
-    'db.engine': (None, 'one of: sqlite, mysql, postgresql'),
-    'db.path': ('distributed_cron.db', 'text'),
-    'db.host': ('localhost', 'text, or a list of texts'),
-    'db.database': ('distributed_cron', 'text'),
-    'db.timeout': (2, 'a number from 1 to 60'),
-    'db.tls': (None, 'keys among: ca, cert, key'),
-    'log.location': ('/tmp/distributed_cron', 'text'),
-    'log.max_bytes': (10000000, 'a whole number from 1000 to 1e15'),
+# What a key allows: in words, and as a function of the value.
+Check = namedtuple('Check', 'words allows')
+
+
+def a_number(low, high, whole=False):
+    """A check for numbers, to which True and False, ints of Python, don't belong."""
+    kind = 'whole number' if whole else 'number'
+    types = [int] if whole else [int, float]
+    return Check(
+        'a %s from %s to %s' % (kind, low, high),
+        lambda value: type(value) in types and low <= value <= high,
+    )
+
+
+def one_of(*words):
+    """A check for some words."""
+    return Check('one of: ' + ', '.join(words), lambda value: value in words)
+
+
+def keys_among(*names):
+    """A check for a mapping with some of these keys."""
+    return Check(
+        'keys among: ' + ', '.join(names),
+        lambda value: isinstance(value, dict) and set(value) <= set(names),
+    )
+
+
+def either(first, second):
+    """A check for values that one of two checks allows."""
+    return Check(
+        '%s, or %s' % (first.words, second.words),
+        lambda value: first.allows(value) or second.allows(value),
+    )
+
+
+def is_text(value):
+    """Whether a value is text, also if YAML made a number or a date of it."""
+    return not isinstance(value, (bool, list, dict))
+
+
+def is_texts(value):
+    return isinstance(value, list) and {type(item) for item in value} == {str}
+
+
+TEXT = Check('text', is_text)
+TEXTS = Check('a list of texts', is_texts)
+YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
+CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
+KEYS = {  # key: (default, check)
+    'db.engine': (None, one_of('sqlite', 'mysql', 'postgresql')),
+    'db.path': ('distributed_cron.db', TEXT),
+    'db.host': ('localhost', either(TEXT, TEXTS)),
+    'db.database': ('distributed_cron', TEXT),
+    'db.username': (None, TEXT),
+    'db.password': (None, TEXT),
+    'db.password_file': (None, TEXT),
+    'db.tls': (None, keys_among('ca', 'cert', 'key')),
+    'db.timeout': (2, a_number(1, 60)),
+    'db.connect_string': (None, TEXT),
+    'log.location': ('/tmp/distributed_cron', TEXT),
+    'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
+    'state.location': (None, TEXT),
     'max_tasks': (
         'cpu_full',
-        'a whole number from 1 to 1e5, or one of: cpu_full, cpu_half, cpu_quarter',
+        either(a_number(1, 100000, whole=True), one_of(*CPU_SHARES)),
     ),
-    'clear_old_on_start': (True, 'yes or no'),
-    'poll_seconds': (1, 'a number from 0.1 to 60'),
-    'kill_grace': (10, 'a number from 0 to 30'),
-    'history.days': (30, 'a whole number from 1 to 36500'),
-    'history.runs': (1000, 'a whole number from 1 to 1e15'),
-    'web.readonly': (False, 'yes or no'),
-    'web.editors': ((), 'a list of texts'),
+    'poll_seconds': (1, a_number(0.1, 60)),
+    'kill_grace': (10, a_number(0, 30)),
+    'history.days': (30, a_number(1, 36500, whole=True)),
+    'history.runs': (1000, a_number(1, 10**15, whole=True)),
+    'web.readonly': (False, YES_OR_NO),
+    'web.editors': ((), TEXTS),
+    'clear_old_on_start': (True, YES_OR_NO),
 }
-PERL_KEYS = {  # of a DBI string, such as dbi:mysql:database=…;mysql_read_timeout=2
+PORTS = {'mysql': 3306, 'postgresql': 5432, 'sqlite': 3306}  # sqlite uses none
+MYSQL_SOCKETS = '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock'
+
+# A Perl DBI string is dbi:DRIVER:KEY=VALUE;KEY=VALUE…
+DBI_DRIVERS = {
+    'mysql': 'mysql',
+    'mariadb': 'mysql',
+    'pg': 'postgresql',
+    'sqlite': 'sqlite',
+}
+DBI_KEYS = {
     'database': 'db.database',
     'dbname': 'db.database',
     'db': 'db.database',
     'host': 'db.host',
     'mysql_socket': 'db.host',
-    'port': 'port',
+    'port': 'port',  # not a key of ours: the default for hosts without a port
     'mysql_read_timeout': 'db.timeout',
 }
 
 
-def fits(value, allowed):
-    """Whether a value of the configuration file is what its key allows."""
-    number = re.match(r'a( whole)? number from (\S+) to ([^\s,]+)', allowed)
-    names = allowed.rpartition(': ')[2].split(', ')
-    if isinstance(value, bool):
-        return allowed == 'yes or no'
-    if number and isinstance(value, int if number[1] else (int, float)):
-        return float(number[2]) <= value <= float(number[3])
-    if isinstance(value, dict):
-        return allowed.startswith('keys') and set(value) <= set(names)
-    if isinstance(value, list):
-        return 'list' in allowed and {*map(type, value)} == {str}
-    return allowed.startswith('text') or ('one of' in allowed and value in names)
+def config_places():
+    """Where to look for the configuration when none is named, in this order."""
+    return [
+        os.path.join(HERE, 'distributed_cron.yml'),
+        os.path.expanduser('~/.config/distributed_cron.yml'),
+        '/etc/distributed_cron.yml',
+    ]
 
 
-class Config:
-    """The configuration, checked: `log.max_bytes` is log_max_bytes, and so on. Times
-    are in seconds, paths absolute."""
-
-    minute = 60  # seconds that a minute of max_run_time lasts; the demo has short ones
-
-    def __init__(self, values, file, name=None):
-        """values: the file's keys, nested or dotted. Raises BadConfig."""
-        self.file, self.name = file, name or os.uname().nodename
-        if not re.fullmatch(r'[^/.\s][^/\s]{0,190}', self.name):
-            raise BadConfig(
-                '--name %r; allowed: 1 to 191 characters without / and '
-                'space' % self.name
-            )
-        flat = dict(self.flat(values or {}))
-        given = self.perls(str(flat.get('db.connect_string', '')))
-        port = given.pop('port', None)
-        given.update(flat)
-        for key, value in given.items():
-            if key not in KEYS:
-                raise self.unknown('key', key, KEYS)
-            allowed = KEYS[key][1]
-            if not fits(value, allowed):
-                raise self.bad(
-                    '%s: %s is not allowed; allowed: %s'
-                    % (key, 'this' if 'password' in key else repr(value), allowed)
-                )
-            given[key] = str(value) if allowed == 'text' else value
-        given.setdefault(
-            'db.engine',
-            'mysql' if {'db.host', 'db.database'} & set(given) else 'sqlite',
-        )
-        for key, (default, _) in KEYS.items():
-            setattr(self, key.replace('.', '_'), given.get(key, default))
-        hosts = self.db_host if isinstance(self.db_host, list) else [self.db_host]
-        port = port or DIALECTS[self.db_engine].port
-        self.hosts = [self.host_of(str(host), port) for host in hosts]
-        share = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}.get(self.max_tasks)
-        if share:
-            self.max_tasks = max(1, (os.cpu_count() or 1) // share)
-        self.db_path = self.path_of(self.db_path)
-        self.log_location = self.path_of(self.log_location)
-        self.state_location = self.path_of(
-            self.state_location or os.path.join(self.log_location, 'state-' + self.name)
-        )
-        self.worker_log = os.path.join(self.log_location, self.name + '.log')
-        self.db_tls = self.db_tls and {
-            key: self.path_of(str(path)) for key, path in self.db_tls.items()
-        }
-        if self.db_password_file:
-            self.db_password = self.first_line(self.path_of(self.db_password_file))
-
-    def first_line(self, path):
-        try:
-            with open(path) as stream:
-                return stream.readline().rstrip('\r\n')
-        except OSError as error:
-            raise self.bad('db.password_file: %s' % error.strerror) from None
-
-    def bad(self, text):
-        return BadConfig('%s: %s' % (self.file, text))
-
-    def unknown(self, what, word, words):
-        import difflib
-
-        return self.bad(
-            'unknown %s %r; the nearest known is %s'
-            % (what, word, difflib.get_close_matches(word, words, 1, 0)[0])
-        )
-
-    def path_of(self, path):
-        """A path in the file is relative to the file's folder."""
-        return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
-
-    def job_log(self, job):
-        return os.path.join(self.log_location, '%d.log' % job)
-
-    def flat(self, values, section=''):
-        """Nested keys as dotted ones, with their values; without what is empty."""
-        if not isinstance(values, dict):
-            raise self.bad('must be lines of `key: value`')
-        for key, value in values.items():
-            if isinstance(value, dict) and not section:
-                yield from self.flat(value, '%s.' % key)
-            elif value not in (None, ''):
-                yield '%s%s' % (section, key), value
-
-    def perls(self, text):
-        """The keys that a Perl DBI string stands for."""
-        _, driver, rest = re.match(
-            '(?i)(dbi:(mysql|mariadb|pg|sqlite):(.*))?', text
-        ).groups(default='')
-        if text and not driver:
-            raise self.bad(
-                'db.connect_string; allowed: dbi:DRIVER:database=D;host=H '
-                'with a DRIVER of mysql, mariadb, pg, sqlite'
-            )
-        names = {'mariadb': 'mysql', 'pg': 'postgresql', '': None}
-        found = {'db.engine': names.get(driver.lower(), driver.lower())}
-        for pair in filter(None, rest.split(';')):
-            name, _, value = pair.partition('=')
-            if name in PERL_KEYS:
-                found[PERL_KEYS[name]] = value
-            elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
-                raise self.unknown('key in db.connect_string:', name, PERL_KEYS)
-        if re.fullmatch('[0-9]+', found.get('db.timeout', '')):
-            found['db.timeout'] = int(found['db.timeout'])
-        if found['db.engine'] == 'sqlite':
-            found['db.path'] = found.pop('db.database', None)
-        return {key: value for key, value in found.items() if value is not None}
-
-    def host_of(self, text, port):
-        """`host`, `host:port`, `[address]:port` or `/socket`: (host, port, socket)."""
-        if text.startswith('/'):
-            return 'localhost', 0, text
-        full = text if ':' in text.rpartition(']')[2] else '%s:%s' % (text, port)
-        match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+):([0-9]{1,5})', full)
-        if not match or '..' in text or not 0 < int(match[2]) < 65536:
-            raise self.bad(
-                'db.host: %r; allowed: host, host:port, [address]:port or '
-                '/socket, with a port of 1 to 65535' % full
-            )
-        # localhost is the socket where there is one, as MySQL's own clients take it
-        for socket in '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock':
-            if full == 'localhost:3306' and os.path.exists(socket):
-                return text, 0, socket
-        return match[1].strip('[]'), int(match[2]), None
+def find_config():
+    """The configuration file to use when --config names none. Raises BadConfig."""
+    named = os.environ.get('DISTRIBUTED_CRON_CONFIG')
+    if named:
+        return named
+    places = config_places()
+    for file in places:
+        if os.path.exists(file):
+            return file
+    raise BadConfig(
+        'no configuration: there is no %s; distributed_cron.py init writes one'
+        % ', '.join(places)
+    )
 
 
 def load_config(file, name=None):
-    """Read a YAML configuration file. Raises BadConfig, one line."""
+    """Read a configuration file; name: of this host. Raises BadConfig, one line."""
+    try:
+        with open(file, encoding='utf-8') as stream:
+            values = from_file(stream.read())
+    except OSError as error:
+        raise BadConfig('%s: %s' % (file, error.strerror)) from None
+    except (UnicodeError, BadConfig) as problem:
+        raise BadConfig('%s: %s' % (file, problem)) from None
+    return Config(values, file, name)
+
+
+def from_file(text):
+    """What a YAML text says. Raises BadConfig."""
     try:
         import yaml
     except ImportError:
         raise BadConfig(
             'PyYAML is missing; install python3-yaml, or: pip install PyYAML'
         ) from None
+    # The Perl program's file has tabs before keys and values, which YAML forbids.
+    text = re.sub(
+        r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
+        lambda before: before[0].expandtabs(4),
+        text,
+    )
     try:
-        with open(file, encoding='utf-8') as stream:
-            # The Perl program's own file has tabs before values, which YAML forbids.
-            text = re.sub(
-                r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
-                lambda before: before[0].expandtabs(4),
-                stream.read(),
+        # From a stream, YAML errors don't quote the line, which might hold a password.
+        return yaml.safe_load(io.StringIO(text))
+    except (yaml.YAMLError, RecursionError) as error:
+        said = line_of(error)
+    except (ValueError, LookupError, AttributeError):  # PyYAML's, for `!!bool maybe`
+        said = 'a number, a date or a !! tag in it is wrong'
+    # To YAML, a password without quotes that begins with * or ! is an alias or a tag.
+    said = re.sub(r'''(alias|anchor|handle|tag) ['"]\S+''', r'\1', said)
+    raise BadConfig('is not YAML: %s' % said)
+
+
+def dotted(values):
+    """Nested keys as dotted ones, such as log.max_bytes; empty values are left out."""
+    if not isinstance(values, dict):
+        raise BadConfig('must be lines of `key: value`')
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += [('%s.%s' % (name, key), inner) for key, inner in value.items()]
+        else:
+            found.append((str(name), value))
+    return {key: value for key, value in found if value not in (None, '')}
+
+
+def from_dbi(string):
+    """The keys that a Perl DBI string stands for. Raises BadConfig."""
+    match = re.match('(?i)dbi:(%s):(.*)' % '|'.join(DBI_DRIVERS), string)
+    if not match:
+        raise BadConfig(
+            'db.connect_string; allowed: dbi:DRIVER:database=D;host=H with a DRIVER of '
+            + ', '.join(DBI_DRIVERS)
+        )
+    found = {'db.engine': DBI_DRIVERS[match[1].lower()]}
+    for pair in filter(None, match[2].split(';')):
+        name, _, value = pair.partition('=')
+        if name in DBI_KEYS:
+            found[DBI_KEYS[name]] = value
+        elif not name.startswith(('mysql_', 'mariadb_', 'pg_', 'sqlite_')):
+            raise unknown('key in db.connect_string:', name, DBI_KEYS)
+    if re.fullmatch('[0-9]{1,9}', found.get('db.timeout', '')):
+        found['db.timeout'] = int(found['db.timeout'])
+    if found['db.engine'] == 'sqlite' and 'db.database' in found:
+        found['db.path'] = found.pop('db.database')
+    return found
+
+
+def unknown(what, word, words):
+    """The error for a word that is none of some words."""
+    import difflib
+
+    nearest = difflib.get_close_matches(word, words, 1, 0)[0]
+    return BadConfig('unknown %s %r; the nearest known is %s' % (what, word, nearest))
+
+
+def checked(given):
+    """The value of each of KEYS: the given one, or the default. Raises BadConfig."""
+    values = {key: default for key, (default, check) in KEYS.items()}
+    for key, value in given.items():
+        if key not in KEYS:
+            raise unknown('key', key, KEYS)
+        check = KEYS[key][1]
+        if not check.allows(value):
+            shown = 'this' if 'password' in key else repr(value)
+            raise BadConfig(
+                '%s: %s is not allowed; allowed: %s' % (key, shown, check.words)
             )
-        # Of a stream an error quotes no line, which may be that of the password.
-        return Config(yaml.safe_load(io.StringIO(text)), file, name)
-    except OSError as error:
-        raise BadConfig('%s: %s' % (file, error.strerror)) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadConfig('%s: is not YAML: %s' % (file, line_of(error))) from None
+        values[key] = str(value) if check is TEXT else value
+    if not values['db.engine']:
+        server = 'db.host' in given or 'db.database' in given
+        values['db.engine'] = 'mysql' if server else 'sqlite'
+    return values
+
+
+def parse_host(text, port):
+    """`host`, `host:port`, `[address]:port` or `/socket` as (host, port, socket); port
+    is the default. Raises BadConfig."""
+    if text.startswith('/'):
+        return 'localhost', 0, text
+    if ':' not in text.rpartition(']')[2]:
+        text = '%s:%s' % (text, port)
+    match = re.fullmatch(r'(\[[^][]+\]|[^/:\s]+):([0-9]{1,5})', text)
+    if not match or '..' in text or not 0 < int(match[2]) < 65536:
+        raise BadConfig(
+            'db.host: %r; allowed: host, host:port, [address]:port or /socket, with a '
+            'port of 1 to 65535' % text
+        )
+    for socket in MYSQL_SOCKETS:  # as MySQL's own clients connect to localhost
+        if text == 'localhost:3306' and os.path.exists(socket):
+            return 'localhost', 0, socket
+    return match[1].strip('[]'), int(match[2]), None
+
+
+def settings(said):
+    """The value of each of KEYS, and `hosts`: each server's (host, port, socket) in the
+    order to try. said: the keys of a file, nested or dotted; they win over what the
+    db.connect_string among them says. Raises BadConfig."""
+    given = dotted(said)
+    from_string = {}
+    if 'db.connect_string' in given:
+        from_string = from_dbi(str(given['db.connect_string']))
+    port = from_string.pop('port', None)
+    values = checked({**from_string, **given})
+    port = port or PORTS[values['db.engine']]
+    hosts = values['db.host']
+    if not isinstance(hosts, list):
+        hosts = [str(hosts)]
+    values['hosts'] = [parse_host(host, port) for host in hosts]
+    return values
+
+
+class Config:
+    """The configuration, checked. Each of settings() is an attribute: `log.max_bytes`
+    is log_max_bytes. Times are in seconds, paths absolute."""
+
+    def __init__(self, said, file, name=None):
+        """said: the keys of the file, nested or dotted. Raises BadConfig."""
+        self.file = file
+        self.name = name or os.uname().nodename  # of this host
+        self.minute = 60  # seconds in a minute of max_run_time; fewer in the demo
+        if not re.fullmatch(r'[^/.\s][^/\s]{0,190}', self.name):
+            raise BadConfig(
+                '--name %r; allowed: 1 to 191 characters without / and space, not '
+                'starting with a dot' % self.name
+            )
+        try:
+            values = settings(said or {})
+        except BadConfig as problem:
+            raise self.bad(problem) from None
+        for key, value in values.items():
+            setattr(self, key.replace('.', '_'), value)
+        if self.max_tasks in CPU_SHARES:
+            cpus = os.cpu_count() or 1
+            self.max_tasks = max(1, cpus // CPU_SHARES[self.max_tasks])
+        self.db_path = self.path_of(self.db_path)
+        self.log_location = self.path_of(self.log_location)
+        self.state_location = self.path_of(
+            self.state_location or os.path.join(self.log_location, 'state-' + self.name)
+        )
+        self.worker_log = os.path.join(self.log_location, self.name + '.log')
+        if self.db_tls:
+            self.db_tls = {key: self.path_of(str(p)) for key, p in self.db_tls.items()}
+        if self.db_password_file:
+            self.db_password = self.password_of(self.path_of(self.db_password_file))
+
+    def bad(self, text):
+        """The error for a mistake in the file."""
+        return BadConfig('%s: %s' % (self.file, text))
+
+    def path_of(self, path):
+        """A path in the file is relative to the file's folder."""
+        return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
+
+    def password_of(self, path):
+        """The first line of db.password_file."""
+        try:
+            with open(path, encoding='utf-8') as stream:
+                return stream.readline().rstrip('\r\n')
+        except OSError as error:
+            raise self.bad('db.password_file: %s' % error.strerror) from None
+        except ValueError:
+            raise self.bad('db.password_file: is not UTF-8 text') from None
+
+    def job_log(self, job):
+        return os.path.join(self.log_location, '%d.log' % job)
 
 
 # ======================================================================================
@@ -2620,6 +2720,52 @@ def field(name, most=1000):
 # schema: the tables
 ########################################################################################
 
+FIRST_CONFIG = '''\
+# Configuration of distributed cron. Paths are relative to this file.
+
+db:
+    engine: sqlite                     # one file, for one host
+    path: distributed_cron.db
+
+    # For several hosts, use a server: engine: mysql (also MariaDB) or postgresql, and
+    # host: db.example.com             # host, host:port or /socket; or a list of them
+    # database: distributed_cron
+    # username: distributed_cron
+    # password: secret                 # or password_file: FILE
+    # tls: {ca: ca.pem}                # also cert and key, for a client certificate
+    # timeout: 2                       # seconds to wait for an answer
+
+log:
+    location: distributed_cron_log     # a folder
+    # max_bytes: 10000000              # a log that reaches this size becomes FILE.1
+
+# max_tasks: cpu_full                  # runs at once; or cpu_half, cpu_quarter, 8
+# poll_seconds: 1                      # how often to ask the database
+# kill_grace: 10                       # seconds from SIGTERM to SIGKILL
+# state: {location: FOLDER}            # what this host runs; a folder of its own
+# history: {days: 30, runs: 1000}      # how long to keep runs, and how many of each job
+# web: {readonly: no, editors: [alice]}    # the page, and the logins that may edit
+'''
+
+
+def write_first_config():
+    """Write a commented configuration to the first place that allows it, but not among
+    Python's packages. Returns the file. Raises BadConfig."""
+    places = [
+        file
+        for file in config_places()
+        if not re.search('/(site|dist)-packages/', file)
+    ]
+    for file in places:
+        with suppress(OSError):
+            if not os.path.isdir(os.path.dirname(file)):
+                os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
+            with open(file, 'x') as stream:
+                stream.write(FIRST_CONFIG)
+            print('configuration written: %s' % file)
+            return file
+    raise BadConfig('no configuration: %s: none can be written' % ', '.join(places))
+
 
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
@@ -2646,11 +2792,9 @@ def main(arguments=None):
         sys.stdout.reconfigure(errors='replace')
     try:
         if not (sys.argv[1:] if arguments is None else arguments):
-            return work(load_config(CONFIG))  # argparse takes its time
+            return work(load_config(find_config()))  # argparse takes its time
         args = parser().parse_args(arguments)
-        return args.function(
-            args, args.function is cmd_demo or load_config(args.config, args.name)
-        )
+        return args.function(args, config_for(args))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
     except (Problem, OSError, UnicodeError) as problem:
@@ -2658,6 +2802,19 @@ def main(arguments=None):
         return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
     except KeyboardInterrupt:
         return 130
+
+
+def config_for(args):
+    """The configuration for a command: `init` writes the first, `demo` needs none."""
+    if args.function is cmd_demo:
+        return None
+    try:
+        file = args.config or find_config()
+    except BadConfig:
+        if args.function is not cmd_init:
+            raise
+        file = write_first_config()
+    return load_config(file, args.name)
 
 
 def whole_number(text):
@@ -2703,7 +2860,10 @@ def parser():
         + (' Without a command it runs what is due and exits: the crontab line.'),
     )
     top.add_argument(
-        '--config', metavar='FILE', help='the configuration file', default=CONFIG
+        '--config',
+        metavar='FILE',
+        help='the configuration; otherwise $DISTRIBUTED_CRON_CONFIG, or '
+        'distributed_cron.yml beside the script, in ~/.config or in /etc',
     )
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
     top.set_defaults(function=cmd_run, forever=False)

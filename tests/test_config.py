@@ -1,0 +1,445 @@
+"""The configuration: where it is looked for, what it may say, and what a mistake in it
+looks like."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT, SCRIPT, dc
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path)
+
+
+class Installed:
+    """The script alone in a folder of its own, for a person with a home."""
+
+    def __init__(self, folder, place='bin'):
+        self.home = os.path.join(folder, 'home')
+        self.script = os.path.join(folder, place, 'distributed_cron.py')
+        os.makedirs(os.path.dirname(self.script))
+        os.mkdir(self.home)
+        shutil.copy(SCRIPT, self.script)
+        self.env = {**os.environ, 'HOME': self.home}
+        self.env.pop('DISTRIBUTED_CRON_CONFIG', None)
+        self.beside = os.path.join(folder, place, 'distributed_cron.yml')
+        self.in_home = os.path.join(self.home, '.config', 'distributed_cron.yml')
+
+    def run(self, *args, **env):
+        done = subprocess.run(
+            [sys.executable, self.script, *args],
+            env={**self.env, **env},
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert 'Traceback' not in err, err
+        return done.returncode, out, err
+
+
+def write(file, text):
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with open(file, 'w', encoding='utf-8') as stream:
+        stream.write(text)
+
+
+def error_of(folder, text):
+    """What load_config says of a text."""
+    file = os.path.join(folder, 'x.yml')
+    write(file, text)
+    with pytest.raises(dc.BadConfig) as caught:
+        dc.load_config(file, 'here')
+    said = str(caught.value)
+    assert said.startswith(file + ': ') and len(said.splitlines()) == 1
+    return said[len(file) + 2 :]
+
+
+# Where it is.
+
+
+@pytest.fixture
+def places(folder, monkeypatch):
+    """Three places where a configuration may be, none of which is there."""
+    files = [os.path.join(folder, name, 'distributed_cron.yml') for name in 'abc']
+    monkeypatch.setattr(dc, 'config_places', lambda: files)
+    monkeypatch.delenv('DISTRIBUTED_CRON_CONFIG', raising=False)
+    return files
+
+
+def test_the_places_in_their_order(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/alice')
+    assert dc.config_places() == [
+        os.path.join(ROOT, 'distributed_cron.yml'),
+        '/home/alice/.config/distributed_cron.yml',
+        '/etc/distributed_cron.yml',
+    ]
+
+
+def test_the_first_place_that_has_one_wins(places, monkeypatch):
+    with pytest.raises(dc.BadConfig) as caught:
+        dc.find_config()
+    assert len(str(caught.value).splitlines()) == 1
+    for file in places:
+        assert file in str(caught.value)
+    for file in reversed(places):
+        write(file, '')
+        assert dc.find_config() == file
+    monkeypatch.setenv('DISTRIBUTED_CRON_CONFIG', '/nowhere/x.yml')
+    assert dc.find_config() == '/nowhere/x.yml'
+    monkeypatch.setenv('DISTRIBUTED_CRON_CONFIG', '')  # as if it were not set
+    assert dc.find_config() == places[0]
+
+
+@pytest.mark.skipif(os.path.exists('/etc/distributed_cron.yml'), reason='there is one')
+@pytest.mark.parametrize('command', [[], ['run'], ['list'], ['check']])
+def test_without_any_commands_say_where_they_looked(folder, command):
+    place = Installed(folder)
+    code, out, err = place.run(*command)
+    assert (code, out) == (2, '')
+    assert len(err.splitlines()) == 1
+    for part in (place.beside, place.in_home, '/etc/distributed_cron.yml', ' init '):
+        assert part in err
+    assert os.listdir(place.home) == []
+
+
+def test_a_configuration_in_the_home_is_used_and_config_wins(folder):
+    place = Installed(folder)
+    write(place.in_home, 'max_tasks: -1')
+    code, _, err = place.run()
+    assert code == 2 and place.in_home + ': max_tasks' in err
+    write(place.beside, 'kill_grace: -1')
+    for command in ([], ['list']):
+        code, _, err = place.run(*command)
+        assert code == 2 and place.beside + ': kill_grace' in err
+    code, _, err = place.run(DISTRIBUTED_CRON_CONFIG='named.yml')
+    assert (code, err) == (
+        2,
+        'distributed_cron: named.yml: No such file or directory\n',
+    )
+    code, _, err = place.run(
+        '--config', 'other.yml', DISTRIBUTED_CRON_CONFIG='named.yml'
+    )
+    assert (code, err) == (
+        2,
+        'distributed_cron: other.yml: No such file or directory\n',
+    )
+
+
+def test_help_says_where_it_is(folder):
+    code, out, _ = Installed(folder).run('--help', HOME='/tmp/100%')
+    assert code == 0 and '$DISTRIBUTED_CRON_CONFIG' in out
+
+
+# The first one, which `init` writes.
+
+
+@pytest.mark.parametrize('package_folder', ['site-packages', 'dist-packages'])
+def test_init_of_an_installed_script_writes_the_first_into_the_home(
+    folder, package_folder
+):
+    """Run as a module would be: from among the packages, with nothing beside it."""
+    place = Installed(folder, 'lib/%s' % package_folder)
+    code, out, err = place.run('init')
+    assert not os.path.exists(place.beside)
+    if not code:  # distributed_cron.sql, too, may be what it does not need
+        assert out.splitlines()[-1] == 'tables ready'
+    assert 'configuration written: %s\n' % place.in_home in out
+    config = dc.load_config(place.in_home, 'here')
+    in_home = os.path.dirname(place.in_home)
+    assert config.db_path == os.path.join(in_home, 'distributed_cron.db')
+    assert config.log_location == os.path.join(in_home, 'distributed_cron_log')
+    code, out, err = place.run('init')
+    assert 'configuration written' not in out + err
+
+
+def test_the_first_is_written_beside_a_script_that_stands_alone(folder):
+    place = Installed(folder)
+    _, out, _ = place.run('init')
+    assert 'configuration written: %s\n' % place.beside in out
+    assert os.listdir(place.home) == []
+
+
+def test_the_first_goes_where_it_can(places, capsys):
+    write(os.path.dirname(places[0]), 'a file, where a folder would have to be')
+    assert dc.write_first_config() == places[1]
+    assert capsys.readouterr().out == 'configuration written: %s\n' % places[1]
+    assert os.stat(os.path.dirname(places[1])).st_mode & 0o777 == 0o700
+    assert dc.find_config() == places[1]
+
+
+def test_the_first_replaces_nothing_and_makes_no_folders_of_others(places):
+    del places[1:]
+    write(places[0], 'max_tasks: 7')
+    with pytest.raises(dc.BadConfig) as caught:
+        dc.write_first_config()
+    assert places[0] in str(caught.value)
+    assert dc.load_config(places[0]).max_tasks == 7
+    places[0] = os.path.join(os.path.dirname(places[0]), 'nobody', '.config', 'x.yml')
+    with pytest.raises(dc.BadConfig):  # a home that does not exist is not made
+        dc.write_first_config()
+    assert not os.path.exists(os.path.dirname(os.path.dirname(places[0])))
+
+
+def test_a_named_configuration_that_is_not_there_is_not_written(folder):
+    place = Installed(folder)
+    for args, env in (
+        (['--config', 'x.yml', 'init'], {}),
+        (['init'], {'DISTRIBUTED_CRON_CONFIG': 'x.yml'}),
+    ):
+        code, out, err = place.run(*args, **env)
+        assert (code, out) == (2, '') and 'x.yml: No such file' in err
+    assert not os.path.exists(place.beside) and os.listdir(place.home) == []
+
+
+def test_the_first_says_all_keys_and_their_defaults(folder):
+    file = os.path.join(folder, 'x.yml')
+    write(file, dc.FIRST_CONFIG)
+    here = dict(vars(dc.load_config(file, 'here')))
+    default = dict(vars(dc.Config({}, file, 'here')))
+    for key in ('log_location', 'state_location', 'worker_log'):
+        assert here.pop(key) != default.pop(key)  # nothing in a folder of all
+    assert here == default
+    for key in dc.KEYS:
+        if key not in ('clear_old_on_start', 'db.connect_string'):  # the Perl program's
+            assert re.search(r'\b%s:' % key.split('.')[-1], dc.FIRST_CONFIG), key
+    top = re.sub('(?m)^# ([a-z_]+:)', r'\1', dc.FIRST_CONFIG)
+    top = top.replace('FOLDER', 'state').replace('# max_bytes', 'max_bytes')
+    server = re.sub('(?m)^    # ([a-z]+:)', r'    \1', top).replace(
+        'sqlite', 'mysql', 1
+    )
+    for text in (top, server):
+        write(file, text)
+        config = dc.load_config(file, 'here')
+        assert config.web_editors == ['alice']
+    assert config.hosts == [('db.example.com', 3306, None)]
+    assert config.db_tls == {'ca': os.path.join(folder, 'ca.pem')}
+
+
+# What it may say.
+
+
+@pytest.mark.parametrize(
+    'check, words, good, bad',
+    [
+        (
+            dc.a_number(0.1, 60),
+            'a number from 0.1 to 60',
+            [0.1, 1, 60, 2.5],
+            [0.09, 60.1, True, '1', [1], None, float('nan'), float('inf')],
+        ),
+        (
+            dc.a_number(1, 10, whole=True),
+            'a whole number from 1 to 10',
+            [1, 10],
+            [0, 11, 1.0, True, '1'],
+        ),
+        (dc.one_of('a', 'b'), 'one of: a, b', ['a', 'b'], ['c', 'a, b', ['a'], {}]),
+        (
+            dc.keys_among('ca', 'key'),
+            'keys among: ca, key',
+            [{}, {'ca': 'x'}, {'ca': 'x', 'key': 'y'}],
+            [{'cert': 'x'}, ['ca'], 'ca', True],
+        ),
+        (
+            dc.either(dc.a_number(1, 2), dc.one_of('all')),
+            'a number from 1 to 2, or one of: all',
+            [1, 2, 'all'],
+            [3, 'one', True],
+        ),
+        (dc.TEXT, 'text', ['x', 1, 1.5], [True, ['x'], {'x': 1}]),
+        (dc.TEXTS, 'a list of texts', [['x'], ['x', 'y']], [[], [1], ['x', 1], 'x']),
+        (dc.YES_OR_NO, 'yes or no', [True, False], ['yes', 1, 0, None]),
+    ],
+)
+def test_a_check_allows_what_it_says(check, words, good, bad):
+    assert check.words == words
+    assert [value for value in good if not check.allows(value)] == []
+    assert [value for value in bad if check.allows(value)] == []
+
+
+def test_each_default_is_allowed():
+    for key, (default, check) in dc.KEYS.items():
+        if default not in (None, ()):
+            assert check.allows(default), key
+
+
+def test_a_file_wins_over_its_connect_string_and_that_over_the_defaults():
+    string = 'dbi:mysql:database=d;host=h;port=7;mysql_read_timeout=9;mysql_ssl=1'
+    config = dc.Config({'db.connect_string': string}, 'x.yml')
+    assert config.hosts == [('h', 7, None)]
+    assert (config.db_engine, config.db_database, config.db_timeout) == (
+        'mysql',
+        'd',
+        9,
+    )
+    values = {'connect_string': string, 'host': ['a', 'b:1', '/s'], 'timeout': 3}
+    config = dc.Config({'db': values}, 'x.yml')
+    assert config.hosts == [('a', 7, None), ('b', 1, None), ('localhost', 0, '/s')]
+    assert (config.db_database, config.db_timeout) == ('d', 3)
+
+
+@pytest.mark.parametrize(
+    'string, engine, path, port',
+    [
+        ('dbi:SQLite:dbname=x.db', 'sqlite', '/f/x.db', 3306),
+        ('DBI:Pg:dbname=x', 'postgresql', '/f/distributed_cron.db', 5432),
+        ('dbi:MariaDB:database=x;host=h', 'mysql', '/f/distributed_cron.db', 3306),
+        ('dbi:mysql:;\n', 'mysql', '/f/distributed_cron.db', 3306),
+    ],
+)
+def test_drivers_of_connect_strings(string, engine, path, port, monkeypatch):
+    monkeypatch.setattr(dc, 'MYSQL_SOCKETS', ())
+    config = dc.Config({'db.connect_string': string}, '/f/x.yml')
+    assert (config.db_engine, config.db_path) == (engine, path)
+    assert config.hosts[0][1] == port
+
+
+def test_localhost_is_the_socket_where_there_is_one(folder, monkeypatch):
+    socket = os.path.join(folder, 'socket')
+    monkeypatch.setattr(dc, 'MYSQL_SOCKETS', [socket + '.not', socket])
+    assert dc.parse_host('localhost', 3306) == ('localhost', 3306, None)
+    write(socket, '')
+    assert dc.parse_host('localhost', 3306) == ('localhost', 0, socket)
+    assert dc.parse_host('localhost:3306', 1) == ('localhost', 0, socket)
+    assert dc.parse_host('localhost', 5432) == ('localhost', 5432, None)
+    assert dc.parse_host('localhost:3307', 3306) == ('localhost', 3307, None)
+
+
+def test_dotted_keys_are_nested_ones_and_empty_ones_are_none():
+    nested = {'log': {'location': '/l', 'max_bytes': None}, 'max_tasks': ''}
+    assert dc.dotted(nested) == {'log.location': '/l'}
+    config = dc.Config({'log.location': '/l', 'web.editors': ['a']}, '/f/x.yml', 'me')
+    assert config.state_location == '/l/state-me' and config.worker_log == '/l/me.log'
+    assert config.job_log(3) == '/l/3.log'
+    for nothing in (None, {}, ''):
+        assert dc.Config(nothing, 'x.yml').max_tasks == os.cpu_count()
+
+
+@pytest.mark.parametrize('name', ['', 'a b', '.a', 'a/b', 'x' * 192])
+def test_names_of_hosts(name):
+    if name:
+        with pytest.raises(dc.BadConfig, match=r'^--name .*; allowed: 1 to 191 char'):
+            dc.Config({}, 'x.yml', name)
+    else:
+        assert dc.Config({}, 'x.yml', name).name == os.uname().nodename
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        (
+            'log: {max_bytes: 999}',
+            'log.max_bytes: 999 is not allowed; allowed: a whole number from 1000 to '
+            '1000000000000000',
+        ),
+        (
+            'db: {host: []}',
+            'db.host: [] is not allowed; allowed: text, or a list of texts',
+        ),
+        (
+            'db: {tls: {caa: x}}',
+            "db.tls: {'caa': 'x'} is not allowed; allowed: keys among: ca, cert, key",
+        ),
+        (
+            'pol_seconds: 1',
+            "unknown key 'pol_seconds'; the nearest known is poll_seconds",
+        ),
+        ('port: 1', "unknown key 'port'; the nearest known is db.password"),
+        (
+            'db: {connect_string: "dbi:mysql:databse=x"}',
+            "unknown key in db.connect_string: 'databse'; the nearest known is database",
+        ),
+        (
+            'db: {connect_string: "dbi:mysql:mysql_read_timeout=1.5"}',
+            "db.timeout: '1.5' is not allowed; allowed: a number from 1 to 60",
+        ),
+        (
+            'db: {host: "a:0"}',
+            "db.host: 'a:0'; allowed: host, host:port, [address]:port or /socket, with a "
+            'port of 1 to 65535',
+        ),
+        ('[1]', 'must be lines of `key: value`'),
+    ],
+)
+def test_a_mistake_says_key_value_and_what_is_allowed(folder, text, said):
+    assert error_of(folder, text) == said
+
+
+@pytest.mark.parametrize(
+    'text', ['!!bool maybe', '!!int ""', '!!timestamp x', '!!float ""', '2026-13-45']
+)
+def test_a_value_that_is_not_what_its_tag_says(folder, text):
+    assert error_of(folder, 'max_tasks: %s' % text).startswith('is not YAML: ')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'password: [hunter2]',
+        'password: {hunter2: }',
+        'password: *hunter2',
+        'password: !hunter2',
+        'password: !hunter2!x y',
+        'password: !hunter2\'"3',
+        'password: "hunter2',
+        'password: %hunter2',
+        'password: hunter2: x',
+        'password: !!bool hunter2',
+        'password: !!int hunter2',
+        'password: &hunter2 x\n  username: &hunter2 y\n  path: [',
+        'connect_string: dbi:mysql:password=hunter2',
+        'connect_string: dbi:mysqlpassword=hunter2',
+    ],
+)
+def test_no_mistake_shows_a_password(folder, text):
+    assert 'hunter2' not in error_of(folder, 'db:\n  %s\n' % text)
+
+
+def test_a_password_is_the_first_line_of_its_file(folder):
+    file = os.path.join(folder, 'x.yml')
+    write(file, 'db: {password: no, password_file: secret}'.replace('no', '"no"'))
+    write(os.path.join(folder, 'secret'), ' pässword \r\nmore')
+    assert dc.load_config(file).db_password == ' pässword '
+    with open(os.path.join(folder, 'secret'), 'wb') as stream:
+        stream.write(b'\xe4\n')
+    text = 'db: {password_file: %s}'
+    assert error_of(folder, text % 'secret') == 'db.password_file: is not UTF-8 text'
+    assert (
+        error_of(folder, text % 'gone') == 'db.password_file: No such file or directory'
+    )
+
+
+def test_a_file_that_is_not_utf_8(folder):
+    file = os.path.join(folder, 'x.yml')
+    with open(file, 'wb') as stream:
+        stream.write(b'max_tasks: \xff')
+    with pytest.raises(dc.BadConfig, match=r'x\.yml: .*utf-8'):
+        dc.load_config(file)
+
+
+def test_settings_of_the_shipped_file_that_are_comments_load_too(folder):
+    """Each commented key, without its mark, is one that load_config knows."""
+    with open(os.path.join(ROOT, 'distributed_cron.yml')) as stream:
+        text = re.sub('(?m)^( *)# ( *[a-z_]+: )', r'\1\2', stream.read())
+    text = re.sub('(?m)^# ([a-z]+:) ', r'\1 ', text).replace('engine: sqlite', '', 1)
+    text = re.sub('(?m)^( +)password_file: .*\n', '', text)
+    assert set(dc.KEYS) - set(dc.dotted(yaml.safe_load(text))) == {
+        'db.engine',
+        'db.password_file',
+    }
+    file = os.path.join(folder, 'x.yml')
+    write(file, text)
+    config = dc.load_config(file)
+    assert config.db_engine == 'mysql'
+    assert config.hosts == [('db.example.com', 3306, None)]
+    assert config.web_editors == ['alice', 'bob']
