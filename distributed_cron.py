@@ -2272,10 +2272,10 @@ def run_command(name, config):
 class BadJob(BadConfig):
     """A job that is not saved. wrong: {column: what is wrong}, without its name."""
 
-    def __init__(self, wrong, names=()):
-        """names: {column: what to call it in the message}, for those that differ."""
+    def __init__(self, wrong, names=None):
+        """names: {column: what to call it in the message}; None: by its own name."""
         self.wrong = wrong
-        names = dict(names)
+        names = names or {}
         super().__init__(
             '; '.join(
                 '%s %s' % (names.get(column, column), text)
@@ -2604,7 +2604,7 @@ JSON = Option('--json', {**FLAG, 'help': 'for programs'})
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
-        {'dest': column.name, 'help': column.label, **column.type.argument},
+        {'dest': column.name, 'help': column.label.lower(), **column.type.argument},
     )
     for column in COLUMNS
 }
