@@ -5,7 +5,7 @@ Each host runs this script, from its crontab every minute or as a loop (--foreve
 running copy, a worker, claims due jobs from the table `job`, runs them, and records how
 they ended.
 
-Exact behavior
+Exact behaviour
  1. A job is due when next_run_utc has come by the database's clock; no host's clock
     decides anything. Windows and cron expressions are in the database's time zone.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
@@ -44,7 +44,8 @@ Sections
     schedule   windows, cron expressions, time zones, and the next run
     dialects   the databases: their words, connections and errors
     config     the configuration file, and what it allows
-    jobs       jobs, as the commands and the web page see and change them
+    jobs       what the commands and the web page share: columns, checks, changes
+    display    states, schedules and times in words, and tables for the terminal
     schema     the tables, for each database
     commands   what people type
     crontab    import and export
@@ -69,6 +70,7 @@ from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
+from types import SimpleNamespace
 
 ########################################################################################
 # words: constants, errors, times and records that all sections share
@@ -99,9 +101,14 @@ class BadConfig(Problem):
 
 
 class BadSchedule(Problem):
-    """A cron expression or a window that is wrong, or that can never match."""
+    """A cron expression or a window that is wrong, or that can never match. column:
+    the column of `job` that is wrong."""
 
     exit_status = 2
+
+    def __init__(self, text, column='schedule'):
+        super().__init__(text)
+        self.column = column
 
 
 class Away(Problem):
@@ -114,6 +121,19 @@ class Again(Problem):
 
 class BadData(Problem):
     """The database refuses a row for what is in it."""
+
+
+def command_line():
+    """This program as it was typed, for messages that say what to type."""
+    if __name__ == '__main__' and __spec__ is not None:
+        return 'python3 -m ' + __spec__.name
+    typed = os.path.basename(sys.argv[0])
+    if __name__ == '__main__' or typed == 'distributed_cron':  # as pip installs it
+        return typed
+    return 'distributed_cron.py'
+
+
+RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 
 
 def line_of(problem):
@@ -1625,10 +1645,13 @@ def window_of(job):
         if value != default and not re.fullmatch(
             '([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}', value
         ):
-            raise BadSchedule('%s %r; allowed: 00:00 to 23:59' % (name, value))
+            raise BadSchedule('%r; allowed: 00:00 to 23:59' % value, name)
         ends.append((value + ':00')[:8])
     if ends[0] == ends[1]:
-        raise BadSchedule('start_anchor and stop_anchor are equal: an empty window')
+        raise BadSchedule(
+            '%r is equal to start_anchor: an empty window' % job.stop_anchor,
+            'stop_anchor',
+        )
     return ends
 
 
@@ -1988,7 +2011,7 @@ class SQLite(Dialect):
         later="datetime(%s, '+' || (%s) || ' seconds')",
     )
     errors = (
-        (r'\w+: no such (table|column)', Problem, '; run: distributed_cron.py init'),
+        (r'\w+: no such (table|column)', Problem, RUN_INIT),
         ('IntegrityError|DataError', BadData, ''),
         ('.*locked', Again, ''),
     )
@@ -2009,7 +2032,7 @@ class SQLite(Dialect):
     def open(self, create, *_):
         path = self.config.db_path
         if not create and not os.path.exists(path):
-            raise Problem('%s: no such database; run: distributed_cron.py init' % path)
+            raise Problem('%s: no such database%s' % (path, RUN_INIT))
         connection = self.driver.connect(
             path, timeout=self.config.db_timeout, isolation_level=None
         )
@@ -2045,7 +2068,7 @@ class MySQL(Dialect):
     errors = (
         ('1020|1205|1213', Again, ''),
         ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
-        ('1049|1054|1146', Problem, '; run: distributed_cron.py init'),
+        ('1049|1054|1146', Problem, RUN_INIT),
         ('1044|1142|1419', Problem, '; the account needs more rights'),
         ('1045', Problem, '; look at db.username and db.password'),
         ('2003', Away, '; is it up? look at db.host'),
@@ -2102,8 +2125,7 @@ class MySQL(Dialect):
     def check_tables(self, store):
         for table, engine in self.unsafe_tables(store):
             raise Problem(
-                'table %s is %s and must be InnoDB; run: distributed_cron.py init'
-                % (table, engine)
+                'table %s is %s and must be InnoDB%s' % (table, engine, RUN_INIT)
             )
 
     def unsafe_tables(self, store):
@@ -2186,7 +2208,7 @@ class PostgreSQL(Dialect):
     )
     errors = (
         ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
-        ('42P01|42703', Problem, '; run: distributed_cron.py init'),
+        ('42P01|42703', Problem, RUN_INIT),
         ('42501', Problem, '; the account needs more rights'),
         ('28|None.*authentication', Problem, '; look at db.username and db.password'),
         ('3D000|None.*database "', Problem, '; make it: createdb'),
@@ -2553,167 +2575,416 @@ class Config:
 
 
 ########################################################################################
-# jobs: jobs, as the commands and the web page see and change them
+# jobs: what the commands and the web page share: columns, checks, changes and words
 ########################################################################################
 
-LIMITS = {'command': 12000, 'description': 255, 'schedule': 255}  # characters
-ACTIONS = {  # name: (statement for one job, what it does, what is said of it)
-    'remove': ('DELETE FROM job WHERE id = :id', 'delete jobs', 'removed'),
-    'enable': (
+
+def whole_number(text):
+    """An argument of the command line as an int; argparse reports what is wrong."""
+    if not re.fullmatch('[0-9]{1,9}', text):
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError('%r; allowed: a whole number, up to 9 digits' % text)
+    return int(text)
+
+
+# What a column holds. json: its types in a fact of an exported crontab. argument: what
+# argparse must know to read its option.
+Type = namedtuple('Type', 'json argument')
+TEXT = Type((str,), {})
+MINUTES = Type((int,), {'type': whole_number, 'metavar': 'MINUTES'})
+ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
+CLOCK = Type((str, type(None)), {'metavar': 'HH:MM'})
+EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
+
+# A column of `job` that people may change. Options, checks, import and export, the form
+# of the page and the table in the README follow from it.
+#   type      a Type
+#   default   of a new job; None: empty; max_run_time: see default_run_time
+#   plans     whether the next run is computed from it
+#   option    of the commands `add` and `edit`
+#   exported  whether it is a fact above each exported line, which does not tell it
+#   label     on the page, and as help of its option
+Column = namedtuple(
+    'Column',
+    'name type default plans option exported label',
+    defaults=(None, False, None, False, ''),
+)
+COLUMNS = (
+    Column(
+        'description',
+        TEXT,
+        default='Yet another cron',
+        option='--description',
+        exported=True,
+        label='Description',
+    ),
+    Column('command', TEXT, option='--command', label='Subcommand'),
+    Column(
+        'active',
+        ACTIVE,
+        default=1,
+        plans=True,
+        option='--inactive',
+        exported=True,
+        label='Active: it runs when it is due',
+    ),
+    Column(
+        'start_anchor',
+        CLOCK,
+        plans=True,
+        option='--start',
+        exported=True,
+        label='No start before this time',
+    ),
+    Column(
+        'stop_anchor',
+        CLOCK,
+        plans=True,
+        option='--stop',
+        exported=True,
+        label='No start at or after this time',
+    ),
+    Column(
+        'frequency',
+        MINUTES,
+        default=60,
+        plans=True,
+        option='--every',
+        label='Minutes from start to start',
+    ),
+    Column(
+        'max_run_time',
+        MINUTES,
+        option='--max-run-time',
+        exported=True,
+        label='Minutes after which a run is killed',
+    ),
+    Column(
+        'schedule',
+        EXPRESSION,
+        plans=True,
+        option='--schedule',
+        label='Minute, hour, day of month, month, day of week',
+    ),
+)
+
+LENGTHS = {  # fewest and most characters
+    'description': (0, 255),
+    'command': (1, 12000),
+    'schedule': (0, 255),
+}
+LONGEST_FREQUENCY = 5256000  # minutes: ten years
+LONGEST_RUN = 525600  # minutes: a year
+ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
+
+# What people may do to a job. sql: one statement, which changes no row if there is
+# nothing to do. help: for --help. done: what is said of a job to which it was done.
+Action = namedtuple('Action', 'sql help done')
+ACTIONS = {
+    'remove': Action('DELETE FROM job WHERE id = :id', 'delete jobs', 'removed'),
+    'enable': Action(
         'UPDATE job SET active = 1, next_run_utc = NULL WHERE id = :id',
-        'have jobs run',
+        'enable jobs',
         'enabled',
     ),
-    'disable': (
+    'disable': Action(
         'UPDATE job SET active = 0, next_run_utc = NULL WHERE id = :id',
-        'have jobs not run',
+        'disable jobs',
         'disabled',
     ),
-    'run-now': (
+    'run-now': Action(
         'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = :id',
         'run jobs at once, on any host',
         'will run now',
     ),
-    'stop': (
+    'stop': Action(
         '''UPDATE job SET stop_requested = run_no
-             WHERE id = :id AND run_token IS NOT NULL''',
-        'end runs, on whichever host',
+            WHERE id = :id AND run_token IS NOT NULL''',
+        'end runs, on whichever host they are',
         'will be ended',
     ),
 }
 
+# An argument of a command: its name or option, and what argparse must know of it.
+Option = namedtuple('Option', 'flag argument')
+# A command of the command line. function: of its arguments and the configuration; it
+# returns the exit status, None for 0. config_of: gets the configuration.
+Subcommand = namedtuple('Subcommand', 'function summary options config_of')
+COMMANDS = {}  # by name, in the order of --help
+
+
+def given_config(args):
+    """The configuration that the command line names, or the usual one."""
+    return load_config(args.config or find_config(), args.name)
+
+
+def command(name, *options, summary=None, config_of=given_config):
+    """Register a function as a command. Without a summary, its docstring is that."""
+
+    def register(function):
+        text = summary or function.__doc__
+        COMMANDS[name] = Subcommand(function, text, options, config_of)
+        return function
+
+    return register
+
+
+def run_command(name, config):
+    """Run a command as if it were typed without options."""
+    chosen = COMMANDS[name]
+    values = {
+        option.flag.strip('-').replace('-', '_'): option.argument.get('default')
+        for option in chosen.options
+    }
+    return chosen.function(SimpleNamespace(**values), config)
+
+
+class BadJob(BadConfig):
+    """A job that is not saved. wrong: {column: what is wrong}, without its name."""
+
+    def __init__(self, wrong, names=None):
+        """names: {column: what to call it in the message}; None: by its own name."""
+        self.wrong = wrong
+        names = names or {}
+        super().__init__(
+            '; '.join(
+                '%s %s' % (names.get(column, column), text)
+                for column, text in wrong.items()
+            )
+        )
+
+
+def check_job(job, now, zone):
+    """What is wrong with a job, as {column: text}; the text does not name the column.
+    An inactive job is checked like an active one. now: a UTC datetime."""
+    wrong = {}
+    for column, (fewest, most) in LENGTHS.items():
+        size = len(getattr(job, column) or '')
+        if not fewest <= size <= most:
+            text = '%d characters; allowed: %d to %d' % (size, fewest, most)
+            wrong[column] = text
+    if not is_minutes(job.frequency, LONGEST_FREQUENCY):
+        wrong['frequency'] = ALLOWED_MINUTES % (job.frequency, LONGEST_FREQUENCY)
+        return wrong
+    most = longest_run(job)
+    if not is_minutes(job.max_run_time, most):
+        wrong['max_run_time'] = ALLOWED_MINUTES % (job.max_run_time, most)
+    try:
+        next_run(job._replace(active=1), now, now, zone)
+    except BadSchedule as problem:
+        wrong.setdefault(problem.column, str(problem))
+    return wrong
+
+
+def is_minutes(value, most):
+    return isinstance(value, int) and 1 <= value <= most
+
+
+def longest_run(job):
+    """The most minutes that max_run_time may be: fewer than the frequency, so that a
+    run whose host died has ended before the next one is due."""
+    if job.schedule is not None:
+        return LONGEST_RUN
+    return max(1, job.frequency - 1)
+
+
+def default_run_time(job):
+    """max_run_time, in minutes, of a job for which none is given."""
+    if job.schedule is not None:
+        return 60
+    return max(1, job.frequency // 2)
+
 
 def job_of(store, id):
-    """The row of a job; Problem if there is none."""
-    for job in store.query('SELECT * FROM job WHERE id = :id', id=id):
-        return job
-    raise Problem('job %s does not exist; see: list' % id)
+    """The row of a job. Raises Problem if there is none."""
+    rows = store.query('SELECT * FROM job WHERE id = :id', id=id)
+    if not rows:
+        raise Problem('job %s does not exist; see: list' % id)
+    return rows[0]
 
 
 def save_job(store, id, values):
-    """Insert a job (id None) or change columns of one; returns its id and its next run,
-    UTC. Raises BadConfig."""
-    half = (values.get('frequency') or 60) // 2
-    old = (
-        job_of(store, id)
-        if id is not None
-        else Job(
-            active=1, frequency=60, max_run_time=60 if values.get('schedule') else half
-        )
-    )
-    if 'frequency' in values and not values.get('schedule'):
-        values = {'max_run_time': max(1, min(old.max_run_time, half)), **values}
-    job = old._replace(**values)
-    for column, limit in LIMITS.items():
-        size = len(getattr(job, column) or '')
-        if size > limit or not size and column == 'command':
-            raise BadConfig(
-                '%s: %d characters; allowed: 1 to %d' % (column, size, limit)
-            )
-    most = 525600 if job.schedule is not None else max(1, job.frequency - 1)
-    checked = job.schedule is None or 'frequency' in values
-    if checked and not 1 <= job.frequency <= 5256000:
-        raise BadConfig('--every %d; allowed: 1 to 5256000 minutes' % job.frequency)
-    if not 1 <= job.max_run_time <= most:
-        raise BadConfig(
-            '--max-run-time %d; allowed: 1 to %d minutes' % (job.max_run_time, most)
-        )
-    now = store.now()  # what is wrong is refused, also of an inactive job
-    when = next_run(job._replace(active=1), now, now, store.zone)
-    when = when if job.active else PARKED
+    """Insert a job (id None), or change columns of one. Returns its id and its next
+    run, a UTC datetime. Raises BadJob."""
+    if id is None:
+        job = Job(**{column.name: column.default for column in COLUMNS})
+    else:
+        job = job_of(store, id)
+    job = with_run_time(job._replace(**values), values)
+    when = checked_next_run(store, job, values)
     values = dict(values, max_run_time=job.max_run_time)
     if id is None:
-        return store.insert('job', dict(values, next_run_utc=text_of(when))), when
-    if set(PLANNED_FROM) & set(values):  # else its plan stays
+        values['next_run_utc'] = text_of(when)
+        return store.insert('job', values), when
+    if any(column.plans for column in COLUMNS if column.name in values):
         values['next_run_utc'] = None
-    store.change(
-        'UPDATE job SET %s WHERE id = :id'
-        % ', '.join('%s = :%s' % (name, name) for name in values),
-        id=id,
-        **values,
-    )
+    changes = ', '.join('%s = :%s' % (name, name) for name in values)
+    store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
     return id, when
+
+
+def checked_next_run(store, job, values):
+    """When a job to which values were given runs next. Raises BadJob."""
+    now = store.now()
+    checked = job
+    if job.schedule is not None and 'frequency' not in values:
+        checked = job._replace(frequency=60)  # what the row has is not used
+    wrong = check_job(checked, now, store.zone)
+    if wrong:
+        raise BadJob(wrong)
+    return next_run(job, now, now, store.zone)
+
+
+def with_run_time(job, values):
+    """A job to which values were given, with a max_run_time that fits: a new frequency
+    shortens one that was not given with it."""
+    if job.max_run_time is None:
+        return job._replace(max_run_time=default_run_time(job))
+    by_frequency = 'frequency' in values and job.schedule is None
+    if by_frequency and 'max_run_time' not in values:
+        fitting = min(job.max_run_time, default_run_time(job))
+        return job._replace(max_run_time=fitting)
+    return job
+
+
+def upcoming(job, after, zone):
+    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never.
+    Each run is taken to start at its time. Raises BadSchedule."""
+    while True:
+        after = next_run(job, after, after, zone)
+        if after == PARKED:
+            return
+        local = zone.local(after)
+        yield local, after
+        start = text_of(local)
+        job = job._replace(last_start=start, claimed_start=start)
+
+
+########################################################################################
+# display: states, schedules and times in words, and tables for the terminal
+########################################################################################
 
 
 def when_text(store, when, now):
     """A UTC time in the database's zone, and how far away it is."""
-    if when is None or when == PARKED:
-        return 'to be planned' if when is None else 'never'
-    seconds = (when - now).total_seconds()
-    for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's')):
-        if seconds >= 2 * size or size == 1:
-            far = 'in %d %s' % (seconds / size, unit) if seconds > 0 else 'now'
-            return '%s, %s' % (text_of(store.zone.local(when)), far)
+    if when is None:
+        return 'to be planned'
+    if when == PARKED:
+        return 'never'
+    distance = how_far((when - now).total_seconds())
+    return '%s, %s' % (text_of(store.zone.local(when)), distance)
+
+
+def how_far(seconds):
+    """A distance in time in words: `in 3 h`; now, if it is none."""
+    if seconds <= 0:
+        return 'now'
+    for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
+        if seconds >= 2 * size:
+            return 'in %d %s' % (seconds / size, unit)
+    return 'in %d s' % seconds
 
 
 def state_of(job, now):
     """A job's status in a word: running, overdue, disabled, lost, error, not due."""
-    due, deadline = moment(job.next_run_utc), moment(job.run_deadline_utc)
+    due = moment(job.next_run_utc)
+    deadline = moment(job.run_deadline_utc)
     if job.run_token is not None:
         return 'overdue' if deadline and deadline < now else 'running'
     if not job.active and not job.run_requested:
         return 'disabled'
     if due and due < now - MINUTE:
         return 'overdue'
-    words = (('ERROR: lost', 'lost'), ('ERROR', 'error'), ('', 'not due'))
-    return next(word for start, word in words if job.last_status.startswith(start))
+    if job.last_status.startswith('ERROR: lost'):
+        return 'lost'
+    if job.last_status.startswith('ERROR'):
+        return 'error'
+    return 'not due'
 
 
 def describe(job):
-    """A job's schedule in words, with its window."""
-    words, fields = job.schedule, (job.schedule or '').split()
-    if words is None and not isinstance(job.frequency, int):
-        words = str(job.frequency)  # SQLite takes any text as a number
-    elif words is None:
-        count, unit = next(
-            (job.frequency // size, unit)
-            for size, unit in ((1440, 'day'), (60, 'hour'), (1, 'minute'))
-            if job.frequency % size == 0
-        )
-        words = 'every ' + (unit if count == 1 else '%d %ss' % (count, unit))
-    elif len(fields) == 5:
-        minute, hour, *days = fields
-        words = 'at minute %s of %s' % (
-            minute,
-            'each hour' if hour == '*' else 'hour ' + hour,
-        )
-        if minute.isdecimal() and hour.isdecimal():
-            words = 'at %s:%s' % (hour.zfill(2), minute.zfill(2))
-        elif hour == '*' and re.fullmatch(r'\*(/\d+)?', minute):
-            words = 'every %s minutes' % minute[2:] if minute[2:] else 'every minute'
-        for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
-            words += text % value if value != '*' else ''
-    if job.start_anchor or job.stop_anchor:
-        words += ', %.5s to %.5s' % (
-            job.start_anchor or '00:00',
-            job.stop_anchor or '24:00',
-        )
+    """A job's schedule and window in words."""
+    parts = (schedule_in_words(job), window_in_words(job))
+    return ', '.join(part for part in parts if part)
+
+
+def schedule_in_words(job):
+    """When a job runs, without its window; a macro such as @daily stays as it is."""
+    if job.schedule is None:
+        return frequency_in_words(job.frequency)
+    fields = job.schedule.split()
+    if len(fields) != 5:
+        return job.schedule
+    minute, hour, *days = fields
+    words = clock_in_words(minute, hour)
+    for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
+        if value != '*':
+            words += text % value
     return words
 
 
-def report(rows, as_json, *columns):
+def frequency_in_words(minutes):
+    if not isinstance(minutes, int):
+        return str(minutes)  # SQLite takes any text as a number
+    for size, unit in ((1440, 'day'), (60, 'hour'), (1, 'minute')):
+        if minutes == size:
+            return 'every ' + unit
+        if minutes % size == 0:
+            return 'every %d %ss' % (minutes // size, unit)
+
+
+def clock_in_words(minute, hour):
+    """The first two fields of a cron expression in words."""
+    if minute.isdecimal() and hour.isdecimal():
+        return 'at %s:%s' % (hour.zfill(2), minute.zfill(2))
+    if hour != '*':
+        return 'at minute %s of hour %s' % (minute, hour)
+    if minute == '*':
+        return 'every minute'
+    if re.fullmatch(r'\*/\d+', minute):
+        return 'every %s minutes' % minute[2:]
+    return 'at minute %s of each hour' % minute
+
+
+def window_in_words(job):
+    """A job's daily window in words; empty without one."""
+    if not job.start_anchor and not job.stop_anchor:
+        return ''
+    return '%.5s to %.5s' % (job.start_anchor or '00:00', job.stop_anchor or '24:00')
+
+
+def print_rows(rows, as_json, *columns):
     """Print rows: as JSON, or as a table of columns (heading, function of a row)."""
     if as_json:
-        return print(json.dumps([row._asdict() for row in rows], indent=1))
-    lines = [[heading for heading, _ in columns]]
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+        return
+    table = [[heading for heading, _ in columns]]
     for row in rows:
-        cells = [cell(row) for _, cell in columns]
-        lines.append(
-            [' '.join(str('' if cell is None else cell).split()) for cell in cells]
-        )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print('  '.join(map(str.ljust, line, widths)).rstrip())
+        table.append([one_line(text_in(row)) for _, text_in in columns])
+    widths = [max(map(len, texts)) for texts in zip(*table)]
+    for texts in table:
+        line = '  '.join(map(str.ljust, texts, widths))
+        print(line.rstrip())
 
 
-def field(name, most=1000):
-    """A heading, and the function that gets its cell, cut to a length, from a row."""
+def one_line(value):
+    """A value as a text without line breaks; empty for None."""
+    if value is None:
+        return ''
+    return ' '.join(str(value).split())
 
-    def cell(row):
+
+def cell(name, most=1000):
+    """A column of print_rows: a value of the row, cut to so many characters."""
+
+    def text_in(row):
         value = getattr(row, name)
-        return value[: most - 1] + '…' if len(str(value)) > most else value
+        if len(str(value)) > most:
+            return value[: most - 1] + '…'
+        return value
 
-    return name.upper().replace('_', ' '), cell
+    return name.upper().replace('_', ' '), text_in
 
 
 ########################################################################################
@@ -2767,6 +3038,16 @@ def write_first_config():
     raise BadConfig('no configuration: %s: none can be written' % ', '.join(places))
 
 
+def first_config(args):
+    """The configuration for `init`: where there is none, one is written."""
+    try:
+        file = args.config or find_config()
+    except BadConfig:
+        file = write_first_config()
+    return load_config(file, args.name)
+
+
+@command('init', config_of=first_config)
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
     store = Store(config)
@@ -2787,77 +3068,45 @@ def cmd_init(args, config):
 
 
 def main(arguments=None):
-    """The command line; returns the exit status: 1 for what failed, 2 for bad usage."""
+    """The command line. Returns the exit status: 0, 1 for what failed, 2 for bad usage
+    or configuration."""
     if sys.stdout:  # a terminal that is not UTF-8
         sys.stdout.reconfigure(errors='replace')
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
-        if not (sys.argv[1:] if arguments is None else arguments):
-            return work(load_config(find_config()))  # argparse takes its time
+        if not arguments:  # the crontab line: importing argparse would take its time
+            return work(load_config(find_config()))
         args = parser().parse_args(arguments)
-        return args.function(args, config_for(args))
+        chosen = COMMANDS[args.action]
+        return chosen.function(args, chosen.config_of(args))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
+        return 0
     except (Problem, OSError, UnicodeError) as problem:
         print('distributed_cron: %s' % line_of(problem), file=sys.stderr)
-        return 1 if type(problem) in (Problem, Away, Again, BadData) else 2
+        return getattr(problem, 'exit_status', 2)
     except KeyboardInterrupt:
         return 130
 
 
-def config_for(args):
-    """The configuration for a command: `init` writes the first, `demo` needs none."""
-    if args.function is cmd_demo:
-        return None
-    try:
-        file = args.config or find_config()
-    except BadConfig:
-        if args.function is not cmd_init:
-            raise
-        file = write_first_config()
-    return load_config(file, args.name)
-
-
-def whole_number(text):
-    """A value of the command line; argparse says the function's name if it is none."""
-    return int(re.fullmatch('[0-9]{1,9}', text)[0])
-
-
-NUMBER, FLAG = {'type': whole_number}, {'action': 'store_true'}
-OPTIONS = {
-    'id': NUMBER,
-    'id?': {**NUMBER, 'nargs': '?'},
-    'id+': {**NUMBER, 'nargs': '+'},
-    '--every': {**NUMBER, 'metavar': 'MINUTES', 'dest': 'frequency'},
-    '--schedule': {'metavar': 'EXPR', 'help': 'a cron expression'},
-    '--start': {'metavar': 'HH:MM', 'dest': 'start_anchor', 'help': 'not before'},
-    '--stop': {'metavar': 'HH:MM', 'dest': 'stop_anchor', 'help': 'not from then on'},
-    '--max-run-time': {**NUMBER, 'metavar': 'MINUTES', 'help': 'then it is ended'},
-    '--inactive': {'action': 'store_const', 'const': 0, 'dest': 'active'},
-    '-n': {**NUMBER, 'default': 20, 'metavar': 'COUNT'},
-    'what': {'metavar': 'EXPR|ID'},
-    '--from': {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'},
-    '--system': {**FLAG, 'help': 'it has a user column'},
-    '--follow': FLAG,
-    '--json': FLAG,
-    '--forever': FLAG,
-}
-JOB_OPTIONS = (
-    '--every --schedule --start --stop --max-run-time --description --inactive '
-)
-
-
 def parser():
-    """The command line's grammar."""
+    """The command line's grammar: what has been registered as a command."""
     import argparse
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):
-            raise BadConfig('%s; see %s --help' % (message, self.prog))
+            message = message.removeprefix('argument ')
+            raise BadConfig('%s; see: %s --help' % (message, self.prog))
 
+    paragraphs = __doc__.split('\n\n')
+    behaviour = [text for text in paragraphs if text.startswith('Exact behaviour')]
     top = Parser(
-        prog='distributed_cron.py',
-        description=__doc__.split('\n\n')[0]
-        + (' Without a command it runs what is due and exits: the crontab line.'),
+        prog=command_line(),
+        description=paragraphs[0]
+        + '\n\nWithout a command: run what is due and exit (the crontab line).',
+        epilog=behaviour[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument(
         '--config',
@@ -2866,429 +3115,551 @@ def parser():
         'distributed_cron.yml beside the script, in ~/.config or in /etc',
     )
     top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
-    top.set_defaults(function=cmd_run, forever=False)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
-    for name, function, flags in (
-        ('run', cmd_run, '--forever'),
-        ('init', cmd_init, ''),
-        ('add', cmd_save, JOB_OPTIONS + 'command'),
-        ('edit', cmd_save, JOB_OPTIONS + '--command id'),
-        *((name, cmd_act, 'id+') for name in ACTIONS),
-        ('list', cmd_list, '--json'),
-        ('show', cmd_show, '--json id'),
-        ('next', cmd_next, 'what --from -n'),
-        ('history', cmd_history, 'id? -n --json'),
-        ('log', cmd_log, 'id -n --follow'),
-        ('hosts', cmd_hosts, '--json'),
-        ('import', cmd_import, 'file --system --max-run-time'),
-        ('export', cmd_export, ''),
-        ('check', cmd_check, ''),
-        ('demo', cmd_demo, ''),
-    ):
-        text = ACTIONS[name][1] if name in ACTIONS else function.__doc__.split('\n')[0]
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(function=function)
-        for flag in flags.split():
-            command.add_argument(flag.rstrip('?+'), **OPTIONS.get(flag, {}))
+    for name, registered in COMMANDS.items():
+        text = registered.summary
+        sub = commands.add_parser(name, help=text, description=text)
+        for option in registered.options:
+            sub.add_argument(option.flag, **option.argument)
+    top.set_defaults(action='run', forever=False)
     return top
 
 
+WHOLE = {'type': whole_number}
+FLAG = {'action': 'store_true'}
+JOB = Option('id', WHOLE)
+JOB_OR_ALL = Option('id', {**WHOLE, 'nargs': '?'})
+JOBS = Option('id', {**WHOLE, 'nargs': '+'})
+COUNT = Option('-n', {**WHOLE, 'default': 20, 'metavar': 'COUNT'})
+JSON = Option('--json', {**FLAG, 'help': 'for programs'})
+JOB_OPTIONS = {
+    column.name: Option(
+        column.option,
+        {'dest': column.name, 'help': column.label.lower(), **column.type.argument},
+    )
+    for column in COLUMNS
+}
+
+
+@command('run', Option('--forever', {**FLAG, 'help': 'keep running, until SIGTERM'}))
 def cmd_run(args, config):
-    """run what is due, until nothing is; --forever: and go on"""
+    """run what is due, until nothing is"""
     return work(config, args.forever)
 
 
-def cmd_act(args, config):
-    """do one of ACTIONS to some jobs"""
-    store = Store(config).connect()
-    for job in [job_of(store, id) for id in args.id]:  # first of all: are they there?
-        statement, _, done = ACTIONS[args.action]
-        print(
-            'job %d: %s'
-            % (job.id, done if store.change(statement, id=job.id) else 'is not running')
-        )
+@command(
+    'add',
+    *[option for name, option in JOB_OPTIONS.items() if name != 'command'],
+    Option('command', {'help': 'run by /bin/sh'}),
+)
+def cmd_add(args, config):
+    """add a job"""
+    save(args, config, None)
 
 
-def cmd_save(args, config):
-    """add a job, or edit one"""
+@command('edit', *JOB_OPTIONS.values(), JOB)
+def cmd_edit(args, config):
+    """change a job"""
+    save(args, config, args.id)
+
+
+def save(args, config, id):
+    """Save the columns that were given as options, and report the next run."""
     values = {
-        name: value
-        for name, value in vars(args).items()
-        if name in JOB_COLUMNS[1:13] and value is not None
+        column.name: getattr(args, column.name)
+        for column in COLUMNS
+        if getattr(args, column.name) is not None
     }
     if 'frequency' in values and 'schedule' in values:
         raise BadConfig('--every and --schedule; allowed: one of them')
     if 'frequency' in values:
         values['schedule'] = None
-    for name in {'start_anchor', 'stop_anchor'} & set(values):
-        values[name] = values[name] or None  # --start '' removes it
+    for name in ('start_anchor', 'stop_anchor'):
+        if values.get(name) == '':  # --start '' removes it
+            values[name] = None
     store = Store(config).connect()
-    id, when = save_job(store, getattr(args, 'id', None), values)
+    try:
+        id, when = save_job(store, id, values)
+    except BadJob as problem:
+        names = {column.name: column.option for column in COLUMNS}
+        raise BadJob(problem.wrong, names) from None
     print('job %d, next run %s' % (id, when_text(store, when, store.now())))
 
 
+def cmd_act(args, config):
+    """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
+    store = Store(config).connect()
+    jobs = [job_of(store, id) for id in args.id]
+    action = ACTIONS[args.action]
+    for job in jobs:
+        changed = store.change(action.sql, id=job.id)
+        text = action.done if changed else 'is not running'
+        print('job %d: %s' % (job.id, text))
+
+
+for name, action in ACTIONS.items():
+    command(name, JOBS, summary=action.help)(cmd_act)
+
+
+@command('list', JSON)
 def cmd_list(args, config):
-    """all jobs"""
+    """list all jobs"""
     store = Store(config).connect()
     now = store.now()
-    report(
+    print_rows(
         store.query('SELECT * FROM job ORDER BY id'),
         args.json,
-        field('id'),
+        cell('id'),
         ('STATUS', lambda job: state_of(job, now)),
-        field('description', 30),
-        field('command', 30),
+        cell('description', 30),
+        cell('command', 30),
         ('SCHEDULE', describe),
         ('LAST RUN', lambda job: job.last_start or 'never'),
-        field('last_status', 30),
-        (
-            'NEXT RUN',
-            lambda job: (
-                'it runs'
-                if job.run_token
-                else when_text(store, moment(job.next_run_utc), now)
-            ),
-        ),
+        cell('last_status', 30),
+        ('NEXT RUN', lambda job: next_in_words(store, job, now)),
     )
 
 
+def next_in_words(store, job, now):
+    if job.run_token is not None:
+        return 'running'
+    return when_text(store, moment(job.next_run_utc), now)
+
+
+@command('show', JSON, JOB)
 def cmd_show(args, config):
-    """all about a job"""
+    """show all about a job"""
     store = Store(config).connect()
-    job, now = job_of(store, args.id), store.now()
+    job = job_of(store, args.id)
+    now = store.now()
     facts = dict(
         job._asdict(),
         status=state_of(job, now),
         in_words=describe(job),
         next_run=when_text(store, moment(job.next_run_utc), now),
     )
-    print(
-        json.dumps(facts, indent=1)
-        if args.json
-        else '\n'.join(
-            '%-17s %s' % (name, '' if value is None else value)
-            for name, value in facts.items()
-        )
-    )
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        print('%-17s %s' % (name, '' if value is None else value))
 
 
-def cmd_history(args, config):
-    """the last runs"""
-    store = Store(config).connect()
-    where = (
-        'ORDER BY ended_at DESC'
-        if args.id is None
-        else ('WHERE job_id = %d ORDER BY run_no DESC' % job_of(store, args.id).id)
-    )
-    report(
-        store.query('SELECT * FROM run %s LIMIT :count' % where, count=args.n),
-        args.json,
-        field('job_id'),
-        field('run_no'),
-        field('started_at'),
-        (
-            'SECONDS',
-            lambda run: (
-                run.duration_ms is not None and '%.1f' % (run.duration_ms / 1000) or ''
-            ),
-        ),
-        field('worker'),
-        field('status'),
-        field('output', 40),
-    )
-
-
-def cmd_hosts(args, config):
-    """the machines"""
-    rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
-    report(rows, args.json, *map(field, HOST_COLUMNS))
-
-
-def cmd_log(args, config):
-    """what a job wrote"""
-    path = config.job_log(args.id)
-    if not os.path.exists(path):
-        store = Store(config).connect()
-        rows = store.query(
-            '''SELECT worker, output FROM run WHERE job_id = :id
-            ORDER BY run_no DESC LIMIT 1''',
-            id=job_of(store, args.id).id,
-        )
-        return print(
-            'no log on this host; '
-            + ('the last run, by %s, wrote:\n%s' % rows[0] if rows else 'it never ran')
-        )
-    os.execvp('tail', ['tail', *['-F'] * args.follow, '-n', str(args.n), path])
-
-
+@command(
+    'next',
+    Option('what', {'metavar': 'EXPR|ID', 'help': 'a cron expression, or a job'}),
+    Option('--from', {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'}),
+    COUNT,
+)
 def cmd_next(args, config):
-    """when an expression or a job runs next"""
+    """list the next times of a cron expression or of a job"""
+    from itertools import islice
+
     store = Store(config).connect()
-    is_id = re.fullmatch('[0-9]{1,9}', args.what)
-    job = job_of(store, int(args.what)) if is_id else Job(active=1, schedule=args.what)
-    if args.after and not (
-        moment(args.after)
-        and re.fullmatch(r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+', args.after)
-    ):
-        raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % args.after)
-    after = store.zone.utc(moment(args.after)) if args.after else store.now()
-    for _ in range(args.n):
-        after = next_run(job, after, after, store.zone)
-        if after == PARKED:
-            break
-        local = text_of(store.zone.local(after))
-        print(local)
-        job = job._replace(last_start=local, claimed_start=local)
+    job = job_or_expression(store, args.what)
+    after = store.now()
+    if args.after is not None:
+        after = store.zone.utc(time_given(args.after))
+    times = upcoming(job, after, store.zone)
+    for local, _ in islice(times, args.n):
+        print(text_of(local))
 
 
+def job_or_expression(store, text):
+    """The job whose id was typed, or one with the expression that was typed."""
+    if re.fullmatch('[0-9]{1,9}', text):
+        return job_of(store, int(text))
+    return Job(active=1, schedule=text)
+
+
+def time_given(text):
+    """What was typed after --from, as a datetime."""
+    form = r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+'  # the years 1970 to 8999
+    when = moment(text)
+    if when is None or not re.fullmatch(form, text):
+        raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % text)
+    return when
+
+
+@command('history', JOB_OR_ALL, COUNT, JSON)
+def cmd_history(args, config):
+    """list the last runs of all jobs, or of one"""
+    store = Store(config).connect()
+    if args.id is None:
+        which = 'ORDER BY ended_at DESC'
+    else:
+        job_of(store, args.id)
+        which = 'WHERE job_id = :id ORDER BY run_no DESC'
+    text = 'SELECT * FROM run %s LIMIT :count' % which
+    print_rows(
+        store.query(text, id=args.id, count=args.n),
+        args.json,
+        cell('job_id'),
+        cell('run_no'),
+        cell('started_at'),
+        ('SECONDS', seconds_of),
+        cell('worker'),
+        cell('status'),
+        cell('output', 40),
+    )
+
+
+def seconds_of(run):
+    if run.duration_ms is None:
+        return ''
+    return '%.1f' % (run.duration_ms / 1000)
+
+
+@command('log', JOB, COUNT, Option('--follow', FLAG))
+def cmd_log(args, config):
+    """show what a job wrote on this host"""
+    path = config.job_log(args.id)
+    if os.path.exists(path):
+        follow = ['-F'] if args.follow else []
+        os.execvp('tail', ['tail', *follow, '-n', str(args.n), path])
+    store = Store(config).connect()
+    job = job_of(store, args.id)
+    runs = store.query(
+        '''SELECT worker, output FROM run WHERE job_id = :id
+            ORDER BY run_no DESC LIMIT 1''',
+        id=job.id,
+    )
+    if runs:
+        text = 'no log on this host; the last run, by %s, wrote:\n%s'
+        print(text % runs[0])
+    else:
+        print('no log on this host; it never ran')
+
+
+@command('hosts', JSON)
+def cmd_hosts(args, config):
+    """list the hosts, as of their last minute"""
+    rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
+    print_rows(rows, args.json, *map(cell, HOST_COLUMNS))
+
+
+@command('check')
 def cmd_check(args, config):
-    """is all well? a line each"""
-    store, status = Store(config), 0
-    for what, look in (
-        ('config', lambda: config.file),
-        ('folders', lambda: '%s, %s' % (config.log_location, State(config).folder)),
-        ('database', lambda: store.connect().config.db_engine),
-        ('schema', lambda: 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]),
-        (
-            'time zone',
-            lambda: (
-                'UTC%+g h' % (store.zone.offset(store.now()).total_seconds() / 3600)
-            ),
-        ),
-        (
-            'clock skew',
-            lambda: (
-                '%d ms' % (1000 * (time.time() - (store.now() - EPOCH).total_seconds()))
-            ),
-        ),
+    """check configuration and database, one line each"""
+    store = Store(config)
+    status = 0
+    for what, result_of, needs_database in (
+        ('config', lambda store: store.config.file, False),
+        ('folders', folders_of, False),
+        ('database', lambda store: store.connect().config.db_engine, False),
+        ('schema', count_jobs, True),
+        ('time zone', zone_in_words, True),
+        ('clock skew', skew_in_words, True),
     ):
+        if needs_database and not store.connection:
+            continue
         try:
-            if store.connection or what in ('config', 'folders', 'database'):
-                print('ok   %s: %s' % (what, look()))
+            print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
             print('bad  %s: %s' % (what, problem))
             status = 1
     return status
 
 
+def folders_of(store):
+    config = store.config
+    return '%s, %s' % (config.log_location, State(config).folder)
+
+
+def count_jobs(store):
+    return 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]
+
+
+def zone_in_words(store):
+    offset = store.zone.offset(store.now())
+    return 'UTC%+g h' % (offset.total_seconds() / 3600)
+
+
+def skew_in_words(store):
+    """How far this host's clock is ahead of the database's."""
+    database = (store.now() - EPOCH).total_seconds()
+    return '%d ms' % (1000 * (time.time() - database))
+
+
 ########################################################################################
 # crontab: import and export
 ########################################################################################
 
-EXPORTED = {  # what a crontab can't say, with the types that it has in JSON
-    **dict.fromkeys(('description', 'command'), (str,)),
-    **dict.fromkeys(('active', 'max_run_time', 'frequency'), (int,)),
-    **dict.fromkeys(('schedule', 'start_anchor', 'stop_anchor'), (str, type(None))),
-}
 
-
+@command(
+    'import',
+    Option('file', {}),
+    Option('--system', {'action': 'store_true', 'help': 'the file has a user column'}),
+    Option(
+        '--max-run-time',
+        {'type': whole_number, 'metavar': 'MINUTES', 'help': 'default: 1440'},
+    ),
+)
 def cmd_import(args, config):
-    """take the entries of a crontab"""
+    """add the entries of a crontab as jobs"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
-        lines = file.read().split('\n')  # a form feed ends none
-    path, store = os.path.abspath(args.file), Store(config).connect()
+        lines = file.read().split('\n')  # not by splitlines: a form feed ends no line
+    path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
-
-    there = {
+    store = Store(config).connect()
+    present = {
         (job.command, job.schedule or job.frequency)
         for job in store.query('SELECT * FROM job')
     }
-    counts = [0, 0, 0]
+    added = known = skipped = 0
     for number, entry in entries(lines, system):
         try:
             if isinstance(entry, Problem):
                 raise entry
             key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
-            known = key in there
-            if not known:
-                save_job(
-                    store, None, {'max_run_time': args.max_run_time or 1440, **entry}
-                )
-                there.add(key)
-            counts[known] += 1
+            if key in present:
+                known += 1
+                continue
+            save_job(store, None, {'max_run_time': args.max_run_time or 1440, **entry})
+            present.add(key)
+            added += 1
         except (BadConfig, BadSchedule, BadData) as problem:
-            counts[2] += 1
+            skipped += 1
             print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
-    print('%d added, %d were there, %d not taken' % tuple(counts))
-    return 1 if counts[2] else 0
+    print('%d added, %d already present, %d skipped' % (added, known, skipped))
+    return 1 if skipped else 0
 
 
 def entries(lines, system):
-    """The entries of a crontab, as (line number, columns of a job or BadSchedule)."""
-    variables, about = {}, {}  # about: what the line above says of an entry
+    """The entries of a crontab, as pairs of a line number and the columns of a job, or
+    the BadSchedule that says why it is none."""
+    variables = {}
+    about = {}  # what the lines right above an entry say of it
     for number, line in enumerate(lines, 1):
-        line, above, about = line.strip(' \t'), about, {}
+        line = line.strip(' \t')
+        above, about = about, {}
+        disabled = above.get('active') == 0  # then export has put a # before the entry
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
-        comment = re.match(r'#[# ]*([^# \d*@].*)', line)  # and no entry put out of use
         try:
             if line.startswith('#:'):
-                facts = json.loads(line[2:])
-                if any(type(facts[name]) not in EXPORTED[name] for name in facts):
-                    raise ValueError
-                about = {**above, **facts}
-            elif line.startswith('#') and above.get('active') != 0:
-                about = {'description': comment[1][:255]} if comment else {}
+                about = {**above, **facts_of(line)}
+            elif line.startswith('#') and not disabled:
+                about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
             elif line:
                 yield number, {**entry_of(line.lstrip('#'), variables, system), **above}
         except BadSchedule as problem:
             yield number, problem
-        except (ValueError, TypeError, LookupError):
-            yield number, BadSchedule('%r is not what export writes' % line)
+
+
+def facts_of(line):
+    """What export says of the next entry, as columns. Raises BadSchedule."""
+    types = {column.name: column.type.json for column in COLUMNS}
+    try:
+        facts = json.loads(line.removeprefix('#:'))
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or not all(
+        type(value) in types.get(name, ()) for name, value in facts.items()
+    ):
+        raise BadSchedule('%r is not what export writes' % line)
+    return facts
+
+
+def description_in(line):
+    """The description that a comment is for the next entry, but not a commented-out
+    entry."""
+    comment = re.match(r'#[# ]*([^# \d*@].*)', line)
+    if comment is None:
+        return {}
+    return {'description': comment[1][:255]}
 
 
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
-    from pwd import getpwuid
-    from shlex import quote
-
-    count = (1 if line.startswith('@') else 5) + system
-    words = line.split(None, count)
-    if len(words) <= count or 'CRON_TZ' in variables:
+    time_words = 1 if line.startswith('@') else 5
+    user_words = 1 if system else 0
+    words = line.split(None, time_words + user_words)
+    if len(words) <= time_words + user_words or 'CRON_TZ' in variables:
         raise BadSchedule(
-            '%r; allowed: five fields or a macro%s, and a command; not '
-            'under CRON_TZ' % (line, ', a user' * system)
+            '%r; allowed: five fields or a macro%s, and a command; not under CRON_TZ'
+            % (line, ', a user' if system else '')
         )
-    schedule, command = ' '.join(words[: count - system]), words[count]
+    schedule = ' '.join(words[:time_words])
     parse(schedule)
     # crontab(5): the first bare % ends the command, its standard input follows.
-    command, *stdin = [
-        part.replace('\\%', '%') for part in re.split(r'(?<!\\)%', command)
-    ]
-    values = {'schedule': schedule, 'description': command[:255]}
-    if stdin:
-        command = "printf '%%s\\n' %s | (%s\n)" % (' '.join(map(quote, stdin)), command)
-    if variables.get('SHELL', '/bin/sh') != '/bin/sh':
-        command = 'exec %s -c %s' % (quote(variables['SHELL']), quote(command))
-    for name in sorted(set(variables) - {'SHELL', 'MAILTO'}, reverse=True):
-        command = 'export %s=%s; %s' % (name, quote(variables[name]), command)
-    if system and words[count - 1] != getpwuid(os.getuid()).pw_name:
-        command = 'sudo -n -u %s -- /bin/sh -c %s' % (
-            quote(words[count - 1]),
-            quote(command),
-        )
-    return dict(values, command=command)
+    parts = re.split(r'(?<!\\)%', words[-1])
+    script, *stdin = [part.replace('\\%', '%') for part in parts]
+    values = {'schedule': schedule, 'description': script[:255]}
+    script = with_variables(with_stdin(script, stdin), variables)
+    if system:
+        script = as_user(script, words[time_words])
+    return dict(values, command=script)
 
 
+def with_stdin(script, lines):
+    """A command that reads these lines."""
+    if not lines:
+        return script
+    quoted = ' '.join(map(shell_word, lines))
+    return "printf '%%s\\n' %s | (%s\n)" % (quoted, script)
+
+
+def with_variables(script, variables):
+    """A command with the variables of a crontab, in the shell that they name."""
+    shell = variables.get('SHELL', '/bin/sh')
+    if shell != '/bin/sh':
+        script = 'exec %s -c %s' % (shell_word(shell), shell_word(script))
+    for name in sorted(variables, reverse=True):
+        if name not in ('SHELL', 'MAILTO'):
+            value = shell_word(variables[name])
+            script = 'export %s=%s; %s' % (name, value, script)
+    return script
+
+
+def shell_word(text):
+    """A text quoted for the shell."""
+    import shlex
+
+    return shlex.quote(text)
+
+
+def as_user(script, user):
+    """A command that sudo runs as another user, if it is not the user who imports."""
+    import pwd
+
+    try:
+        if pwd.getpwnam(user).pw_uid == os.getuid():
+            return script
+    except KeyError:
+        pass  # not known on this host
+    quoted = shell_word(user), shell_word(script)
+    return 'sudo -n -u %s -- /bin/sh -c %s' % quoted
+
+
+@command('export')
 def cmd_export(args, config):
-    """all jobs as a crontab"""
+    """print all jobs as a crontab"""
     for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
         facts = {
-            name: getattr(job, name)
-            for name in (
-                'description',
-                'active',
-                'start_anchor',
-                'stop_anchor',
-                'max_run_time',
-            )
+            column.name: getattr(job, column.name)
+            for column in COLUMNS
+            if column.exported
         }
-        schedule, minutes = job.schedule, job.frequency
-        if schedule is None:  # as near as a crontab can come; import goes by the facts
-            facts.update(schedule=None, frequency=minutes)
-            schedule = (
-                '*/%d * * * *' % minutes
-                if minutes < 60
-                else '0 */%d * * *' % (minutes // 60)
-                if minutes < 1440
-                else '0 0 * * *'
-            )
+        schedule = job.schedule
+        if schedule is None:  # import goes by the facts
+            facts.update(schedule=None, frequency=job.frequency)
+            schedule = nearest_expression(job.frequency)
         if '\n' in job.command:
             facts['command'] = job.command
-        print(
-            '#: %s\n%s%s %s\n'
-            % (
-                json.dumps(facts),
-                '' if job.active else '#',
-                schedule,
-                job.command.replace('%', '\\%').replace('\n', '; '),
-            )
-        )
+        line = job.command.replace('%', '\\%').replace('\n', '; ')
+        disabled = '' if job.active else '#'
+        print('#: ' + json.dumps(facts))
+        print('%s%s %s\n' % (disabled, schedule, line))
+
+
+def nearest_expression(minutes):
+    """The cron expression that comes nearest to a frequency."""
+    if minutes < 60:
+        return '*/%d * * * *' % minutes
+    if minutes < 1440:
+        return '0 */%d * * *' % (minutes // 60)
+    return '0 0 * * *'
 
 
 ########################################################################################
 # demo: three workers on an embedded database
 ########################################################################################
 
-DEMO = [
-    ('left behind by a killed worker', 'sleep 3; echo here', {'max_run_time': 9}),
-    *(
-        (command, command, {})
-        for command in (
-            'echo hello',
-            'date',
-            'uname -a',
-            'ls / | wc -l',
-            'sleep 1',
-            'id',
-            'echo oh >&2',
-            'seq 9 | tail -1',
-            'printf "no newline"',
-            'echo this one fails; exit 3',
-        )
+DEMO = [  # commands, and other columns
+    (
+        'sleep 3; echo here',
+        {'description': 'left behind by a killed worker', 'max_run_time': 9},
     ),
-    ('runs out of time', 'sleep 60', {'frequency': 2}),
+    ('echo hello', {}),
+    ('date', {}),
+    ('uname -a', {}),
+    ('ls / | wc -l', {}),
+    ('sleep 1', {}),
+    ('id', {}),
+    ('echo oh >&2', {}),
+    ('seq 9 | tail -1', {}),
+    ('printf "no newline"', {}),
+    ('echo this one fails; exit 3', {}),
+    ('sleep 60', {'description': 'runs out of time', 'frequency': 2}),
 ]
 NEXT = '''
 Each of the 12 jobs ran once. Next: write your database into distributed_cron.yml, then
-  distributed_cron.py init
-  distributed_cron.py add --every 5 "date"
-  distributed_cron.py run --forever'''
+  %(program)s init
+  %(program)s add --every 5 "date"
+  %(program)s run --forever'''
+DEMO_SECONDS = 14  # after which it gives up
 
 
+@command('demo', config_of=lambda args: None)
 def cmd_demo(args, _):
-    """three workers on an embedded database in a temporary folder; needs only Python"""
+    """run three workers on an embedded database; needs only Python"""
     import tempfile
-    from multiprocessing import get_context
 
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
-    keys = {
+    configs = [demo_config(folder, name) for name in ('gamma', 'alpha', 'beta')]
+    run_command('init', configs[0])
+    store = Store(configs[0]).connect()
+    limit = time.monotonic() + DEMO_SECONDS
+    add_demo_jobs(store, DEMO[:1])
+    kill_a_worker(store, configs[0])
+    add_demo_jobs(store, DEMO[1:])
+    for config in configs:
+        worker_of(config).start()
+    while len(store.query('SELECT 1 FROM run')) < len(DEMO):
+        if time.monotonic() > limit:
+            break
+        time.sleep(0.05)
+    show_demo_runs(store, folder)
+    print(NEXT % {'program': command_line()})
+
+
+def demo_config(folder, host):
+    """The configuration of one of the demo's hosts."""
+    values = {
         'db.path': 'demo.db',
         'log.location': 'log',
         'max_tasks': 4,
         'kill_grace': 1,
     }
-    configs = [
-        Config(keys, os.path.join(folder, 'demo'), name)
-        for name in ('gamma', 'alpha', 'beta')
-    ]
-    for config in configs:
-        config.minute = 1.5  # seconds: a job that runs out of time does so soon
-    killed, *workers = [
-        get_context('fork').Process(
-            target=work, args=(config, True), daemon=True
-        )  # daemon: it ends with us
-        for config in (configs[0], *configs)
-    ]
-    cmd_init(args, configs[0])
-    store, limit = Store(configs[0]).connect(), time.monotonic() + 14
-    for number, (description, command, more) in enumerate(DEMO):
-        save_job(store, None, dict(more, description=description, command=command))
-        if number == 0:
-            killed.start()
-            while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
-                time.sleep(0.05)
-            killed.kill()
-            killed.join()
-            print('gamma took job 1 and was killed; now gamma starts again')
-    for worker in workers:
-        worker.start()
-    while len(store.query('SELECT 1 FROM run')) < 12 and time.monotonic() < limit:
+    config = Config(values, os.path.join(folder, 'demo'), host)
+    config.minute = 1.5  # seconds, so that a job soon runs out of time
+    return config
+
+
+def worker_of(config):
+    """A process that works for ever, but not longer than this one."""
+    from multiprocessing import get_context
+
+    process = get_context('fork').Process
+    return process(target=work, args=(config, True), daemon=True)
+
+
+def add_demo_jobs(store, jobs):
+    for script, more in jobs:
+        save_job(store, None, {'description': script, 'command': script, **more})
+
+
+def kill_a_worker(store, config):
+    """Start a worker, and kill it when it has claimed a job."""
+    worker = worker_of(config)
+    worker.start()
+    while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
         time.sleep(0.05)
+    worker.kill()
+    worker.join()
+    print('gamma took job 1 and was killed; now gamma starts again')
+
+
+def show_demo_runs(store, folder):
+    """Print what ran. Raises Problem if not each job ran once."""
     rows = store.query('SELECT * FROM run JOIN job ON id = job_id ORDER BY job_id')
-    report(
-        rows,
-        False,
-        *map(
-            field,
-            ('job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status'),
-        ),
-    )
-    if [row.job_id for row in rows] != list(range(1, 13)):
+    names = ('job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status')
+    print_rows(rows, False, *map(cell, names))
+    if [row.job_id for row in rows] != list(range(1, len(DEMO) + 1)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
-    print(NEXT)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 
+from datetime import datetime
+from itertools import islice
+
 import pytest
 from conftest import ROOT, SCRIPT, Place, dc, wait_until
 
@@ -81,8 +84,11 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
 @pytest.mark.parametrize(
     'args, parts',
     [
-        (['add', '--every', '0', 'x'], ['--every 0', '1 to 5256000']),
-        (['add', '--every', 'x', 'x'], ['--every', "'x'", 'whole_number']),
+        (['add', '--every', '0', 'x'], ['--every 0; allowed: 1 to 5256000 minutes']),
+        (
+            ['add', '--every', 'x', 'x'],
+            ["--every: 'x'; allowed: a whole number", 'see: distributed_cron.py add'],
+        ),
         (['add', '--schedule', '61 * * * *', 'x'], ['minute', '61', '0-59']),
         (['add', '--schedule', '0 0 30 2 *', 'x'], ['never matches']),
         (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
@@ -90,13 +96,13 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
             ['add', '--every', '5', '--schedule', '* * * * *', 'x'],
             ['--every', 'one of'],
         ),
-        (['add', '--start', '24:00', 'x'], ['start_anchor', '24:00', '23:59']),
+        (['add', '--start', '24:00', 'x'], ["--start '24:00'; allowed: ", '23:59']),
         (
             ['add', '--inactive', '--schedule', '61 * * * *', 'x'],
             ['minute', '61', '0-59'],
         ),
-        (['add', '--inactive', '--start', '24:00', 'x'], ['start_anchor', '24:00']),
-        (['add', '--start', '9:00', 'x'], ['start_anchor', '9:00']),
+        (['add', '--inactive', '--start', '24:00', 'x'], ["--start '24:00'"]),
+        (['add', '--start', '9:00', 'x'], ["--start '9:00'"]),
         (['add', '--start', '09:00', '--stop', '09:00', 'x'], ['equal']),
         (['add', '--schedule', '0 1 * * *', '--start', '09:00', 'x'], ['no time']),
         (
@@ -113,7 +119,7 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
         (['next', '* * * * *', '--from', 'x'], ['--from']),
         (['frobnicate'], ['frobnicate', '--help']),
         (['show'], ['id']),
-        (['show', 'one'], ["'one'", 'whole_number']),
+        (['show', 'one'], ["'one'", 'allowed: a whole number']),
         (['import', 'nowhere'], ['nowhere']),
         (['--name', 'a/b', 'list'], ['--name', 'a/b']),
     ],
@@ -211,6 +217,141 @@ def test_check(place):
     )
     assert place_out.returncode == 1 and b'bad  database: ' in place_out.stdout
     assert b'init' in place_out.stdout
+
+
+# The columns of a job that people may change.
+
+NOW = datetime(2026, 5, 20, 12)
+UTC = dc.Zone(lambda when: when)
+
+
+def test_every_editable_column_is_saved_whatever_its_position(place, monkeypatch):
+    monkeypatch.setattr(dc, 'JOB_COLUMNS', tuple(reversed(dc.JOB_COLUMNS)))
+    begin = ['--config', place.file]
+    facts = ['--description', 'new', '--start', '01:00', '--stop', '02:00']
+    facts += ['--every', '7', '--max-run-time', '3', '--inactive']
+    assert not dc.main([*begin, 'add', *facts, 'echo x'])
+    place.add('true')
+    assert not dc.main([*begin, 'edit', *facts, '--command', 'echo x', '2'])
+    for job in place.sql('SELECT * FROM job'):
+        assert (job.description, job.command, job.active) == ('new', 'echo x', 0)
+        assert (job.frequency, job.max_run_time) == (7, 3)
+        assert (job.start_anchor[:5], job.stop_anchor[:5]) == ('01:00', '02:00')
+
+
+def test_a_row_of_the_table_is_all_that_a_new_column_takes(tmp_path):
+    """Here run_requested stands for it: a column at another position of `job`."""
+    with open(SCRIPT) as file:
+        before, head, after = file.read().partition('COLUMNS = (\n    Column(')
+    row = """COLUMNS = (
+    Column('run_requested', MINUTES, default=0, option='--asked', exported=True),
+    Column("""
+    script = tmp_path / 'distributed_cron.py'
+    script.write_text(before + row + after)
+    place = Place(tmp_path, 'sqlite').init()
+
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, str(script), '--config', place.file, *args],
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout.decode()
+
+    run('add', '--asked', '1', 'true')
+    run('edit', '--asked', '5', '1')
+    exported = run('export')
+    assert head and '"run_requested": 5' in exported
+    (tmp_path / 'crontab').write_text(exported.replace('true', 'false'))
+    run('import', str(tmp_path / 'crontab'))
+    assert [job['run_requested'] for job in json.loads(run('list', '--json'))] == [5, 5]
+
+
+def test_the_table_of_columns_fits_the_tables_in_the_database(place):
+    names = [column.name for column in dc.COLUMNS]
+    assert set(names) <= set(dc.JOB_COLUMNS) and len(set(names)) == len(names)
+    planned = {column.name for column in dc.COLUMNS if column.plans}
+    assert planned == set(dc.PLANNED_FROM)
+    place.add('true')
+    job = place.job(1)
+    for column in dc.COLUMNS:
+        if column.default is not None:
+            assert getattr(job, column.name) == column.default
+        elif type(None) in column.type.json:
+            assert getattr(job, column.name) is None
+
+
+def test_the_readmes_table_of_columns_is_the_programs():
+    with open(os.path.join(ROOT, 'README.md')) as file:
+        part = file.read().partition('\n### Columns of a job\n')[2].partition('\n#')[0]
+    rows = [line.strip('| ').split(' | ') for line in lines(part) if line[:3] == '| `']
+    assert [row[0] for row in rows] == ['`%s`' % column.name for column in dc.COLUMNS]
+    for column, (_, option, default, meaning) in zip(dc.COLUMNS, rows):
+        assert '`%s`' % column.option in option and meaning
+        if column.default is not None:
+            assert default.strip('`') == str(column.default)
+        elif type(None) in column.type.json:
+            assert default == 'none'
+
+
+@pytest.mark.parametrize(
+    'columns, wrong',
+    [
+        ({}, {}),
+        ({'schedule': '0 3 * * *', 'max_run_time': 525600}, {}),
+        ({'command': None}, {'command': '0 characters; allowed: 1 to 12000'}),
+        (
+            {'description': 'x' * 256, 'frequency': 0},
+            {
+                'description': '256 characters; allowed: 0 to 255',
+                'frequency': '0; allowed: 1 to 5256000 minutes',
+            },
+        ),
+        ({'max_run_time': 60}, {'max_run_time': '60; allowed: 1 to 59 minutes'}),
+        ({'frequency': 1, 'max_run_time': 1}, {}),
+        (
+            {'schedule': '0 3 * * *', 'max_run_time': 525601},
+            {'max_run_time': '525601; allowed: 1 to 525600 minutes'},
+        ),
+        (
+            {'start_anchor': '24:00'},
+            {'start_anchor': "'24:00'; allowed: 00:00 to 23:59"},
+        ),
+        (
+            {'stop_anchor': 'x', 'active': 0},
+            {'stop_anchor': "'x'; allowed: 00:00 to 23:59"},
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_said_by_column(columns, wrong):
+    job = dc.Job(active=1, command='true', frequency=60, max_run_time=30)
+    assert dc.check_job(job._replace(**columns), NOW, UTC) == wrong
+
+
+def test_a_bad_job_has_what_is_wrong_by_column(place):
+    with pytest.raises(dc.BadJob) as caught:
+        dc.save_job(place.store, None, {'command': '', 'schedule': '61 * * * *'})
+    assert set(caught.value.wrong) == {'command', 'schedule'}
+    err = place.run(
+        'add', '--schedule', '61 * * * *', '--max-run-time', '0', 'x', code=2
+    )
+    assert '--max-run-time 0; allowed: ' in err and "; --schedule minute '61'" in err
+
+
+def test_a_frequency_that_a_schedule_puts_out_of_use_stops_no_edit(place):
+    place.add('true', schedule='0 5 * * *', max_run_time=9)
+    if place.engine == 'sqlite':
+        place.store.execute('DROP TRIGGER job_changes')
+        place.store.execute("UPDATE job SET frequency = 'often'")
+    place.run('edit', '1', '--description', 'new')
+    assert place.job(1).description == 'new'
+
+
+def test_the_next_times_of_a_job():
+    job = dc.Job(active=1, frequency=90, max_run_time=1, start_anchor='12:00')
+    times = list(islice(dc.upcoming(job, NOW, UTC), 3))
+    assert times[0] == (NOW, NOW)
+    assert [local.hour for local, _ in times] == [12, 13, 15]
+    assert list(dc.upcoming(job._replace(active=0), NOW, UTC)) == []
 
 
 # Configuration.
@@ -367,7 +508,8 @@ def test_missing_old_and_myisam_tables(mysql_place):
             err = place.run(command, code=1)
             assert 'run: distributed_cron.py init' in err, err
     place.run('init')
-    assert 'never' not in place.run('check')
+    for line in lines(place.run('check')):
+        assert line.startswith('ok   '), line
 
 
 def test_an_account_that_may_not_create_triggers(mysql_place):
@@ -528,7 +670,7 @@ def test_import_of_a_users_crontab(place):
     with open(path, 'w') as file:
         file.write(CRONTAB)
     out = place.run('import', path, code=1)
-    assert '4 added, 0 were there, 3 not taken' in out
+    assert '4 added, 0 already present, 3 skipped' in out
     assert "%s: line 12: minute '61'" % path in out
     assert 'line 13: ' in out and "line 14: '@reboot'" in out
     jobs = place.sql('SELECT * FROM job ORDER BY id')
@@ -549,7 +691,7 @@ def test_import_of_a_users_crontab(place):
         '100%\n',
         'bash\n',
     ]
-    assert '0 added, 4 were there, 3 not taken' in place.run('import', path, code=1)
+    assert '0 added, 4 already present, 3 skipped' in place.run('import', path, code=1)
     assert len(place.sql('SELECT * FROM job')) == 4
 
 
@@ -561,7 +703,7 @@ def test_import_of_etc_crontab(place):
             '0 1 * * * nobody id -un\n'
         )
     assert place.run('import', '--system', path) == (
-        '2 added, 0 were there, 0 not taken\n'
+        '2 added, 0 already present, 0 skipped\n'
     )
     mine, theirs = [
         job.command for job in place.sql('SELECT command FROM job ORDER BY id')
@@ -592,10 +734,10 @@ def test_export_is_taken_back(place, tmp_path):
     path = str(tmp_path / 'exported')
     with open(path, 'w') as file:
         file.write(place.run('export'))
-    assert place.run('import', path) == '0 added, 3 were there, 0 not taken\n'
+    assert place.run('import', path) == '0 added, 3 already present, 0 skipped\n'
     before = place.sql('SELECT * FROM job ORDER BY id')
     place.store.execute('DELETE FROM job')
-    assert place.run('import', path) == '3 added, 0 were there, 0 not taken\n'
+    assert place.run('import', path) == '3 added, 0 already present, 0 skipped\n'
     after = place.sql('SELECT * FROM job ORDER BY id')
     columns = [
         dc.JOB_COLUMNS.index(name)
@@ -661,6 +803,55 @@ def test_demo_needs_nothing_but_python(tmp_path):
     assert 'Each of the 12 jobs ran once.' in out and 'ERROR: exit 3' in out
     assert 'ERROR: timed out' in out
     assert len({row.split()[-2] for row in out.splitlines() if 'Success' in row}) >= 3
+
+
+@pytest.mark.parametrize(
+    'typed, command',
+    [
+        ('distributed_cron.py', [SCRIPT]),
+        ('distributed_cron', ['distributed_cron']),
+        ('python3 -m distributed_cron', ['-m', 'distributed_cron']),
+    ],
+)
+def test_messages_name_the_program_as_it_was_typed(tmp_path, typed, command):
+    script = 'import sys, distributed_cron\nsys.exit(distributed_cron.main())\n'
+    (tmp_path / 'distributed_cron').write_text(script)  # as pip installs it
+    place = Place(tmp_path, 'sqlite')
+
+    def run(*args):
+        done = subprocess.run(
+            [sys.executable, *command, '--config', place.file, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            env={'PYTHONPATH': ROOT, 'PATH': os.environ['PATH']},
+        )
+        return done.stdout.decode()
+
+    assert run('--help').startswith('usage: %s [' % typed)
+    assert run('add', '--help').startswith('usage: %s add [' % typed)
+    assert run('add').endswith('; see: %s add --help\n' % typed)
+    assert run('list').endswith('; run: %s init\n' % typed)
+
+
+def test_help_ends_with_the_exact_behaviour():
+    out = subprocess.run([sys.executable, SCRIPT, '--help'], stdout=subprocess.PIPE)
+    start = dc.__doc__.index('Exact behaviour\n')
+    behaviour = dc.__doc__[start:].split('\n\n')[0].rstrip()
+    assert '\n11. ' in behaviour
+    assert out.stdout.decode().endswith('\n\n%s\n' % behaviour)
+
+
+def test_a_pass_of_the_crontab_needs_no_argparse(tmp_path):
+    place = Place(tmp_path, 'sqlite').init()
+    code = (
+        'import sys, distributed_cron as dc\n'
+        'assert dc.main() == 0\n'
+        "sys.exit('argparse' in sys.modules)"
+    )
+    env = {'PYTHONPATH': ROOT, 'DISTRIBUTED_CRON_CONFIG': place.file}
+    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, **env})
+    assert 'worker leaves' in place.worker_log(os.uname().nodename)
 
 
 def test_help_and_readme_name_every_command():

@@ -76,7 +76,9 @@ def test_what_debians_packages_ship_runs_once_each(mysql_place):
         count = len(re.findall(r'(?m)^(?:[\d*]|@)', text))
         reboot = text.count('\n@reboot')
         out = place.run('import', os.path.join(folder, name), code=1 if reboot else 0)
-        assert '%d added, 0 were there, %d not taken' % (count - reboot, reboot) in out
+        assert (
+            '%d added, 0 already present, %d skipped' % (count - reboot, reboot) in out
+        )
         entries, refused = entries + count, refused + reboot
     jobs = place.sql('SELECT * FROM job')
     assert len(jobs) == entries - refused > 30

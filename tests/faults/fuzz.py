@@ -80,7 +80,7 @@ def crontab(text, folder):
             if not os.path.exists(place.db_path):
                 dc.cmd_init(args, place)
             dc.cmd_import(args, place)
-        assert len(err.getvalue().splitlines()) == int(out.getvalue().split()[-3]), (
+        assert len(err.getvalue().splitlines()) == int(out.getvalue().split()[-2]), (
             out.getvalue(),
             err.getvalue(),
         )
