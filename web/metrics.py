@@ -51,10 +51,10 @@ def metrics(request):
             'job',
         ),
     )
-    return ''.join(map(text_of, found))
+    return ''.join(map(lines_of, found))
 
 
-def text_of(metric):
+def lines_of(metric):
     """The lines of a metric."""
     name = 'distributed_cron_' + metric.name
     lines = [

@@ -216,9 +216,10 @@ class Request:
 
     def set_cookie(self, name, value, seconds=None):
         """Set a cookie of this site; it lasts for the session unless told otherwise."""
+        path = self.base or '/'
         words = [
             '%s=%s' % (name, value),
-            'Path=%s' % (self.base or '/'),
+            'Path=%s' % path,
             'HttpOnly',
             'SameSite=Strict',
         ]
