@@ -1,4 +1,4 @@
-"""Templates, in which every value is escaped, and how values are said."""
+"""Templates, in which every value is escaped, and values as people read them."""
 
 import html
 import os
@@ -8,9 +8,10 @@ from functools import lru_cache
 import distributed_cron as dc
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-# Control characters, and those that turn the direction of writing, by which a command
+# Control characters, and those that turn the direction of writing: with them a command
 # could look like another one.
 UNSEEN = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
+UNITS = ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's'))  # seconds of each
 
 
 class Markup(str):
@@ -22,110 +23,159 @@ def escape(value):
     if isinstance(value, Markup):
         return value
     text = '' if value is None else html.escape(str(value))
-    return UNSEEN.sub(
-        lambda found: chr(0x2400 + ord(found[0])) if found[0] < ' ' else '\ufffd', text
-    )
+    return UNSEEN.sub(sign_for, text)
+
+
+def sign_for(match):
+    """The picture of a control character, or the sign for an unknown one."""
+    if match[0] < ' ':
+        return chr(0x2400 + ord(match[0]))
+    return '\ufffd'
 
 
 @lru_cache(None)
 def compiled(file):
-    """An HTML file as code: {{ }} is an expression, a line that begins with % is
-    Python, and its block goes to a line `% end`."""
-    source, depth = [], 0
-    with open(os.path.join(HERE, file + '.html'), encoding='utf-8') as stream:
-        for line in stream:
-            if line.startswith('%'):
-                statement = line[1:].strip()
-                depth -= statement == 'end' or statement.startswith('el')
-                source.append(' ' * depth + statement * (statement != 'end'))
-                depth += statement.endswith(':')
-            else:
-                source += [
-                    ' ' * depth
-                    + ('write(escape(%s))' if index % 2 else 'write(%r)') % piece
-                    for index, piece in enumerate(re.split('{{(.*?)}}', line))
-                ]
+    """A template as code: {{ }} is an expression, a line that begins with % is Python,
+    and its block goes to a line `% end`."""
+    source = []
+    indent = 0
+    path = os.path.join(HERE, file + '.html')
+    with open(path, encoding='utf-8') as lines:
+        for line in lines:
+            if not line.startswith('%'):
+                source.append(' ' * indent + writing(line))
+                continue
+            statement = line[1:].strip()
+            if statement == 'end' or statement.startswith(('else', 'elif')):
+                indent -= 1
+            if statement != 'end':
+                source.append(' ' * indent + statement)
+            if statement.endswith(':'):
+                indent += 1
     return compile('\n'.join(source), file, 'exec')
 
 
+def writing(line):
+    """The statement that writes a line of HTML."""
+    calls = []
+    for index, piece in enumerate(re.split('{{(.*?)}}', line)):
+        if index % 2:  # an expression stands between two texts
+            calls.append('write(escape(%s))' % piece)
+        else:
+            calls.append('write(%r)' % piece)
+    return '; '.join(calls)
+
+
 def render(file, /, **values):
-    """A template with its values; in it, part() is another one with the same."""
+    """A template with its values; in it, part() is another one with the same values."""
     written = []
-    exec(
-        compiled(file),
-        dict(
-            HELPERS,
-            **values,
-            write=written.append,
-            escape=escape,
-            part=lambda file, /, **more: render(file, **{**values, **more}),
-        ),
-    )
+
+    def part(file, /, **more):
+        return render(file, **{**values, **more})
+
+    names = {**HELPERS, **values}
+    names.update(write=written.append, escape=escape, part=part)
+    exec(compiled(file), names)
     return Markup(''.join(written))
 
 
 def badge(state, text=None):
-    """A state as a shape and a word; its colour comes by its class."""
+    """A state as a shape and a word; its colour comes from its class."""
     return render('badge', state=state, text=text)
 
 
 def stacked(runs, place, slots):
-    """Runs as (run, left, right, slot): what goes on at once in slots of its own."""
-    free = [0] * slots
+    """Runs as (run, left, right, slot): each of those at the same time has its own
+    slot, and what is too much shares the last one."""
+    free = [0] * slots  # from which place on each slot is free
     for run in sorted(runs, key=lambda run: run.started_at or ''):
-        left, right = place(run.started_at), place(run.ended_at)
-        slot = next((slot for slot in range(slots) if free[slot] <= left), slots - 1)
+        left = place(run.started_at)
+        right = place(run.ended_at)
+        slot = 0
+        while free[slot] > left and slot < slots - 1:
+            slot += 1
         free[slot] = max(right, left + 1.5)
         yield run, left, right, slot
 
 
 def kind_of(status):
-    """Whether a run was a success, an error, or lost, by its status; or goes on."""
+    """The kind of a run, by its status: success, running, lost, or else error."""
     if status in ('Success', 'running'):
         return status.lower()
-    return 'lost' if status.startswith('ERROR: lost') else 'error'
+    if status.startswith('ERROR: lost'):
+        return 'lost'
+    return 'error'
+
+
+def host_of(worker):
+    """The host of a worker, which is called HOST-PID; '' where there is none."""
+    return worker.rpartition('-')[0]
 
 
 def duration(ms):
     """Milliseconds as people say them."""
-    if ms is None or ms < 60000:
-        return (
-            'unknown'
-            if ms is None
-            else '%.1f s' % (ms / 1000)
-            if ms >= 1000
-            else ('%d ms' % ms)
-        )
-    size, part, words = next(
-        unit
-        for unit in (
-            (86400, 3600, '%d d %d h'),
-            (3600, 60, '%d h %d min'),
-            (60, 1, '%d min %d s'),
-        )
-        if ms >= 1000 * unit[0]
-    )
-    return words % (ms // 1000 // size, ms // 1000 % size // part)
+    if ms is None:
+        return 'unknown'
+    if ms < 1000:
+        return '%d ms' % ms
+    seconds = ms // 1000
+    if seconds < 60:
+        return '%.1f s' % (ms / 1000)
+    if seconds < 3600:
+        return '%d min %d s' % divmod(seconds, 60)
+    if seconds < 86400:
+        return '%d h %d min' % divmod(seconds // 60, 60)
+    return '%d d %d h' % divmod(seconds // 3600, 24)
 
 
 def far(seconds):
-    """How far ahead a time is, or how long ago it was."""
-    for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's')):
-        if abs(seconds) >= 2 * size or size == 1:
-            words = '%d %s' % (abs(seconds) // size, unit)
-            return (
-                'in ' + words
-                if seconds > 0
-                else ('now' if seconds > -60 else words + ' late')
-            )
+    """How far ahead a time is, or how long ago it was; script.js says it alike."""
+    distance = abs(seconds)
+    for size, unit in UNITS:
+        words = '%d %s' % (distance // size, unit)
+        if distance >= 2 * size:
+            break
+    if seconds > 0:
+        return 'in ' + words
+    if seconds > -60:
+        return 'now'
+    return words + ' late'
+
+
+def one_line(text):
+    """Text for one line of a log: no control characters, no ends of lines."""
+    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text)
+
+
+def unix_time(utc):
+    """A UTC time as seconds since 1970."""
+    return (utc - dc.EPOCH) // dc.SECOND
 
 
 def current(yes, word='true'):
+    """The attribute of a link to what is shown already."""
     return Markup(' aria-current="%s"' % word) if yes else ''
 
 
-HELPERS = {
-    function.__name__: function
-    for function in (badge, stacked, kind_of, duration, far, current, Markup)
+HELPERS = {  # what every template can call
+    'Markup': Markup,
+    'VERSION': dc.VERSION,
+    'PARKED': dc.PARKED,
 }
-HELPERS['dc'] = dc
+for function in (
+    badge,
+    stacked,
+    kind_of,
+    host_of,
+    duration,
+    far,
+    unix_time,
+    current,
+    dc.moment,
+    dc.text_of,
+    dc.state_of,
+    dc.describe,
+    dc.schedule_in_words,
+    dc.window_in_words,
+):
+    HELPERS[function.__name__] = function

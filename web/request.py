@@ -1,208 +1,272 @@
-"""One request: what it asks, who asks, and whether that is allowed."""
+"""One request: what it asks for, who asks, and whether that is allowed."""
 
 import hashlib
 import hmac
 import os
 import re
 import tempfile
+import time
 from contextlib import suppress
 from urllib.parse import parse_qs, quote, urlsplit
 
 import distributed_cron as dc
 
-MOST_BODY, MOST_QUERY, MOST_FIELDS = 262144, 4000, 20  # bytes, bytes, number
-COOKIE, TOLD = 'distributed_cron', 'distributed_cron_told'
+MOST_BODY = 262144  # bytes of a form
+MOST_QUERY = 4000  # bytes of a query string
+MOST_FIELDS = 20  # of either
+PIECE = 65536  # bytes that are read at once
+COOKIE = 'distributed_cron'  # the name of the cookie with the session
+TOLD = 'distributed_cron_told'  # and of the one that says what was done
+FORM = 'application/x-www-form-urlencoded'
+RELAYED = ('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA')  # headers that proxies add
 
 
 class Refused(Exception):
-    """A request that is not answered as asked: a status, and a sentence for people."""
+    """A request that is not answered as asked.
+
+    status: of the answer; sentence: for people; headers: more ones of the answer;
+    cause: what the error log is to say, None where there is nothing to add."""
 
     def __init__(self, status, sentence, *headers, cause=None):
         super().__init__(sentence)
-        self.status, self.sentence, self.headers = status, sentence, list(headers)
-        self.cause = cause  # for the error log
+        self.status = status
+        self.sentence = sentence
+        self.headers = list(headers)
+        self.cause = cause
 
 
 class Request:
-    """What a WSGI environment asks. alone: the address on which this program itself
-    listens; None under a web server, whose word on the login then counts."""
+    """What a WSGI environment asks for.
 
-    opened = None  # the store, once there is need for it
+    alone: the address on which this program itself listens; None under a web server,
+    which then says who has logged in."""
 
     def __init__(self, environ, config, alone=None):
-        self.environ, self.config, self.alone = environ, config, alone
+        self.environ = environ
+        self.config = config
+        self.alone = alone
         self.method = environ['REQUEST_METHOD']
         self.path = environ.get('PATH_INFO') or '/'
-        script = environ.get('SCRIPT_NAME', '').strip('/')
-        self.base = '/' + quote(script, encoding='latin-1') if script else ''
-        self.user = None if alone else environ.get('REMOTE_USER') or None
-        self.host, self.new_cookies = environ.get('HTTP_HOST', ''), []
+        self.base = ''  # the path of the whole site, without a slash at its end
+        self.host = environ.get('HTTP_HOST', '')
+        self.user = None  # the login, None without one
         self.secure = environ.get('wsgi.url_scheme') == 'https'
-        self.cookies = dict(
-            re.findall('([a-z_]+)=([^;, ]*)', environ.get('HTTP_COOKIE', ''))
-        )
+        cookies = environ.get('HTTP_COOKIE', '')
+        self.cookies = dict(re.findall('([a-z_]+)=([^;, ]*)', cookies))
+        self.new_cookies = []  # headers for the answer
+        self.opened = None  # the store, once a page has asked for it
+        self.asked = None  # the database's time when it was opened, UTC
+        self.now = None  # the same to the second, as all times in the tables
+        self.local_now = None  # the same in the database's time zone
+        script = environ.get('SCRIPT_NAME', '').strip('/')
+        if script:
+            self.base = '/' + quote(script, encoding='latin-1')
+        if not alone:
+            self.user = environ.get('REMOTE_USER') or None
 
     @property
     def store(self):
-        """A connected store; then there is a time too, that of the database."""
+        """The store, connected when a page first asks for it; that sets the times."""
         if self.opened is None:
             store = dc.Store(self.config).connect()
-            self.asked, self.local_now = map(
-                dc.moment, store.query('SELECT {utc_exact}, {local}')[0]
-            )
-            # To the second, as all times in the tables: SQL and Python then agree.
-            self.now, self.opened = self.asked.replace(microsecond=0), store
+            asked, local = store.query('SELECT {utc_exact}, {local}')[0]
+            self.asked = dc.moment(asked)
+            self.now = self.asked.replace(microsecond=0)
+            self.local_now = dc.moment(local)
+            self.opened = store
         return self.opened
 
-    # What it asks.
+    def clock_at(self, local):
+        """What this host's clock showed at a past local time of the database, in
+        seconds since 1970."""
+        zone = self.store.zone
+        age = self.asked - zone.utc_before(local, self.now)
+        return time.time() - age.total_seconds()
+
+    # What it asks for.
 
     def query(self, **allowed):
-        """The values of the query string, each a text that fits the pattern of its
-        name, or '' where it is not given. Raises Refused."""
+        """The values of the query string, by name; '' where one is not given.
+
+        allowed: the pattern of each. Raises Refused."""
         given = fields(self.environ.get('QUERY_STRING', ''), MOST_QUERY, 414)
+        values = {}
         for name, pattern in allowed.items():
-            if given.get(name) and not re.fullmatch(pattern, given[name]):
-                raise Refused(400, 'What the address says of %s can not be.' % name)
-        return {name: given.get(name, '') for name in allowed}
+            value = given.get(name, '')
+            if value and not re.fullmatch(pattern, value):
+                raise Refused(400, 'Invalid value for %s in the address.' % name)
+            values[name] = value
+        return values
 
     def form(self):
         """The fields of a form that may change something. Raises Refused."""
-        origin = self.environ.get('HTTP_ORIGIN') or self.environ.get('HTTP_REFERER', '')
-        if not self.is_mine(origin):
+        referer = self.environ.get('HTTP_REFERER', '')
+        if not self.is_mine(self.environ.get('HTTP_ORIGIN') or referer):
             raise Refused(403, 'The form does not come from a page of this host.')
         self.check_right()
-        kind = self.environ.get('CONTENT_TYPE', '').partition(';')[0].strip().lower()
-        if kind != 'application/x-www-form-urlencoded':
-            raise Refused(415, 'A form is sent as application/x-www-form-urlencoded.')
+        kind, _, _ = self.environ.get('CONTENT_TYPE', '').partition(';')
+        if kind.strip().lower() != FORM:
+            raise Refused(415, 'A form must be sent as %s.' % FORM)
         values = fields(self.body(), MOST_BODY, 413)
-        if not hmac.compare_digest(
-            values.get('csrf', '').encode(), self.token().encode()
-        ):
+        expected = self.token().encode()
+        given = values.get('csrf', '').encode()
+        if not hmac.compare_digest(given, expected):
             raise Refused(
                 403,
-                'This form is not valid any more; go back, reload the '
-                'page and try again.',
+                'This form has expired; go back, reload the page and try again.',
             )
         return values
 
     def body(self):
-        """The body, as long as it says it is, and no longer than allowed."""
+        """The whole body as text. Raises Refused if its length is not as announced."""
         length = self.environ.get('CONTENT_LENGTH') or ''
         if 'HTTP_TRANSFER_ENCODING' in self.environ or not is_length(length):
-            raise Refused(411, 'A form is sent with its length.')
-        if int(length) > MOST_BODY:
+            raise Refused(411, 'A form must be sent with its length.')
+        length = int(length)
+        if length > MOST_BODY:
             raise Refused(413, 'The form is too long; allowed: %d bytes.' % MOST_BODY)
         self.environ['CONTENT_LENGTH'] = '0'  # nothing is left to be thrown away
         try:
-            body = self.environ['wsgi.input'].read(int(length))
+            body = self.environ['wsgi.input'].read(length)
         except OSError:
-            raise Refused(408, 'The form did not come in time.') from None
-        if len(body) != int(length):
-            raise Refused(400, 'The form is shorter than it says.')
+            raise Refused(408, 'The form did not arrive in time.') from None
+        if len(body) != length:
+            raise Refused(400, 'The form is shorter than announced.')
         return body.decode('latin-1')
 
     # Who asks, and from where.
 
     @property
     def on_loopback(self):
-        """Whether nobody but this machine's own users can ask."""
-        return is_loopback(self.alone) and not any(
-            name.startswith(('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA'))
-            for name in self.environ
-        )
+        """Whether only this machine's own users can ask."""
+        for name in self.environ:
+            if name.startswith(RELAYED):
+                return False
+        return is_loopback(self.alone)
 
     @property
     def why_not(self):
-        """Why who asks may not change anything; '' for who may."""
+        """Why this visitor may not change anything; '' for one who may."""
         editors = self.config.web_editors
         if self.config.web_readonly:
-            return 'the page is read-only for all'
+            return 'the page is read-only for everyone'
         if self.user is None and not self.on_loopback:
             return 'you have not logged in'
-        return 'you are no editor' if editors and self.user not in editors else ''
+        if editors and self.user not in editors:
+            return 'you are not an editor'
+        return ''
 
     def check_right(self):
+        """Raise Refused for a visitor who may not change anything."""
         if self.why_not:
-            raise Refused(403, 'You may look, not change anything: %s.' % self.why_not)
+            raise Refused(403, 'You may only view this page: %s.' % self.why_not)
 
     def check_host(self):
-        """Alone on loopback the names of this machine only: a page of another site can
-        give itself our address by DNS, but then it calls us by its own name."""
-        name = re.sub(':[0-9]*$', '', self.host).strip('[]').lower()
-        if is_loopback(self.alone) and name != 'localhost' and not is_loopback(name):
+        """Alone on loopback, answer to the names of this machine only. Raises Refused.
+
+        A page of another site can get our address from its own DNS, but its requests
+        then carry its own name."""
+        if not is_loopback(self.alone):
+            return
+        name = re.sub(':[0-9]*$', '', self.host)
+        name = name.strip('[]').lower()
+        if name != 'localhost' and not is_loopback(name):
             raise Refused(421, 'This page answers on this machine only, as localhost.')
 
     def is_mine(self, address):
-        """Whether an address is on the host that was asked."""
-        with suppress(ValueError):
+        """Whether the address of a page is on the host that was asked."""
+        try:
             parts = urlsplit(address)
-            port = {'https': ':443', 'http': None if self.secure else ':80'}.get(
-                parts.scheme
-            )
-            return bool(port and self.host) and parts.netloc.lower().removesuffix(
-                port
-            ) == self.host.lower().removesuffix(port)
-        return False
+        except ValueError:
+            return False
+        ports = {'https': ':443'}  # without TLS here as well: a proxy may end it
+        if not self.secure:
+            ports['http'] = ':80'
+        port = ports.get(parts.scheme)
+        if port is None or not self.host:
+            return False
+        asked = self.host.lower().removesuffix(port)
+        return parts.netloc.lower().removesuffix(port) == asked
 
     def came_from(self):
-        """The path of ours from which a form came, with its query; else the list's."""
+        """The path, with its query, of the page of ours that has the form; else '/'."""
         address = self.environ.get('HTTP_REFERER', '')
-        match = re.fullmatch(
-            r'https?://[^/]*%s(/(job/\d+|run/\d+/\d+|hosts)?(\?[\w%%+=&.~-]+)?)'
-            % re.escape(self.base),
-            address,
-            re.ASCII,
-        )
-        return match[1] if match and self.is_mine(address) else '/'
+        pattern = r'https?://[^/]*%s(/(job/\d+|run/\d+/\d+|hosts)?(\?[\w%%+=&.~-]+)?)'
+        match = re.fullmatch(pattern % re.escape(self.base), address, re.ASCII)
+        if match and self.is_mine(address):
+            return match[1]
+        return '/'
 
-    # Its session: a random cookie, to which forms are bound by a secret of ours.
+    # Its session: a random cookie, to which forms are bound with a secret of the page.
 
     def token(self):
         """What a form must carry, in this session of this user."""
-        if not re.fullmatch('[0-9a-f]{32}', self.cookies.get(COOKIE, '')):
-            self.cookies[COOKIE] = os.urandom(16).hex()
-            self.set_cookie(COOKIE, self.cookies[COOKIE])
-        text = '%s %s' % (self.cookies[COOKIE], self.user)
-        return hmac.new(
-            secret(self.config), text.encode('utf-8', 'replace'), hashlib.sha256
-        ).hexdigest()
-
-    def set_cookie(self, name, value, more=''):
-        self.new_cookies.append(
-            (
-                'Set-Cookie',
-                '%s=%s; Path=%s; HttpOnly; SameSite=Strict%s'
-                % (name, value, self.base or '/', more + '; Secure' * self.secure),
-            )
+        session = self.cookies.get(COOKIE, '')
+        if not re.fullmatch('[0-9a-f]{32}', session):
+            session = os.urandom(16).hex()
+            self.cookies[COOKIE] = session
+            self.set_cookie(COOKIE, session)
+        text = '%s %s' % (session, self.user)
+        mac = hmac.new(
+            secret(self.config),
+            text.encode('utf-8', 'replace'),
+            hashlib.sha256,
         )
+        return mac.hexdigest()
+
+    def set_cookie(self, name, value, seconds=None):
+        """Set a cookie of this site; it lasts for the session unless told otherwise."""
+        path = self.base or '/'
+        words = [
+            '%s=%s' % (name, value),
+            'Path=%s' % path,
+            'HttpOnly',
+            'SameSite=Strict',
+        ]
+        if seconds is not None:
+            words.append('Max-Age=%d' % seconds)
+        if self.secure:
+            words.append('Secure')
+        self.new_cookies.append(('Set-Cookie', '; '.join(words)))
 
 
 def fields(text, most, status):
-    """The fields of a form or a query string, each once, in UTF-8. Raises Refused."""
+    """The fields of a form or a query string, each once, in UTF-8.
+
+    Raises Refused, with the given status for a text of more than `most` bytes."""
     if len(text) > most:
         raise Refused(status, 'Too long; allowed: %d bytes.' % most)
     try:
-        text.encode('ascii')  # all else is sent as %XX
+        text.encode('ascii')  # everything else must come as %XX
         lists = parse_qs(
-            text, keep_blank_values=True, errors='strict', max_num_fields=MOST_FIELDS
+            text,
+            keep_blank_values=True,
+            errors='strict',
+            max_num_fields=MOST_FIELDS,
         )
         values = {name: value for name, (value,) in lists.items()}
     except ValueError:
         raise Refused(
-            400, 'Fields that are no UTF-8 text, came twice, or are too many.'
+            400,
+            'A field is not UTF-8, is repeated, or there are too many fields.',
         ) from None
     if '\0' in ''.join(values.values()):
-        raise Refused(400, 'A field with a byte NUL.')
+        raise Refused(400, 'A field has a NUL byte.')
     return values
 
 
 def throw_away_body(environ):
-    """Read a body that nobody wanted, up to some size: a server that can't send all of
-    it to us may cut off our answer (Apache's mod_cgid does)."""
+    """Read a body that nobody wanted, up to some size: a server that can't send us all
+    of it may cut off our answer (Apache's mod_cgid does)."""
     length = environ.get('CONTENT_LENGTH') or ''
-    left = min(int(length), 4 * MOST_BODY) if is_length(length) else 0
+    if not is_length(length):
+        return
+    left = min(int(length), 4 * MOST_BODY)
     with suppress(OSError):
-        while left > 0 and (piece := environ['wsgi.input'].read(min(left, 65536))):
+        while left > 0:
+            piece = environ['wsgi.input'].read(min(left, PIECE))
+            if not piece:
+                break
             left -= len(piece)
 
 
@@ -211,27 +275,46 @@ def is_length(text):
 
 
 def is_loopback(address):
-    """Whether an address is of this machine only."""
+    """Whether an address is of this machine only; None is of no machine."""
     return re.fullmatch(r'::1|127(\.[0-9]{1,3}){3}', address or '') is not None
 
 
 def secret(config):
-    """The secret that only the page knows, made by whoever needs it first. Linked, not
-    renamed: of two that make it at once the first wins, and both read it whole."""
+    """The secret that only the page knows, made by the request that first needs it.
+
+    Raises Problem."""
     path = os.path.join(config.log_location, 'web.secret')
     try:
         if not os.path.exists(path):
-            os.makedirs(config.log_location, exist_ok=True)
-            handle, made = tempfile.mkstemp('', 'web.secret.', config.log_location)
-            with open(handle, 'w') as file:
-                file.write(os.urandom(32).hex())
-            with suppress(FileExistsError):
-                os.link(made, path)
-            os.unlink(made)
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), 'rb') as file:
-            about, value = os.fstat(file.fileno()), file.read(100)
+            make_secret(path)
+        return read_secret(path)
     except OSError as error:
         raise dc.Problem(dc.line_of(error)) from None
-    if about.st_uid != os.geteuid() or about.st_mode & 0o077 or len(value) != 64:
+
+
+def make_secret(path):
+    """Make the secret, unless another request is faster.
+
+    The file is linked, not renamed: the first of two stays, and both read it whole."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, made = tempfile.mkstemp('', 'web.secret.', folder)
+    key = os.urandom(32)
+    with open(handle, 'w') as file:
+        file.write(key.hex())
+    with suppress(FileExistsError):
+        os.link(made, path)
+    os.unlink(made)
+
+
+def read_secret(path):
+    """The secret in a file; Problem if others could have read or written it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with open(handle, 'rb') as file:
+        about = os.fstat(handle)
+        value = file.read(100)
+    mine = about.st_uid == os.geteuid()
+    shared = about.st_mode & 0o077
+    if not mine or shared or len(value) != 64:
         raise dc.Problem('%s: is not a secret of this user alone; remove it' % path)
     return value
