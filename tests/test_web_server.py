@@ -43,14 +43,15 @@ PATHS = (
     'healthz',
     'metrics',
 )
+README = os.path.join(ROOT, 'web', 'README.md')
 WORDS = 'shall be secret'  # the password of both logins
 # Debian's python3 with Debian's packages, as where the system starts the server.
 ENVIRONMENT = {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
 
 
 def readme_blocks(heading, word):
-    """The code blocks below a heading of the README that hold a word, as one text."""
-    part = dc.read_text(os.path.join(ROOT, 'README.md')).split('\n%s\n' % heading)[1]
+    """The code blocks below a heading of web/README.md that hold a word, as one text."""
+    part = dc.read_text(README).split('\n%s\n' % heading)[1]
     blocks = re.findall(r'(?m)(?:^    .*\n)+', part.split('\n#')[0])
     return re.sub('(?m)^    ', '', ''.join(block for block in blocks if word in block))
 
@@ -151,7 +152,7 @@ class Lighttpd(Site):
 
     def config(self):
         return replaced(
-            readme_blocks('### Under lighttpd', 'server.'),
+            readme_blocks('## Under lighttpd', 'server.'),
             {
                 'server.port = 443\n': 'server.port = %d\nserver.bind = "127.0.0.1"\n'
                 % self.port,
@@ -195,9 +196,7 @@ class Apache(Site):
         '''
 
     def config(self):
-        part = dc.read_text(os.path.join(ROOT, 'README.md')).split('### Under apache2')[
-            1
-        ]
+        part = dc.read_text(README).split('## Under apache2')[1]
         more = re.search('`a2enmod (.*?)`', part)[1]
         modules = '\n'.join(
             'Include /etc/apache2/mods-available/%s.%s' % (name, kind)
@@ -213,13 +212,13 @@ class Apache(Site):
             plain=self.plain,
             port=self.port,
             modules=modules,
-        ) + replaced(readme_blocks('### Under apache2', 'ScriptAlias'), self.changes)
+        ) + replaced(readme_blocks('## Under apache2', 'ScriptAlias'), self.changes)
 
     def install(self):
         """Give the server's user what the README says that it needs."""
         super().install()
         commands = replaced(
-            readme_blocks('### Under apache2', 'chgrp'),
+            readme_blocks('## Under apache2', 'chgrp'),
             {
                 **self.paths,
                 '/var/log/distributed_cron': self.path('log'),
