@@ -46,7 +46,7 @@ Sections
     config     the configuration file, and what it allows
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
-    schema     the tables, for each database
+    schema     the tables, as each database is told to make them; init
     commands   what people type
     crontab    import and export
     demo       three workers on an embedded database
@@ -1910,7 +1910,7 @@ def pieces_of(**words):
 class Dialect:
     """A database: its words, as data, and what it alone does."""
 
-    mark, begin, returning, other_words = '%%(%s)s', 'BEGIN', False, ()
+    mark, begin, returning = '%%(%s)s', 'BEGIN', False
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
 
     def __init__(self, config):
@@ -1940,7 +1940,7 @@ class Dialect:
         return re.sub(r'(?<![\w:]):([a-z]\w*)', mark, text)
 
     def connect(self, create=False):
-        """Connect to the first host that will do; create: make the database too."""
+        """Connect to the first host that will do; create: to make tables."""
         for host in list(self.config.hosts):
             try:
                 return self.open(create, *host)
@@ -1961,36 +1961,6 @@ class Dialect:
             if re.match('(?s)' + codes, code):
                 return kind(text + advice)
         return Away(text)
-
-    def init(self, store, statement):
-        """Execute one statement of distributed_cron.sql, in the database's words. A
-        table that was there gets what it lacks."""
-        tables = re.findall(r'(?s) EXISTS (\w+) \((.*)\)', statement)
-        for theirs, ours in self.other_words:
-            statement = re.sub(theirs, ours, statement)
-        try:
-            store.execute(statement)
-        except Problem as problem:
-            if 'TRIGGER' not in statement:
-                raise
-            if 'CREATE TRIGGER job_changes' in statement:
-                print(
-                    'note: no trigger (%s); the workers keep the rules, but after a '
-                    'change by hand set next_run_utc to NULL' % problem
-                )
-        for table, rules in tables:
-            self.upgrade(store, table, [rule.strip() for rule in rules.split(',\n')])
-
-    def upgrade(self, store, table, rules):
-        there = store.execute('SELECT * FROM %s WHERE 1 = 0' % table).description
-        for rule in rules:
-            kind, name, more = rule.split(None, 2)
-            if kind == 'INDEX':
-                store.execute(
-                    'CREATE INDEX IF NOT EXISTS %s ON %s %s' % (name, table, more)
-                )
-            elif kind not in ('PRIMARY', *(column[0] for column in there)):
-                self.init(store, 'ALTER TABLE %s ADD COLUMN %s' % (table, rule))
 
 
 class SQLite(Dialect):
@@ -2014,19 +1984,6 @@ class SQLite(Dialect):
         (r'\w+: no such (table|column)', Problem, RUN_INIT),
         ('IntegrityError|DataError', BadData, ''),
         ('.*locked', Again, ''),
-    )
-    other_words = (  # than distributed_cron.sql
-        (
-            'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
-            'INTEGER PRIMARY KEY AUTOINCREMENT',
-        ),
-        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
-        ('<=>', 'IS'),
-        ('GREATEST', 'MAX'),
-        ('BEFORE', 'AFTER'),
-        (r'NEW\.(\w+) = ', r'\1 = '),
-        ('UPDATE ON', 'UPDATE OF max_run_time, %s ON' % ', '.join(PLANNED_FROM)),
-        (r'(?s)FOR EACH ROW SET(.*)', r'BEGIN UPDATE job SET\1 WHERE id = NEW.id; END'),
     )
 
     def open(self, create, *_):
@@ -2116,10 +2073,6 @@ class MySQL(Dialect):
         cursor.execute('SELECT @@global.read_only')
         if cursor.fetchone()[0]:
             raise self.driver.OperationalError(1290, 'the server is read-only')
-        if create:
-            make = 'CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4'
-            cursor.execute(make % config.db_database.replace('`', '``'))
-            connection.select_db(config.db_database)
         return connection
 
     def check_tables(self, store):
@@ -2141,30 +2094,6 @@ class MySQL(Dialect):
             where,
             number,
             str(text).split(' (')[0],
-        )
-
-    def upgrade(self, store, table, rules):
-        modernize(store, table, rules)
-
-
-def modernize(store, table, rules):
-    """Bring an old table of MySQL, such as the Perl program's, to these rules."""
-    there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table)}.union(
-        row[2] for row in store.query('SHOW INDEX FROM ' + table)
-    )
-    new = [
-        rule for rule in rules if rule.removeprefix('INDEX ').split()[0] not in there
-    ]
-    if new or table in dict(store.dialect.unsafe_tables(store)):
-        changes = [
-            'MODIFY ' + rule
-            for rule in rules  # texts, as wide as they are now
-            if 'VARCHAR' in rule and 'KEY' not in rule and rule not in new
-        ]
-        changes += ['ADD ' + rule for rule in new]
-        store.execute(
-            'ALTER TABLE %s ENGINE=InnoDB, CONVERT TO CHARACTER SET '
-            'utf8mb4, %s' % (table, ', '.join(changes))
         )
 
 
@@ -2190,22 +2119,6 @@ class PostgreSQL(Dialect):
         later="(%s + (%s) * INTERVAL '1 second')",
         by_due='run_token, next_run_utc',
     )  # all of the index, or it sorts all rows
-    other_words = (
-        ('NOT NULL AUTO_INCREMENT', 'GENERATED BY DEFAULT AS IDENTITY'),
-        ('INT UNSIGNED', 'BIGINT'),
-        (r'TINYINT\(1\)', 'SMALLINT'),
-        ('DATETIME', 'TIMESTAMP(0)'),
-        (r',\s+INDEX \w+ \(.*?\)| ENGINE=.*', ''),
-        (r'\bTIME NULL', 'TIME(0) NULL'),
-        ('<=>', 'IS NOT DISTINCT FROM'),
-        (r'(DROP TRIGGER .*)', r'\1 ON job'),
-        (r',\n    NEW\.', r';\n    NEW.'),
-        (
-            r'(?s)CREATE TRIGGER (\w+) (.*) SET(.*)',
-            r'CREATE OR REPLACE FUNCTION \1() RETURNS trigger LANGUAGE plpgsql AS $$ '
-            r'BEGIN\3; RETURN NEW; END $$; CREATE TRIGGER \1 \2 EXECUTE FUNCTION \1()',
-        ),
-    )
     errors = (
         ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
         ('42P01|42703', Problem, RUN_INIT),
@@ -2988,8 +2901,302 @@ def cell(name, most=1000):
 
 
 ########################################################################################
-# schema: the tables
+# schema: the tables, as each database is told to make them; init
 ########################################################################################
+
+Table = namedtuple('Table', 'name about columns indexes')
+
+# One column a line. {id}, {flag}, … are types that each database names in its own way;
+# all else is the same SQL on all three. A new column goes to the end of its table, NULL
+# or 0 by default: `init` adds each column and index that a table lacks.
+TABLES = (
+    Table(
+        name='job',
+        about='''-- A job: a command with a schedule. The first twelve columns are those
+-- of the Perl program, in order. Times not named _utc are local to the database.''',
+        columns='''
+id               {id},
+description      VARCHAR(255) NOT NULL DEFAULT 'Yet another cron',
+command          VARCHAR(12000) NOT NULL DEFAULT 'echo "I forgot to put in a command."',
+active           {flag} NOT NULL DEFAULT 1,
+start_anchor     {clock} NULL DEFAULT NULL,
+stop_anchor      {clock} NULL DEFAULT NULL,
+frequency        {count} NOT NULL DEFAULT 60,
+max_run_time     {count} NOT NULL DEFAULT 1,
+last_start       {moment} NULL DEFAULT NULL,
+last_end         {moment} NULL DEFAULT NULL,
+last_status      VARCHAR(255) NOT NULL DEFAULT 'Never ran.',
+last_worker      VARCHAR(255) NOT NULL DEFAULT 'Never ran.',
+-- a cron expression; when set, frequency is not used
+schedule         VARCHAR(255) NULL DEFAULT NULL,
+-- when it is due; NULL: to be planned; 9999-12-31: parked
+next_run_utc     {moment} NULL DEFAULT NULL,
+-- counts the job's runs; the fencing number of a run
+run_no           BIGINT NOT NULL DEFAULT 0,
+-- the claim that holds it; NULL: not running
+run_token        VARCHAR(32) NULL DEFAULT NULL,
+-- when the run is dead for certain
+run_deadline_utc {moment} NULL DEFAULT NULL,
+-- the last_start that this program wrote; a Perl worker does not set it
+claimed_start    {moment} NULL DEFAULT NULL,
+-- 1: run now, whatever active, window and schedule say
+run_requested    {flag} NOT NULL DEFAULT 0,
+-- the run_no that is to be stopped; 0: run-now asked for the run in progress
+stop_requested   BIGINT NULL DEFAULT NULL
+''',
+        indexes={
+            'job_due': '(run_token, next_run_utc)',
+            'job_deadline': '(run_deadline_utc)',
+        },
+    ),
+    Table(
+        name='run',
+        about='-- The history: one row for each run.',
+        columns='''
+job_id           {count} NOT NULL,
+run_no           BIGINT NOT NULL,
+due_utc          {moment} NULL DEFAULT NULL,
+started_at       {moment} NULL DEFAULT NULL,
+ended_at         {moment} NULL DEFAULT NULL,
+duration_ms      BIGINT NULL DEFAULT NULL,
+worker           VARCHAR(255) NOT NULL DEFAULT '',
+status           VARCHAR(255) NOT NULL DEFAULT '',
+exit_code        INT NULL DEFAULT NULL,
+-- the last 4 KiB of what the command wrote
+output           TEXT NULL,
+PRIMARY KEY      (job_id, run_no)
+''',
+        indexes={'run_ended': '(ended_at)'},
+    ),
+    Table(
+        name='host',
+        about='-- Which hosts there are. For people: nothing is decided by it.',
+        columns='''
+name             VARCHAR(191) NOT NULL PRIMARY KEY,
+last_seen        {moment} NULL DEFAULT NULL,
+worker           VARCHAR(255) NOT NULL DEFAULT '',
+version          VARCHAR(32) NOT NULL DEFAULT '',
+max_tasks        INT NOT NULL DEFAULT 0,
+running          INT NOT NULL DEFAULT 0,
+skew_ms          BIGINT NOT NULL DEFAULT 0
+''',
+        indexes={},
+    ),
+)
+RULES = {  # what the triggers set in the new row
+    'next_run_utc': '''CASE
+        WHEN NEW.schedule {same} OLD.schedule
+         AND NEW.frequency {same} OLD.frequency
+         AND NEW.start_anchor {same} OLD.start_anchor
+         AND NEW.active {same} OLD.active
+         AND NEW.stop_anchor {same} OLD.stop_anchor THEN NEW.next_run_utc
+        ELSE NULL END''',
+    'max_run_time': '''CASE
+        WHEN NEW.schedule IS NOT NULL THEN {greatest}(NEW.max_run_time, 1)
+        WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= {greatest}(NEW.frequency, 1)
+            THEN {greatest}(NEW.frequency >> 1, 1)
+        ELSE NEW.max_run_time END''',
+    'frequency': '{greatest}(NEW.frequency, 1)',
+}
+ABOUT_TRIGGERS = '''-- Rules on rows. They come last, because an account may lack the
+-- right to create triggers. The workers apply the same rules in any case; but without
+-- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.'''
+
+
+class Schema:
+    """The SQL that makes the tables, and that adds what older tables lack."""
+
+    words = {}  # what this database writes for the {words} in TABLES and RULES
+    options = ''  # of each table
+    triggers = ()  # statements, with RULES by name
+
+    def __init__(self):
+        rules = {column: rule.format(**self.words) for column, rule in RULES.items()}
+        self.triggers = [text.format(**self.words, **rules) for text in self.triggers]
+
+    def database(self, name):
+        """The statements that make the database and enter it."""
+        return []
+
+    def create(self, table):
+        """The statement that makes a table where there is none."""
+        return 'CREATE TABLE IF NOT EXISTS %s (\n    %s\n)%s' % (
+            table.name,
+            self.body(table).replace('\n', '\n    '),
+            self.options,
+        )
+
+    def body(self, table):
+        """What stands between the parentheses of CREATE TABLE."""
+        return table.columns.strip().format(**self.words)
+
+    def indexes(self, table):
+        """The statements that make a table's indexes where there are none."""
+        return [
+            'CREATE INDEX IF NOT EXISTS %s ON %s %s' % (name, table.name, columns)
+            for name, columns in table.indexes.items()
+        ]
+
+    def columns(self, table):
+        """{name: definition} of what ALTER TABLE adds; the primary key is PRIMARY."""
+        lines = table.columns.strip().format(**self.words).split('\n')
+        return {
+            line.split()[0]: line.rstrip(',')
+            for line in lines
+            if not line.startswith('--')
+        }
+
+    def upgrade(self, store, table):
+        """The statements that add what a table lacks."""
+        cursor = store.execute('SELECT * FROM %s WHERE 1 = 0' % table.name)
+        there = ['PRIMARY', *[column[0] for column in cursor.description]]
+        missing = [
+            'ALTER TABLE %s ADD COLUMN %s' % (table.name, definition)
+            for name, definition in self.columns(table).items()
+            if name not in there
+        ]
+        return missing + self.indexes(table)
+
+
+class SQLiteSchema(Schema):
+    """A trigger can't change the new row: it updates the row that was written."""
+
+    words = {
+        'id': 'INTEGER PRIMARY KEY AUTOINCREMENT',
+        'flag': 'TINYINT(1)',
+        'count': 'INT UNSIGNED',
+        'clock': 'TIME',
+        'moment': 'DATETIME',
+        'same': 'IS',
+        'greatest': 'MAX',
+    }
+    triggers = (
+        'DROP TRIGGER IF EXISTS job_changes',
+        '''CREATE TRIGGER job_changes AFTER UPDATE
+OF max_run_time, schedule, frequency, start_anchor, stop_anchor, active ON job
+BEGIN UPDATE job SET
+    next_run_utc = {next_run_utc},
+    max_run_time = {max_run_time},
+    frequency = {frequency}
+    WHERE id = NEW.id; END''',
+        'DROP TRIGGER IF EXISTS job_checks',
+        '''CREATE TRIGGER job_checks AFTER INSERT ON job
+BEGIN UPDATE job SET
+    max_run_time = {max_run_time},
+    frequency = {frequency}
+    WHERE id = NEW.id; END''',
+    )
+
+
+class MySQLSchema(Schema):
+    """MySQL has no CREATE INDEX IF NOT EXISTS: indexes are a part of CREATE TABLE."""
+
+    words = {
+        'id': 'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
+        'flag': 'TINYINT(1)',
+        'count': 'INT UNSIGNED',
+        'clock': 'TIME',
+        'moment': 'DATETIME',
+        'same': '<=>',
+        'greatest': 'GREATEST',
+    }
+    options = ' ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4'
+    triggers = (
+        'DROP TRIGGER IF EXISTS job_changes',
+        '''CREATE TRIGGER job_changes BEFORE UPDATE ON job FOR EACH ROW SET
+    NEW.next_run_utc = {next_run_utc},
+    NEW.max_run_time = {max_run_time},
+    NEW.frequency = {frequency}''',
+        'DROP TRIGGER IF EXISTS job_checks',
+        '''CREATE TRIGGER job_checks BEFORE INSERT ON job FOR EACH ROW SET
+    NEW.max_run_time = {max_run_time},
+    NEW.frequency = {frequency}''',
+    )
+
+    def database(self, name):
+        quoted = '`%s`' % name.replace('`', '``')
+        return [
+            'CREATE DATABASE IF NOT EXISTS %s DEFAULT CHARACTER SET utf8mb4' % quoted,
+            'USE ' + quoted,
+        ]
+
+    def body(self, table):
+        return ',\n'.join([super().body(table), *self.keys(table).values()])
+
+    def indexes(self, table):
+        return []
+
+    def keys(self, table):
+        """{name: definition} of a table's indexes."""
+        return {
+            name: 'INDEX %s %s' % (name, columns)
+            for name, columns in table.indexes.items()
+        }
+
+    def upgrade(self, store, table):
+        """One ALTER TABLE, so that a table is copied once. It also makes a table of the
+        Perl program InnoDB and utf8mb4, with texts as wide as they are now."""
+        columns = self.columns(table)
+        wanted = {**columns, **self.keys(table)}
+        there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table.name)}
+        there |= {row[2] for row in store.query('SHOW INDEX FROM ' + table.name)}
+        missing = [name for name in wanted if name not in there]
+        if not missing and table.name not in dict(store.dialect.unsafe_tables(store)):
+            return []
+        texts = [
+            name
+            for name, definition in columns.items()
+            if name in there and 'VARCHAR' in definition and 'KEY' not in definition
+        ]
+        changes = ['ENGINE=InnoDB', 'CONVERT TO CHARACTER SET utf8mb4']
+        changes += ['MODIFY ' + wanted[name] for name in texts]
+        changes += ['ADD ' + wanted[name] for name in missing]
+        return ['ALTER TABLE %s %s' % (table.name, ', '.join(changes))]
+
+
+class PostgreSQLSchema(Schema):
+    """A trigger calls a function."""
+
+    words = {
+        'id': 'BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY',
+        'flag': 'SMALLINT',
+        'count': 'BIGINT',
+        'clock': 'TIME(0)',
+        'moment': 'TIMESTAMP(0)',
+        'same': 'IS NOT DISTINCT FROM',
+        'greatest': 'GREATEST',
+    }
+    triggers = (
+        '''CREATE OR REPLACE FUNCTION job_changes()
+RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.next_run_utc = {next_run_utc};
+    NEW.max_run_time = {max_run_time};
+    NEW.frequency = {frequency};
+    RETURN NEW;
+END $$''',
+        'DROP TRIGGER IF EXISTS job_changes ON job',
+        '''CREATE TRIGGER job_changes BEFORE UPDATE ON job
+FOR EACH ROW EXECUTE FUNCTION job_changes()''',
+        '''CREATE OR REPLACE FUNCTION job_checks()
+RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.max_run_time = {max_run_time};
+    NEW.frequency = {frequency};
+    RETURN NEW;
+END $$''',
+        'DROP TRIGGER IF EXISTS job_checks ON job',
+        '''CREATE TRIGGER job_checks BEFORE INSERT ON job
+FOR EACH ROW EXECUTE FUNCTION job_checks()''',
+    )
+
+
+SCHEMAS = {
+    'sqlite': SQLiteSchema(),
+    'mysql': MySQLSchema(),
+    'postgresql': PostgreSQLSchema(),
+}
+
 
 FIRST_CONFIG = '''\
 # Configuration of distributed cron. Paths are relative to this file.
@@ -3047,19 +3254,67 @@ def first_config(args):
     return load_config(file, args.name)
 
 
-@command('init', config_of=first_config)
+@command(
+    'init',
+    Option(
+        '--print',
+        {
+            'action': 'store_true',
+            'help': 'print the SQL that makes the tables, and stop',
+        },
+    ),
+    config_of=first_config,
+)
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
-    store = Store(config)
+    if args.print:
+        print_schema(config)
+    else:
+        create_tables(Store(config))
+
+
+def print_schema(config):
+    """Print the SQL that makes the tables, for the database's own client."""
+    schema = SCHEMAS[config.db_engine]
+    for statement in schema.database(config.db_database):
+        print(statement + ';')
+    for table in TABLES:
+        print('\n' + table.about)
+        for statement in (schema.create(table), *schema.indexes(table)):
+            print(statement + ';')
+    print('\n' + ABOUT_TRIGGERS)
+    for statement in schema.triggers:
+        print(statement + ';')
+
+
+def create_tables(store):
+    """Make the tables, or add what they lack. Connects the store, and leaves it so."""
+    schema = SCHEMAS[store.config.db_engine]
     store.connection = store.dialect.connect(create=True)
-    with open(os.path.join(HERE, 'distributed_cron.sql'), encoding='utf-8') as file:
-        statements = re.sub('(?m)--.*$', '', file.read()).split(';')
-    for statement in map(str.strip, statements):
-        if statement and not re.match('CREATE DATABASE|USE', statement):
-            store.dialect.init(store, statement)
+    for statement in schema.database(store.config.db_database):
+        execute_plain(store, statement)
+    for table in TABLES:
+        execute_plain(store, schema.create(table))
+        for statement in schema.upgrade(store, table):
+            execute_plain(store, statement)
+    try:
+        for statement in schema.triggers:
+            execute_plain(store, statement)
+    except Problem as problem:
+        print(
+            'note: no triggers (%s); the workers apply the same rules, but after you '
+            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
+        )
     store.close()
-    Store(config).connect().close()  # it looks at them
+    store.connect()  # it looks at the tables
     print('tables ready')
+
+
+def execute_plain(store, statement):
+    """Execute SQL that has no marks and no pieces. It leaves out comments: SQLite keeps
+    the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
+    with store.translated_errors():
+        store.connection.cursor().execute(re.sub('(?m)^ *--.*\n', '', statement))
 
 
 ########################################################################################

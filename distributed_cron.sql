@@ -1,20 +1,20 @@
 -- The tables of distributed cron, for MySQL 5.7+ and MariaDB 10.3+.
 --
--- Safe to run again: it creates what is not there and drops no data.
+-- Safe to run again: it creates what is missing and drops no data.
 --     mysql < distributed_cron.sql
--- A table of the older Perl program is upgraded in place by `distributed_cron.py init`,
--- which reads this file too: it is the one source of the schema, on every database.
+-- `distributed_cron.py init` does the same on every database, and it also upgrades tables
+-- of earlier versions and of the Perl program in place. The rest of this file is what
+-- `distributed_cron.py init --print` prints.
 
-CREATE DATABASE IF NOT EXISTS distributed_cron DEFAULT CHARACTER SET utf8mb4;
-USE distributed_cron;
+CREATE DATABASE IF NOT EXISTS `distributed_cron` DEFAULT CHARACTER SET utf8mb4;
+USE `distributed_cron`;
 
--- A job: a command with a schedule. The first twelve columns are those of the Perl
--- program, in its order. Times are the database's local time unless named _utc.
+-- A job: a command with a schedule. The first twelve columns are those
+-- of the Perl program, in order. Times not named _utc are local to the database.
 CREATE TABLE IF NOT EXISTS job (
     id               INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
     description      VARCHAR(255) NOT NULL DEFAULT 'Yet another cron',
-    command          VARCHAR(12000) NOT NULL
-                     DEFAULT 'echo "I forgot to put in a command."',
+    command          VARCHAR(12000) NOT NULL DEFAULT 'echo "I forgot to put in a command."',
     active           TINYINT(1) NOT NULL DEFAULT 1,
     start_anchor     TIME NULL DEFAULT NULL,
     stop_anchor      TIME NULL DEFAULT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS job (
     claimed_start    DATETIME NULL DEFAULT NULL,
     -- 1: run now, whatever active, window and schedule say
     run_requested    TINYINT(1) NOT NULL DEFAULT 0,
-    -- the run_no that is to be stopped; 0: run-now asked for the run that goes on
+    -- the run_no that is to be stopped; 0: run-now asked for the run in progress
     stop_requested   BIGINT NULL DEFAULT NULL,
     INDEX job_due (run_token, next_run_utc),
     INDEX job_deadline (run_deadline_utc)
@@ -55,13 +55,13 @@ CREATE TABLE IF NOT EXISTS run (
     worker           VARCHAR(255) NOT NULL DEFAULT '',
     status           VARCHAR(255) NOT NULL DEFAULT '',
     exit_code        INT NULL DEFAULT NULL,
-    -- the last 4 KiB of what it wrote
+    -- the last 4 KiB of what the command wrote
     output           TEXT NULL,
-    PRIMARY KEY (job_id, run_no),
+    PRIMARY KEY      (job_id, run_no),
     INDEX run_ended (ended_at)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- Who is there. For people: nothing is decided by it.
+-- Which hosts there are. For people: nothing is decided by it.
 CREATE TABLE IF NOT EXISTS host (
     name             VARCHAR(191) NOT NULL PRIMARY KEY,
     last_seen        DATETIME NULL DEFAULT NULL,
@@ -72,14 +72,16 @@ CREATE TABLE IF NOT EXISTS host (
     skew_ms          BIGINT NOT NULL DEFAULT 0
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- Rules on rows. They stand last, since an account may not be allowed a trigger: the
--- workers keep the rules in any case, but then whoever changes a schedule by hand must
--- set next_run_utc to NULL by hand too.
+-- Rules on rows. They come last, because an account may lack the
+-- right to create triggers. The workers apply the same rules in any case; but without
+-- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
 DROP TRIGGER IF EXISTS job_changes;
 CREATE TRIGGER job_changes BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.next_run_utc = CASE
-        WHEN NEW.schedule <=> OLD.schedule AND NEW.frequency <=> OLD.frequency
-         AND NEW.start_anchor <=> OLD.start_anchor AND NEW.active <=> OLD.active
+        WHEN NEW.schedule <=> OLD.schedule
+         AND NEW.frequency <=> OLD.frequency
+         AND NEW.start_anchor <=> OLD.start_anchor
+         AND NEW.active <=> OLD.active
          AND NEW.stop_anchor <=> OLD.stop_anchor THEN NEW.next_run_utc
         ELSE NULL END,
     NEW.max_run_time = CASE

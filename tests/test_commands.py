@@ -583,9 +583,7 @@ def test_the_sql_file_with_the_plain_client_makes_the_same_tables(mysql_place):
     with open(os.path.join(ROOT, 'distributed_cron.sql')) as file:
         text = file.read()
     name = place.values['db']['database'] + '_client'
-    text = text.replace('EXISTS distributed_cron ', 'EXISTS %s ' % name).replace(
-        'USE distributed_cron', 'USE ' + name
-    )
+    text = text.replace('`distributed_cron`', name)
     for _ in range(2):
         place.server.client(text)
         place.server.client("INSERT INTO job (command) VALUES ('true')", database=name)
@@ -626,7 +624,7 @@ def test_the_plain_client_leaves_an_old_table_and_its_trigger_as_they_are(mysql_
     place.store.execute('DROP TABLE job')
     place.server.client(PERL_TABLE, database=database)
     with open(os.path.join(ROOT, 'distributed_cron.sql')) as file:
-        text = file.read().replace('USE distributed_cron', 'USE ' + database)
+        text = file.read().replace('`distributed_cron`', database)
     assert 'Unknown column' in place.server.client(text, check=False)
     assert 'job_checks' in place.server.client('SHOW TRIGGERS', database=database)
 

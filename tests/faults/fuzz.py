@@ -78,7 +78,7 @@ def crontab(text, folder):
             redirect_stderr(io.StringIO()) as err,
         ):
             if not os.path.exists(place.db_path):
-                dc.cmd_init(args, place)
+                dc.create_tables(dc.Store(place))
             dc.cmd_import(args, place)
         assert len(err.getvalue().splitlines()) == int(out.getvalue().split()[-2]), (
             out.getvalue(),
