@@ -40,13 +40,16 @@ Sections
     worker     the loop: report what ended, look, plan, start, pause
     runner     starts, limits and ends commands
     state      what a host remembers: the lock, and the lines of each claim
+    processes  their start, signals, marks and logs
     store      the steps in the life of a run, a statement or a transaction each
+    endings    what the end of a run writes into its job and into the history
     schedule   windows, cron expressions, time zones, and the next run
     dialects   the databases: their words, connections and errors
     config     the configuration file, and what it allows
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
-    schema     the tables, as each database is told to make them; init
+    setup      init: the first configuration, and the tables
+    schema     the tables, as each database is told to make them
     commands   what people type
     crontab    import and export
     demo       three workers on an embedded database
@@ -85,6 +88,7 @@ EPOCH = datetime(1970, 1, 1)
 PARKED = datetime(9999, 12, 31)  # as next_run_utc: never due
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
+RUN_NOW = 0  # as stop_requested of a run in progress: run-now asked for that run
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
@@ -227,6 +231,22 @@ class Ending(
     __slots__ = ()
 
 
+def marks(names):
+    """A mark for each of the names of values."""
+    return ', '.join(':' + name for name in names)
+
+
+def names_of_list(name, size):
+    """The names under which the values of a list are sent."""
+    return ['%s_%d' % (name, number) for number in range(size)]
+
+
+@lru_cache(None)
+def row_type(*names):
+    """The type of a row with these columns."""
+    return namedtuple('Row', names, rename=True)
+
+
 def moment(value):
     """A time as the database says it: text, to a datetime; None for none."""
     with suppress(TypeError, ValueError):
@@ -267,7 +287,6 @@ SHARE_PAUSE = 0.02  # seconds after such a claim
 ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
 HELLO = 60  # seconds between two reports that this host is there
-OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
 
 
 def work(config, forever=False):
@@ -290,7 +309,7 @@ class Worker:
         self.state = State(config)
         self.store = Store(config)
         self.log = Log(config.worker_log, self.name, config.log_max_bytes)
-        self.claims = {}  # token -> Claim, for each file of the state folder
+        self.claims = Claims(self.state.folder)
         self.signals = []  # came, and are not obeyed yet
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
@@ -316,7 +335,7 @@ class Worker:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-        left = sum(claim.count() for claim in self.claims.values())
+        left = self.claims.count()
         if left:
             self.complain(
                 "%d runs are still running or unreported; this host's next worker will "
@@ -327,7 +346,7 @@ class Worker:
 
     def turn(self):
         """One round of the steps in the life of a run; returns the seconds to wait."""
-        endings = self.settle()
+        endings = self.claims.settle(self.config.kill_grace)
         self.store.connect()
         self.report_ended(endings)
         self.look_after_claims()
@@ -350,7 +369,7 @@ class Worker:
             others_first = 0 < self.burst <= SHARED and moved < slots
             return SHARE_PAUSE if others_first else 0
         longest = self.config.poll_seconds
-        if any(claim.is_orphaned() for claim in self.claims.values()):
+        if self.claims.orphaned():
             longest = ORPHAN_PAUSE
         if slots:  # others were faster, or the row can't be had: never a busy loop
             self.misses = min(self.misses + 1, 9)
@@ -380,18 +399,14 @@ class Worker:
 
     def finished(self):
         """Whether there is nothing left to do for this worker."""
-        if any(claim.landed for claim in self.claims.values()):
+        if self.claims.landed():
             # Runs go on or wait to be reported. A drain does not wait for a database.
-            return self.stopping and self.failures and not self.running()
+            return self.stopping and self.failures and not self.claims.running()
         if self.stopping:
             return True
         if self.forever:
             return False
         return self.failures or self.due_at - boottime() > STAY
-
-    def running(self):
-        """How many runs of this host have not ended."""
-        return sum(len(claim.running()) for claim in self.claims.values())
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -411,7 +426,7 @@ class Worker:
         """Wait so long, or until a signal comes or a run ends. One report can carry
         many results, so wait briefly until a quarter of the runs have ended."""
         until = boottime() + seconds
-        enough = max(1, self.running() / 4)
+        enough = max(1, self.claims.running() / 4)
         woken = 0
         while woken < enough:
             seconds_left = until - boottime()
@@ -434,7 +449,7 @@ class Worker:
             else:
                 self.stopping += 1
                 self.log.write(
-                    '%s: drain, %d runs go on' % (signum.name, self.running())
+                    '%s: drain, %d runs go on' % (signum.name, self.claims.running())
                 )
 
     def reload(self):
@@ -458,42 +473,10 @@ class Worker:
     # The steps in the life of a run. Those that are one statement or one transaction
     # have their namesakes in Store.
 
-    def settle(self):
-        """Learn from the state folder, without the database, what has ended; returns
-        the Endings that are to be reported."""
-        endings = []
-        folder = self.state.folder
-        self.claims = {
-            token: self.claims.get(token) or Claim(folder, token)
-            for token in os.listdir(folder)
-            if len(token) == 32
-        }
-        for claim in self.claims.values():
-            claim.read()
-            if claim.is_orphaned():
-                self.end_orphans(claim)
-            endings += claim.endings()
-        return endings
-
-    def end_orphans(self, claim):
-        """End what is left of commands whose runner died. Once nothing is left of a
-        command, its run is lost."""
-        marked = marked_processes()
-        now = boottime()
-        claim.kill_at = claim.kill_at or now + self.config.kill_grace
-        signum = signal.SIGKILL if now > claim.kill_at else signal.SIGTERM
-        for job in claim.running():
-            survivors = marked.get(mark_of(claim.token, job), ())
-            for process in survivors:
-                send_signal(os.kill, process, signum)
-            if not survivors:
-                claim.learn(ending_line(job, Kind.LOST, LOST))
-
     def report_ended(self, endings):
         """end: report how runs have ended; the folder then forgets them."""
         self.record('end', endings)
-        for token in {ending.token for ending in endings}:
-            self.claims[token].forget_ended()
+        self.claims.forget_ended()
 
     def record(self, step, endings):
         """Write Endings into the database, and into the log."""
@@ -510,33 +493,12 @@ class Worker:
         )
 
     def look_after_claims(self):
-        """Pass on requests to stop; give back what was claimed and never started, also
-        when the claim landed late; remove the files of claims that are done."""
-        free = [token for token, claim in self.claims.items() if claim.free]
-        rows = self.store.mine(list(self.claims), free) if self.claims else []
-        never_started = []
-        for row in rows:
-            claim = self.claims[row.run_token]
-            claim.landed = True
-            if row.stop_requested == row.run_no:
-                claim.ask_to_stop(row.id)
-            if claim.free and not claim.has_started(row.id):
-                never_started.append(self.never_started(claim, row))
-        self.record('give back', never_started)
-        for token in free:
-            claim = self.claims[token]
-            is_old = boottime() > claim.born + OPEN_CLAIM
-            if not claim.count() and (claim.landed or is_old):
-                self.claims.pop(token).remove()
-
-    def never_started(self, claim, row):
-        """The Ending of a claimed run without a line of its start. In this boot it had
-        no start; in another one the line may be lost with what was not yet on disk."""
-        if claim.born:
-            kind, status = Kind.GIVEN_BACK, 'never started'
-        else:
-            kind, status = Kind.LOST, LOST
-        return Ending(claim.token, row.id, kind, row.run_no, status)
+        """mine: pass on requests to stop; give back what was claimed and never started,
+        also when the claim landed late; remove the files of claims that are done."""
+        if self.claims:
+            rows = self.store.mine(list(self.claims), self.claims.free())
+            self.record('give back', self.claims.heed(rows))
+        self.claims.remove_done()
 
     def look(self):
         """look: what there is to do, and when the next job is due."""
@@ -547,10 +509,12 @@ class Worker:
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
-        is_leaving = self.store.reported and not self.forever and not self.running()
+        is_leaving = (
+            self.store.reported and not self.forever and not self.claims.running()
+        )
         if boottime() >= self.next_hello or is_leaving:
             self.next_hello = boottime() + HELLO
-            self.store.hello(self.name, self.running(), seen.now)
+            self.store.hello(self.name, self.claims.running(), seen.now)
             self.store.purge(seen.now)
 
     def end_overdue(self, seen):
@@ -566,7 +530,7 @@ class Worker:
         """How many of the due jobs this worker may start now; 0 when none is due."""
         if seen.due_in > 0 or self.stopping:
             return 0
-        free = self.config.max_tasks - self.running()
+        free = self.config.max_tasks - self.claims.running()
         return max(0, min(CLAIM_SIZE, free))
 
     def start_due(self, seen, slots):
@@ -577,9 +541,7 @@ class Worker:
         if not jobs:  # due by time, but for the window or a Perl worker's run
             self.store.plan(seen.now, due=True)
             return 0
-        claim = Claim(self.state.folder, os.urandom(16).hex())
-        claim.create()
-        self.claims[claim.token] = claim
+        claim = self.claims.new()
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
@@ -850,6 +812,313 @@ class Runner:
         )
 
 
+########################################################################################
+# state: what a host remembers: the lock, and the lines of each claim
+########################################################################################
+
+# The state folder makes runs survive their worker. It holds `worker.lock`, which a
+# worker keeps locked as long as it lives, `machine`, the FIFO `wake`, and one file for
+# each claim, named by its token.
+#
+# A claim's file is made and locked before the claim is sent. The worker forks the
+# runner and closes its own copy without unlocking it, so the file is locked exactly as
+# long as the runner lives. Lines of JSON are only appended to it, in this order:
+#
+#     event      what it holds                         written
+#     claimed    boot, born (boottime)                 before the claim is sent
+#     started    job, run_no, due, started, worker     before a command is started
+#     ended      job, kind, status, exit_code, …       after its end, then fsync
+#     reported   jobs                                  when the database has their ends
+#
+# A worker reads the file in each turn, its own and those of its predecessors alike:
+#
+#     lock held                          the run goes on, or is about to start
+#     lock free, with an end             report the end
+#     lock free, start without an end    the runner died: end what is left of the
+#                                        command, then report the run as lost
+#     lock free, no start, this boot     it never started: give the run back
+#     lock free, no start, other boot    the line may not have reached the disk: lost
+#
+# A claim whose answer never came may still land in the database for a while, so its
+# file stays for OPEN_CLAIM seconds. A reader skips events and keys that it does not
+# know: another version's worker may have written them.
+
+
+OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
+
+
+class State:
+    """The state folder of this host."""
+
+    def __init__(self, config):
+        """Make the folders, or raise BadConfig that says what is wrong with them."""
+        self.folder = config.state_location
+        self.wake = os.path.join(self.folder, 'wake')
+        self.machine = os.path.join(self.folder, 'machine')
+        self.id = read_text('/etc/machine-id').strip() or os.uname().nodename
+        self.fifo = None  # its descriptor; signals and results end a wait through it
+        key = 'log.location'
+        try:
+            os.makedirs(config.log_location, exist_ok=True)
+            open(config.worker_log, 'ab').close()
+            key = 'state.location'
+            os.makedirs(self.folder, 0o700, exist_ok=True)
+            # The runs of another machine can't be seen from here.
+            if (read_text(self.machine) or self.id) != self.id:
+                raise config.bad(
+                    'state.location: %s is the folder of another machine; each needs '
+                    'its own' % self.folder
+                )
+            self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
+        except OSError as error:
+            raise config.bad('%s: %s' % (key, line_of(error))) from None
+
+    def lock(self):
+        """Become the host's one worker; False when there is one."""
+        try:
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if not os.path.exists(self.wake):  # under the lock: two may start at once
+            with open(self.machine, 'wb', 0) as file:
+                file.write(self.id.encode())
+                os.fsync(file.fileno())
+            os.mkfifo(self.wake, 0o600)
+        self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+        return True
+
+
+class Claims(dict):
+    """The claims of this host by token: one for each such file of the state folder."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def new(self):
+        """A new claim, whose file is made and locked."""
+        claim = Claim(self.folder, os.urandom(16).hex())
+        claim.create()
+        self[claim.token] = claim
+        return claim
+
+    def settle(self, grace):
+        """Read the files, and end what is left of commands whose runner died, which get
+        so many seconds from SIGTERM to SIGKILL. Returns the Endings to be reported."""
+        tokens = [name for name in os.listdir(self.folder) if len(name) == 32]
+        for token in set(self).difference(tokens):
+            del self[token]
+        for token in tokens:
+            self.setdefault(token, Claim(self.folder, token)).read()
+        for claim in self.orphaned():
+            claim.end_orphans(grace)
+        return [ending for claim in self.values() for ending in claim.endings()]
+
+    def forget_ended(self):
+        for claim in self.values():
+            claim.forget_ended()
+
+    def heed(self, rows):
+        """Pass on the requests to stop in rows that our claims hold. Returns Endings of
+        the runs that were claimed and never started."""
+        never_started = []
+        for row in rows:
+            claim = self[row.run_token]
+            claim.landed = True
+            if row.stop_requested == row.run_no:
+                claim.ask_to_stop(row.id)
+            if claim.free and not claim.has_started(row.id):
+                never_started.append(claim.never_started(row))
+        return never_started
+
+    def remove_done(self):
+        """Remove the files of claims that hold nothing, and can't land any more."""
+        for token in self.free():
+            claim = self[token]
+            is_old = boottime() > claim.born + OPEN_CLAIM
+            if not claim.count() and (claim.landed or is_old):
+                self.pop(token).remove()
+
+    def free(self):
+        """Tokens of the claims that no runner holds."""
+        return [token for token, claim in self.items() if claim.free]
+
+    def orphaned(self):
+        """The claims whose runner died before the ends of its commands."""
+        return [claim for claim in self.values() if claim.free and claim.running()]
+
+    def landed(self):
+        """Whether there are claims that the database has answered."""
+        return any(claim.landed for claim in self.values())
+
+    def running(self):
+        """How many runs have not ended."""
+        return sum(len(claim.running()) for claim in self.values())
+
+    def count(self):
+        """How many runs have not ended, or are not reported."""
+        return sum(claim.count() for claim in self.values())
+
+
+class Claim:
+    """The file of one claim, and what was learned from it."""
+
+    def __init__(self, folder, token):
+        self.path = os.path.join(folder, token)
+        self.token = token
+        self.file = None  # descriptor of the worker that made it
+        self.size = 0  # bytes that were read
+        self.runs = {}  # job id -> what its lines say; until it is reported
+        self.born = 0  # boottime of its making; 0 if that was in another boot
+        self.landed = False  # the database has answered
+        self.free = False  # no runner holds it
+        self.kill_at = 0  # boottime from which what a dead runner left gets SIGKILL
+
+    def create(self):
+        """Make the file, before the claim is sent, and lock it."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        self.file = os.open(self.path, flags, 0o600)
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        line = {'event': 'claimed', 'boot': boot_id(), 'born': boottime()}
+        try:
+            append(self.file, line)
+        except OSError:  # a full disk: nothing is claimed
+            os.close(self.file)
+            self.remove()
+            raise
+
+    def read(self):
+        """Learn what was appended since, and whether a runner holds the claim."""
+        with open(self.path, 'rb') as file:
+            # Test the lock before reading, so that we see all that its runner wrote.
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.free = True
+            file.seek(self.size)
+            lines = file.read().rpartition(b'\n')[0]
+        self.size += len(lines)
+        for text in lines.split(b'\n'):
+            with suppress(ValueError):  # cut off by a crash, or by a full disk
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    self.learn(line)
+
+    def learn(self, line):
+        """Take in one line; the only place where `runs` changes."""
+        event = event_of(line)
+        if event == 'claimed' and line.get('boot') == boot_id():
+            self.born = line.get('born', 0)
+        elif event == 'collected':  # in memory only: the database has answered
+            self.runs = {job: {} for job in line['jobs']}
+        elif event in ('started', 'ended') and isinstance(line.get('job'), int):
+            self.runs.setdefault(line['job'], {}).update(line)
+            self.landed = True
+        elif event == 'reported':
+            for job in line.get('jobs', ()):
+                self.runs.pop(job, None)
+
+    def has_started(self, job):
+        """Whether a run has a line of its start or of its end."""
+        return bool(self.runs.get(job))
+
+    def running(self):
+        """The jobs whose runs have no end yet."""
+        return [
+            job
+            for job, facts in self.runs.items()
+            if 'kind' not in facts and (facts or not self.free)
+        ]
+
+    def count(self):
+        """How many runs are still running or unreported."""
+        return sum(bool(facts) or not self.free for facts in self.runs.values())
+
+    def end_orphans(self, grace):
+        """End what is left of its commands after its runner died. Once nothing is left
+        of a command, its run is lost."""
+        marked = marked_processes()
+        now = boottime()
+        self.kill_at = self.kill_at or now + grace
+        signum = signal.SIGKILL if now > self.kill_at else signal.SIGTERM
+        for job in self.running():
+            survivors = marked.get(mark_of(self.token, job), ())
+            for process in survivors:
+                send_signal(os.kill, process, signum)
+            if not survivors:
+                self.learn(ending_line(job, Kind.LOST, LOST))
+
+    def never_started(self, row):
+        """The Ending of a run that has no line of its start. In this boot it had no
+        start; in another one the line may not have reached the disk."""
+        if self.born:
+            kind, status = Kind.GIVEN_BACK, 'never started'
+        else:
+            kind, status = Kind.LOST, LOST
+        return Ending(self.token, row.id, kind, row.run_no, status)
+
+    def endings(self):
+        """The Endings that are to be reported."""
+        known = Ending._fields[2:]
+        return [
+            Ending(
+                self.token,
+                job,
+                **{name: facts[name] for name in known if name in facts},
+            )
+            for job, facts in self.runs.items()
+            if 'kind' in facts
+        ]
+
+    def forget_ended(self):
+        """Forget what is reported; a line keeps the next worker from reporting it."""
+        jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
+        if not jobs:
+            return
+        line = {'event': 'reported', 'jobs': jobs}
+        self.learn(line)
+        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+            append(file.fileno(), line)
+
+    def ask_to_stop(self, job):
+        """Ask the runner to end a run."""
+        with open(self.path + '.stop', 'a') as file:
+            file.write('%d\n' % job)
+
+    def remove(self):
+        for path in self.path + '.stop', self.path:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def event_of(line):
+    """What a line of a claim's file tells. Version 1.0 wrote no `event`."""
+    if 'event' in line:
+        return line['event']
+    if 'reported' in line:
+        line['jobs'] = line['reported']
+        return 'reported'
+    if 'job' in line:
+        return 'ended' if 'kind' in line else 'started'
+    return 'claimed'
+
+
+def ending_line(job, kind, status, **facts):
+    """The line of a claim's file that tells the end of a run."""
+    return {'event': 'ended', 'job': job, 'kind': kind, 'status': status, **facts}
+
+
+def append(file, *lines):
+    """Add lines to a claim's file; the one before may have been cut off."""
+    data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+########################################################################################
+# processes: their start, signals, marks and logs
+########################################################################################
+
+
 def leave_worker(lock):
     """Make the forked child independent of its worker: no descriptor but the claim's
     lock, a session of its own, and no signal but SIGKILL ends it."""
@@ -970,219 +1239,12 @@ class Log:
 
 
 ########################################################################################
-# state: what a host remembers: the lock, and the lines of each claim
-########################################################################################
-
-# The state folder makes runs survive their worker. It holds `worker.lock`, which a
-# worker keeps locked as long as it lives, `machine`, the FIFO `wake`, and one file for
-# each claim, named by its token.
-#
-# A claim's file is made and locked before the claim is sent. The worker forks the
-# runner and closes its own copy without unlocking it, so the file is locked exactly as
-# long as the runner lives. Lines of JSON are only appended to it, in this order:
-#
-#     event      what it holds                         written
-#     claimed    boot, born (boottime)                 before the claim is sent
-#     started    job, run_no, due, started, worker     before a command is started
-#     ended      job, kind, status, exit_code, …       after its end, then fsync
-#     reported   jobs                                  when the database has their ends
-#
-# A worker reads the file in each turn, its own and those of its predecessors alike:
-#
-#     lock held                          the run goes on, or is about to start
-#     lock free, with an end             report the end
-#     lock free, start without an end    the runner died: end what is left of the
-#                                        command, then report the run as lost
-#     lock free, no start, this boot     it never started: give the run back
-#     lock free, no start, other boot    the line may not have reached the disk: lost
-#
-# A claim whose answer never came may still land in the database for a while, so its
-# file stays for OPEN_CLAIM seconds. A reader skips events and keys that it does not
-# know: another version's worker may have written them.
-
-
-class State:
-    """The state folder of this host."""
-
-    def __init__(self, config):
-        """Make the folders, or raise BadConfig that says what is wrong with them."""
-        self.folder = config.state_location
-        self.wake = os.path.join(self.folder, 'wake')
-        self.machine = os.path.join(self.folder, 'machine')
-        self.id = read_text('/etc/machine-id').strip() or os.uname().nodename
-        self.fifo = None  # its descriptor; signals and results end a wait through it
-        key = 'log.location'
-        try:
-            os.makedirs(config.log_location, exist_ok=True)
-            open(config.worker_log, 'ab').close()
-            key = 'state.location'
-            os.makedirs(self.folder, 0o700, exist_ok=True)
-            # The runs of another machine can't be seen from here.
-            if (read_text(self.machine) or self.id) != self.id:
-                raise config.bad(
-                    'state.location: %s is the folder of another machine; each needs '
-                    'its own' % self.folder
-                )
-            self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
-        except OSError as error:
-            raise config.bad('%s: %s' % (key, line_of(error))) from None
-
-    def lock(self):
-        """Become the host's one worker; False when there is one."""
-        try:
-            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if not os.path.exists(self.wake):  # under the lock: two may start at once
-            with open(self.machine, 'wb', 0) as file:
-                file.write(self.id.encode())
-                os.fsync(file.fileno())
-            os.mkfifo(self.wake, 0o600)
-        self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
-        return True
-
-
-class Claim:
-    """The file of one claim, and what was learned from it."""
-
-    def __init__(self, folder, token):
-        self.path = os.path.join(folder, token)
-        self.token = token
-        self.file = None  # descriptor of the worker that made it
-        self.size = 0  # bytes that were read
-        self.runs = {}  # job id -> what its lines say; until it is reported
-        self.born = 0  # boottime of its making; 0 if that was in another boot
-        self.landed = False  # the database has answered
-        self.free = False  # no runner holds it
-        self.kill_at = 0  # boottime from which what a dead runner left gets SIGKILL
-
-    def create(self):
-        """Make the file, before the claim is sent, and lock it."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self.file = os.open(self.path, flags, 0o600)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        line = {'event': 'claimed', 'boot': boot_id(), 'born': boottime()}
-        try:
-            append(self.file, line)
-        except OSError:  # a full disk: nothing is claimed
-            os.close(self.file)
-            self.remove()
-            raise
-
-    def read(self):
-        """Learn what was appended since, and whether a runner holds the claim."""
-        with open(self.path, 'rb') as file:
-            # Test the lock before reading, so that we see all that its runner wrote.
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.free = True
-            file.seek(self.size)
-            lines = file.read().rpartition(b'\n')[0]
-        self.size += len(lines)
-        for text in lines.split(b'\n'):
-            with suppress(ValueError):  # cut off by a crash, or by a full disk
-                line = json.loads(text)
-                if isinstance(line, dict):
-                    self.learn(line)
-
-    def learn(self, line):
-        """Take in one line; the only place where `runs` changes."""
-        event = event_of(line)
-        if event == 'claimed' and line.get('boot') == boot_id():
-            self.born = line.get('born', 0)
-        elif event == 'collected':  # in memory only: the database has answered
-            self.runs = {job: {} for job in line['jobs']}
-        elif event in ('started', 'ended') and isinstance(line.get('job'), int):
-            self.runs.setdefault(line['job'], {}).update(line)
-            self.landed = True
-        elif event == 'reported':
-            for job in line.get('jobs', ()):
-                self.runs.pop(job, None)
-
-    def has_started(self, job):
-        """Whether a run has a line of its start or of its end."""
-        return bool(self.runs.get(job))
-
-    def running(self):
-        """The jobs whose runs have no end yet."""
-        return [
-            job
-            for job, facts in self.runs.items()
-            if 'kind' not in facts and (facts or not self.free)
-        ]
-
-    def count(self):
-        """How many runs are still running or unreported."""
-        return sum(bool(facts) or not self.free for facts in self.runs.values())
-
-    def is_orphaned(self):
-        """Whether its runner died before the ends of its commands."""
-        return self.free and bool(self.running())
-
-    def endings(self):
-        """The Endings that are to be reported."""
-        known = Ending._fields[2:]
-        return [
-            Ending(
-                self.token,
-                job,
-                **{name: facts[name] for name in known if name in facts},
-            )
-            for job, facts in self.runs.items()
-            if 'kind' in facts
-        ]
-
-    def forget_ended(self):
-        """Forget what is reported; a line keeps the next worker from reporting it."""
-        jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
-        line = {'event': 'reported', 'jobs': jobs}
-        self.learn(line)
-        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
-            append(file.fileno(), line)
-
-    def ask_to_stop(self, job):
-        """Ask the runner to end a run."""
-        with open(self.path + '.stop', 'a') as file:
-            file.write('%d\n' % job)
-
-    def remove(self):
-        for path in self.path + '.stop', self.path:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
-
-def event_of(line):
-    """What a line of a claim's file tells. Version 1.0 wrote no `event`."""
-    if 'event' in line:
-        return line['event']
-    if 'reported' in line:
-        line['jobs'] = line['reported']
-        return 'reported'
-    if 'job' in line:
-        return 'ended' if 'kind' in line else 'started'
-    return 'claimed'
-
-
-def ending_line(job, kind, status, **facts):
-    """The line of a claim's file that tells the end of a run."""
-    return {'event': 'ended', 'job': job, 'kind': kind, 'status': status, **facts}
-
-
-def append(file, *lines):
-    """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
-    if os.write(file, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-########################################################################################
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
 PLANNED_FROM = ('schedule', 'frequency', 'start_anchor', 'stop_anchor', 'active')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
-RUN_NOW = 0  # as stop_requested of a run in progress: run-now asked for that run
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
 
 # What a poll sees: the time, UTC; the seconds until the next job is due; whether jobs
@@ -1319,9 +1381,10 @@ class Store:
             late = job.run_token is None and job.run_no == ending.run_no
             recorded = not ours and self.is_recorded(ending, job)
             into_job, into_history = fate(ending.kind, ours, late, recorded)
-            run = self.history_row(ending, job, now)
+            ended = text_of(self.zone.local(end_of(ending, job, now)))
+            run = history_row(ending, job, ended)
             if into_job:
-                plan = self.plan_after(ending, job, ours, now)
+                plan = plan_after(ending, job, ours, now, self.zone)
                 alike[(run.ended_at, *plan)].append(job.id)
             if into_history and run.run_no is not None:
                 self.reported[run.job_id] = run.run_no
@@ -1353,34 +1416,6 @@ class Store:
                 run_no=ending.run_no or job.run_no,
             )
         )
-
-    def history_row(self, ending, job, now):
-        """The Run that an ending is in the history."""
-        started = ending.started or job.last_start
-        local = text_of(self.zone.local(end_of(ending, job, now)))
-        return Run(
-            job_id=ending.job,
-            run_no=ending.run_no or job.run_no,
-            due_utc=ending.due or job.next_run_utc,
-            started_at=started,
-            ended_at=max(local, started or ''),
-            duration_ms=ending.duration_ms,
-            worker=ending.worker or job.last_worker or '',
-            status=ending.status,
-            exit_code=ending.exit_code,
-            output=ending.output,
-        )
-
-    def plan_after(self, ending, job, ours, now):
-        """What a job gets when a run has ended: its last_status, next_run_utc and
-        run_requested."""
-        if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
-            wanted = job.run_requested == 1 or job.stop_requested == RUN_NOW
-            return job.last_status, job.next_run_utc, int(wanted)
-        if not ours or job.run_requested or job.next_run_utc is None:
-            return ending.status, job.next_run_utc, job.run_requested
-        when = next_plan(job, end_of(ending, job, now), now, self.zone)
-        return ending.status, text_of(when), 0
 
     def mine(self, tokens, free):
         """Rows of my claims that are to be stopped, or that no runner holds (free)."""
@@ -1547,6 +1582,11 @@ class Store:
         return moment(self.query('SELECT {to_local}', when=text_of(when))[0][0])
 
 
+########################################################################################
+# endings: what the end of a run writes into its job and into the history
+########################################################################################
+
+
 def fate(kind, ours, late, recorded):
     """What one ending may write: (into its job, into the history).
 
@@ -1583,20 +1623,33 @@ def next_plan(job, ended, now, zone):
         return next_run(job, after, now, zone)
 
 
-def marks(names):
-    """A mark for each of the names of values."""
-    return ', '.join(':' + name for name in names)
+def history_row(ending, job, ended):
+    """The Run that an ending is in the history. ended: local time, as text."""
+    started = ending.started or job.last_start
+    return Run(
+        job_id=ending.job,
+        run_no=ending.run_no or job.run_no,
+        due_utc=ending.due or job.next_run_utc,
+        started_at=started,
+        ended_at=max(ended, started or ''),
+        duration_ms=ending.duration_ms,
+        worker=ending.worker or job.last_worker or '',
+        status=ending.status,
+        exit_code=ending.exit_code,
+        output=ending.output,
+    )
 
 
-def names_of_list(name, size):
-    """The names under which the values of a list are sent."""
-    return ['%s_%d' % (name, number) for number in range(size)]
-
-
-@lru_cache(None)
-def row_type(*names):
-    """The type of a row with these columns."""
-    return namedtuple('Row', names, rename=True)
+def plan_after(ending, job, ours, now, zone):
+    """What a job gets when a run has ended: its last_status, next_run_utc and
+    run_requested. ours: whether the row still has the run's token."""
+    if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
+        wanted = job.run_requested == 1 or job.stop_requested == RUN_NOW
+        return job.last_status, job.next_run_utc, int(wanted)
+    if not ours or job.run_requested or job.next_run_utc is None:
+        return ending.status, job.next_run_utc, job.run_requested
+    when = next_plan(job, end_of(ending, job, now), now, zone)
+    return ending.status, text_of(when), 0
 
 
 ########################################################################################
@@ -2214,24 +2267,24 @@ def is_texts(value):
     return isinstance(value, list) and {type(item) for item in value} == {str}
 
 
-TEXT = Check('text', is_text)
+ANY_TEXT = Check('text', is_text)
 TEXTS = Check('a list of texts', is_texts)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
 KEYS = {  # key: (default, check)
     'db.engine': (None, one_of('sqlite', 'mysql', 'postgresql')),
-    'db.path': ('distributed_cron.db', TEXT),
-    'db.host': ('localhost', either(TEXT, TEXTS)),
-    'db.database': ('distributed_cron', TEXT),
-    'db.username': (None, TEXT),
-    'db.password': (None, TEXT),
-    'db.password_file': (None, TEXT),
+    'db.path': ('distributed_cron.db', ANY_TEXT),
+    'db.host': ('localhost', either(ANY_TEXT, TEXTS)),
+    'db.database': ('distributed_cron', ANY_TEXT),
+    'db.username': (None, ANY_TEXT),
+    'db.password': (None, ANY_TEXT),
+    'db.password_file': (None, ANY_TEXT),
     'db.tls': (None, keys_among('ca', 'cert', 'key')),
     'db.timeout': (2, a_number(1, 60)),
-    'db.connect_string': (None, TEXT),
-    'log.location': ('/tmp/distributed_cron', TEXT),
+    'db.connect_string': (None, ANY_TEXT),
+    'log.location': ('/tmp/distributed_cron', ANY_TEXT),
     'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
-    'state.location': (None, TEXT),
+    'state.location': (None, ANY_TEXT),
     'max_tasks': (
         'cpu_full',
         either(a_number(1, 100000, whole=True), one_of(*CPU_SHARES)),
@@ -2382,7 +2435,7 @@ def checked(given):
             raise BadConfig(
                 '%s: %s is not allowed; allowed: %s' % (key, shown, check.words)
             )
-        values[key] = str(value) if check is TEXT else value
+        values[key] = str(value) if check is ANY_TEXT else value
     if not values['db.engine']:
         server = 'db.host' in given or 'db.database' in given
         values['db.engine'] = 'mysql' if server else 'sqlite'
@@ -2901,7 +2954,130 @@ def cell(name, most=1000):
 
 
 ########################################################################################
-# schema: the tables, as each database is told to make them; init
+# setup: init: the first configuration, and the tables
+########################################################################################
+
+FIRST_CONFIG = '''\
+# Configuration of distributed cron. Paths are relative to this file.
+
+db:
+    engine: sqlite                     # one file, for one host
+    path: distributed_cron.db
+
+    # For several hosts, use a server: engine: mysql (also MariaDB) or postgresql, and
+    # host: db.example.com             # host, host:port or /socket; or a list of them
+    # database: distributed_cron
+    # username: distributed_cron
+    # password: secret                 # or password_file: FILE
+    # tls: {ca: ca.pem}                # also cert and key, for a client certificate
+    # timeout: 2                       # seconds to wait for an answer
+
+log:
+    location: distributed_cron_log     # a folder
+    # max_bytes: 10000000              # a log that reaches this size becomes FILE.1
+
+# max_tasks: cpu_full                  # runs at once; or cpu_half, cpu_quarter, 8
+# poll_seconds: 1                      # how often to ask the database
+# kill_grace: 10                       # seconds from SIGTERM to SIGKILL
+# state: {location: FOLDER}            # what this host runs; a folder of its own
+# history: {days: 30, runs: 1000}      # how long to keep runs, and how many of each job
+# web: {readonly: no, editors: [alice]}    # the page, and the logins that may edit
+'''
+
+
+def write_first_config():
+    """Write a commented configuration to the first place that allows it, but not among
+    Python's packages. Returns the file. Raises BadConfig."""
+    places = [
+        file
+        for file in config_places()
+        if not re.search('/(site|dist)-packages/', file)
+    ]
+    for file in places:
+        with suppress(OSError):
+            if not os.path.isdir(os.path.dirname(file)):
+                os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
+            with open(file, 'x') as stream:
+                stream.write(FIRST_CONFIG)
+            print('configuration written: %s' % file)
+            return file
+    raise BadConfig('no configuration: %s: none can be written' % ', '.join(places))
+
+
+def first_config(args):
+    """The configuration for `init`: where there is none, one is written."""
+    try:
+        file = args.config or find_config()
+    except BadConfig:
+        file = write_first_config()
+    return load_config(file, args.name)
+
+
+@command(
+    'init',
+    Option(
+        '--print',
+        {
+            'action': 'store_true',
+            'help': 'print the SQL that makes the tables, and stop',
+        },
+    ),
+    config_of=first_config,
+)
+def cmd_init(args, config):
+    """create or upgrade the tables; keeps all data"""
+    if args.print:
+        print_schema(config)
+    else:
+        create_tables(Store(config))
+
+
+def print_schema(config):
+    """Print the SQL that makes the tables, for the database's own client."""
+    schema = SCHEMAS[config.db_engine]
+    for statement in schema.database(config.db_database):
+        print(statement + ';')
+    for table in TABLES:
+        print('\n' + table.about)
+        for statement in (schema.create(table), *schema.indexes(table)):
+            print(statement + ';')
+    print('\n' + ABOUT_TRIGGERS)
+    for statement in schema.triggers:
+        print(statement + ';')
+
+
+def create_tables(store):
+    """Make the tables, or add what they lack. Connects the store, and leaves it so."""
+    schema = SCHEMAS[store.config.db_engine]
+    store.connection = store.dialect.connect(create=True)
+    for statement in schema.database(store.config.db_database):
+        execute_plain(store, statement)
+    for table in TABLES:
+        execute_plain(store, schema.create(table))
+        for statement in schema.upgrade(store, table):
+            execute_plain(store, statement)
+    try:
+        for statement in schema.triggers:
+            execute_plain(store, statement)
+    except Problem as problem:
+        print(
+            'note: no triggers (%s); the workers apply the same rules, but after you '
+            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
+        )
+    store.close()
+    store.connect()  # it looks at the tables
+    print('tables ready')
+
+
+def execute_plain(store, statement):
+    """Execute SQL that has no marks and no pieces. It leaves out comments: SQLite keeps
+    the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
+    with store.translated_errors():
+        store.connection.cursor().execute(re.sub('(?m)^ *--.*\n', '', statement))
+
+
+########################################################################################
+# schema: the tables, as each database is told to make them
 ########################################################################################
 
 Table = namedtuple('Table', 'name about columns indexes')
@@ -3196,125 +3372,6 @@ SCHEMAS = {
     'mysql': MySQLSchema(),
     'postgresql': PostgreSQLSchema(),
 }
-
-
-FIRST_CONFIG = '''\
-# Configuration of distributed cron. Paths are relative to this file.
-
-db:
-    engine: sqlite                     # one file, for one host
-    path: distributed_cron.db
-
-    # For several hosts, use a server: engine: mysql (also MariaDB) or postgresql, and
-    # host: db.example.com             # host, host:port or /socket; or a list of them
-    # database: distributed_cron
-    # username: distributed_cron
-    # password: secret                 # or password_file: FILE
-    # tls: {ca: ca.pem}                # also cert and key, for a client certificate
-    # timeout: 2                       # seconds to wait for an answer
-
-log:
-    location: distributed_cron_log     # a folder
-    # max_bytes: 10000000              # a log that reaches this size becomes FILE.1
-
-# max_tasks: cpu_full                  # runs at once; or cpu_half, cpu_quarter, 8
-# poll_seconds: 1                      # how often to ask the database
-# kill_grace: 10                       # seconds from SIGTERM to SIGKILL
-# state: {location: FOLDER}            # what this host runs; a folder of its own
-# history: {days: 30, runs: 1000}      # how long to keep runs, and how many of each job
-# web: {readonly: no, editors: [alice]}    # the page, and the logins that may edit
-'''
-
-
-def write_first_config():
-    """Write a commented configuration to the first place that allows it, but not among
-    Python's packages. Returns the file. Raises BadConfig."""
-    places = [
-        file
-        for file in config_places()
-        if not re.search('/(site|dist)-packages/', file)
-    ]
-    for file in places:
-        with suppress(OSError):
-            if not os.path.isdir(os.path.dirname(file)):
-                os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
-            with open(file, 'x') as stream:
-                stream.write(FIRST_CONFIG)
-            print('configuration written: %s' % file)
-            return file
-    raise BadConfig('no configuration: %s: none can be written' % ', '.join(places))
-
-
-def first_config(args):
-    """The configuration for `init`: where there is none, one is written."""
-    try:
-        file = args.config or find_config()
-    except BadConfig:
-        file = write_first_config()
-    return load_config(file, args.name)
-
-
-@command(
-    'init',
-    Option(
-        '--print',
-        {
-            'action': 'store_true',
-            'help': 'print the SQL that makes the tables, and stop',
-        },
-    ),
-    config_of=first_config,
-)
-def cmd_init(args, config):
-    """create or upgrade the tables; keeps all data"""
-    if args.print:
-        print_schema(config)
-    else:
-        create_tables(Store(config))
-
-
-def print_schema(config):
-    """Print the SQL that makes the tables, for the database's own client."""
-    schema = SCHEMAS[config.db_engine]
-    for statement in schema.database(config.db_database):
-        print(statement + ';')
-    for table in TABLES:
-        print('\n' + table.about)
-        for statement in (schema.create(table), *schema.indexes(table)):
-            print(statement + ';')
-    print('\n' + ABOUT_TRIGGERS)
-    for statement in schema.triggers:
-        print(statement + ';')
-
-
-def create_tables(store):
-    """Make the tables, or add what they lack. Connects the store, and leaves it so."""
-    schema = SCHEMAS[store.config.db_engine]
-    store.connection = store.dialect.connect(create=True)
-    for statement in schema.database(store.config.db_database):
-        execute_plain(store, statement)
-    for table in TABLES:
-        execute_plain(store, schema.create(table))
-        for statement in schema.upgrade(store, table):
-            execute_plain(store, statement)
-    try:
-        for statement in schema.triggers:
-            execute_plain(store, statement)
-    except Problem as problem:
-        print(
-            'note: no triggers (%s); the workers apply the same rules, but after you '
-            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
-        )
-    store.close()
-    store.connect()  # it looks at the tables
-    print('tables ready')
-
-
-def execute_plain(store, statement):
-    """Execute SQL that has no marks and no pieces. It leaves out comments: SQLite keeps
-    the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
-    with store.translated_errors():
-        store.connection.cursor().execute(re.sub('(?m)^ *--.*\n', '', statement))
 
 
 ########################################################################################
