@@ -1937,56 +1937,79 @@ class Zone:
 ########################################################################################
 
 
-def pieces_of(**words):
-    """The SQL that differs between databases, and the conditions built of it."""
-    # The rules on rows, as the triggers have them; a year, so that no time overflows.
-    limit = '''{least}(525600, CASE
+# In a statement of Store, {name} is a word of the database, or one of these conditions.
+CONDITIONS = {
+    # max_run_time in minutes, by the rules of the triggers, in case there are none; at
+    # most a year, so that no time overflows
+    'run_time': '''{least}(525600, CASE
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
-        ELSE {greatest}(frequency >> 1, 1) END)'''
-    words['deadline'] = words['later'] % ('{utc}', '(%s) * :minute + :slack' % limit)
-    wait = '60 * {greatest}({least}(frequency, 5256000), {least}(max_run_time, 525600))'
-    # Where last_start is not ours, a worker of the Perl program may be at it.
-    words['allowed'] = '''((run_requested = 1 OR (active = 1
-        AND CASE WHEN start_anchor > stop_anchor
-            THEN {time} >= start_anchor OR {time} < stop_anchor
-            ELSE COALESCE({time} >= start_anchor, 1 = 1)
-             AND COALESCE({time} < stop_anchor, 1 = 1) END))
-        AND (schedule IS NOT NULL OR last_start IS NULL OR %s <= {local}
-             OR COALESCE(claimed_start = last_start, 1 = 0)))''' % (
-        words['later'] % ('last_start', wait)
-    )
-    words['due'] = 'run_token IS NULL AND next_run_utc <= {utc} AND ' + words['allowed']
-    return {name: text.format(**words) for name, text in words.items()}
+        ELSE {greatest}(frequency >> 1, 1) END)''',
+    'in_window': '''CASE WHEN start_anchor > stop_anchor
+        THEN {time} >= start_anchor OR {time} < stop_anchor
+        ELSE COALESCE({time} >= start_anchor, 1 = 1)
+         AND COALESCE({time} < stop_anchor, 1 = 1) END''',
+    # seconds in which a Perl worker may be running a job that it has started
+    'perl_seconds': '''60 * {greatest}({least}(frequency, 5256000),
+        {least}(max_run_time, 525600))''',
+}
+DUE = {
+    'allowed': '''((run_requested = 1 OR (active = 1 AND {in_window}))
+        AND (schedule IS NOT NULL OR last_start IS NULL OR {perl_end} <= {local}
+             OR COALESCE(claimed_start = last_start, 1 = 0)))''',
+    'due': 'run_token IS NULL AND next_run_utc <= {utc} AND {allowed}',
+}
+
+
+def pieces_of(later, **words):
+    """What stands for {name} in statements, by name. later: the pattern of a time, and
+    of the seconds after it, with %s for each."""
+    pieces = words
+    for name, text in CONDITIONS.items():
+        pieces[name] = text.format(**pieces)
+    seconds = '%s * :minute + :slack' % pieces['run_time']
+    pieces['deadline'] = later % (pieces['utc'], seconds)
+    pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
+    for name, text in DUE.items():
+        pieces[name] = text.format(**pieces)
+    return pieces
 
 
 class Dialect:
-    """A database: its words, as data, and what it alone does."""
+    """A database: its words, as data, and what only it does."""
 
-    mark, begin, returning = '%%(%s)s', 'BEGIN', False
+    module = None  # the driver's
+    pieces = {}  # see pieces_of
+    errors = ()  # (pattern for the beginning of the code, our error, what to do)
+    mark = '%%(%s)s'  # a named value in a statement, for the driver
+    begin = 'BEGIN'
+    returning = False  # whether INSERT and UPDATE can return rows
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
 
     def __init__(self, config):
+        self.config = config
         self.statement = lru_cache(1000)(self.translated)
         try:
-            self.config, self.driver = config, __import__(self.module)
+            self.driver = __import__(self.module)
         except ImportError:
-            raise BadConfig(
-                '%s: db.engine: %s needs %s; install python3-%s, or: pip install %s'
-                % (config.file, config.db_engine, *[self.module] * 3)
+            raise config.bad(
+                'db.engine: %s needs %s; install python3-%s, or: pip install %s'
+                % (config.db_engine, self.module, self.module, self.module)
             ) from None
 
     def translated(self, text, sizes):
         """A statement in this database's words and its driver's marks. sizes: the
         (name, length) of values that are lists; an empty one is NULL."""
 
+        lists = dict(sizes)
+
         def mark(found):
-            names = [found[1]]
-            if found[1] in lists:
-                names = names_of_list(found[1], lists[found[1]])
+            name = found[1]
+            names = [name]
+            if name in lists:
+                names = names_of_list(name, lists[name])
             return ', '.join(self.mark % name for name in names) or 'NULL'
 
-        lists = dict(sizes)
         text = text.format(**self.pieces)
         if self.mark.startswith('%'):
             text = text.replace('%', '%%')
@@ -2019,7 +2042,9 @@ class Dialect:
 class SQLite(Dialect):
     """One file, for one host. Its time zone is the process's."""
 
-    module, mark, begin = 'sqlite3', ':%s', 'BEGIN IMMEDIATE'
+    module = 'sqlite3'
+    mark = ':%s'
+    begin = 'BEGIN IMMEDIATE'
     pieces = pieces_of(
         utc="datetime('now')",
         utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
@@ -2052,10 +2077,8 @@ class SQLite(Dialect):
         return connection
 
     def code_and_text(self, error):
-        return '%s: %s' % (type(error).__name__, error), '%s: %s' % (
-            self.config.db_path,
-            error,
-        )
+        code = '%s: %s' % (type(error).__name__, error)
+        return code, '%s: %s' % (self.config.db_path, error)
 
 
 class MySQL(Dialect):
@@ -2085,9 +2108,23 @@ class MySQL(Dialect):
     )
 
     def open(self, create, host, port, socket):
-        config, types = self.config, self.driver.constants.FIELD_TYPE
+        connection = self.log_in(create, host, port, socket)
+        cursor = connection.cursor()
+        for statement in self.settings():
+            cursor.execute(statement)
+        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
+            cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
+        cursor.execute('SELECT @@global.read_only')
+        if cursor.fetchone()[0]:
+            raise self.driver.OperationalError(1290, 'the server is read-only')
+        return connection
+
+    def log_in(self, create, host, port, socket):
+        """A connection; to make tables it waits for an answer as long as it takes."""
+        config = self.config
         timeout = None if create else config.db_timeout
-        local = socket or host in ('localhost', '127.0.0.1', '::1')
+        types = self.driver.constants.FIELD_TYPE
+        times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
         connect = partial(
             self.driver.connect,
             host=host,
@@ -2103,30 +2140,24 @@ class MySQL(Dialect):
             read_timeout=timeout,
             write_timeout=timeout,
             client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
-            conv={
-                **self.driver.converters.conversions,
-                types.TIME: str,  # stay text
-                types.DATETIME: str,
-                types.TIMESTAMP: str,
-            },
+            conv={**self.driver.converters.conversions, **times},  # times stay text
         )
-        try:  # without TLS, for which PyMySQL reads all certificates, where it may be
-            connection = connect(ssl_disabled=bool(local and not config.db_tls))
+        is_local = socket or host in ('localhost', '127.0.0.1', '::1')
+        # For TLS, PyMySQL reads all certificates of the machine: not where it is local.
+        try:
+            return connect(ssl_disabled=bool(is_local and not config.db_tls))
         except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
-            connection = connect()
-        cursor = connection.cursor()
-        cursor.execute('SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED')
-        # A lock is waited for less long than an answer: so a claim is never in doubt.
-        cursor.execute(
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
-            'innodb_lock_wait_timeout = %d' % max(1, config.db_timeout - 1)
+            return connect()
+
+    def settings(self):
+        """Statements for each new session. Lock waits time out before reads do, so a
+        claim that timed out has certainly failed."""
+        lock_wait = max(1, self.config.db_timeout - 1)
+        return (
+            'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
+            'SET SESSION innodb_lock_wait_timeout = %d' % lock_wait,
         )
-        if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
-            cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
-        cursor.execute('SELECT @@global.read_only')
-        if cursor.fetchone()[0]:
-            raise self.driver.OperationalError(1290, 'the server is read-only')
-        return connection
 
     def check_tables(self, store):
         for table, engine in self.unsafe_tables(store):
@@ -2142,18 +2173,18 @@ class MySQL(Dialect):
 
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
-        where = ', '.join(host[2] or '%s:%d' % host[:2] for host in self.config.hosts)
-        return str(number), 'database %s: error %s: %s' % (
-            where,
-            number,
-            str(text).split(' (')[0],
+        hosts = ', '.join(
+            socket or '%s:%d' % (host, port) for host, port, socket in self.config.hosts
         )
+        text = str(text).split(' (')[0]
+        return str(number), 'database %s: error %s: %s' % (hosts, number, text)
 
 
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
 
-    module, returning = 'psycopg', True
+    module = 'psycopg'
+    returning = True
     upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({marks}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
@@ -2170,8 +2201,8 @@ class PostgreSQL(Dialect):
         least='LEAST',
         lock='FOR UPDATE',
         later="(%s + (%s) * INTERVAL '1 second')",
-        by_due='run_token, next_run_utc',
-    )  # all of the index, or it sorts all rows
+        by_due='run_token, next_run_utc',  # all of the index, or it sorts all rows
+    )
     errors = (
         ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
         ('42P01|42703', Problem, RUN_INIT),
@@ -2182,26 +2213,23 @@ class PostgreSQL(Dialect):
     )
 
     def open(self, create, host, port, socket):
-        config, limit = self.config, 0 if create else int(1000 * self.config.db_timeout)
+        config = self.config
+        limit = 0 if create else int(1000 * config.db_timeout)  # milliseconds
         os.environ.pop('PGTZ', None)  # it would be this host's time zone
-        tls = {
-            'sslrootcert' if key == 'ca' else 'ssl' + key: path
-            for key, path in (config.db_tls or {'mode': 'prefer'}).items()
-        }
         connection = self.driver.connect(
             host=socket or host,
             port=port,
             user=config.db_username,
-            autocommit=True,
             password=config.db_password,
             dbname=config.db_database,
-            keepalives_idle=1,
+            autocommit=True,
             connect_timeout=max(2, int(config.db_timeout)),
+            keepalives_idle=1,
+            keepalives_interval=1,
             tcp_user_timeout=limit,
             options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
             '-c statement_timeout=%d' % (limit // 2, limit),
-            **{'sslmode': 'verify-full', **tls},
-            keepalives_interval=1,
+            **self.tls(),
         )
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
@@ -2211,9 +2239,18 @@ class PostgreSQL(Dialect):
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
+    def tls(self):
+        """db.tls as libpq names it."""
+        if not self.config.db_tls:
+            return {'sslmode': 'prefer'}
+        names = {'ca': 'sslrootcert', 'cert': 'sslcert', 'key': 'sslkey'}
+        files = {names[key]: file for key, file in self.config.db_tls.items()}
+        return {'sslmode': 'verify-full', **files}
+
     def code_and_text(self, error):
-        code, text = getattr(error, 'sqlstate', None), str(error).strip()
-        return '%s: %s' % (code, text), 'database: ' + text.split('\n')[0]
+        text = str(error).strip()
+        code = '%s: %s' % (getattr(error, 'sqlstate', None), text)
+        return code, 'database: ' + text.split('\n')[0]
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}

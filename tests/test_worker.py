@@ -277,7 +277,7 @@ def test_a_second_signal_leaves_at_once_and_the_next_worker_reports(place):
     for _ in range(2):
         worker.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    assert worker.wait(1) == 0 and b'1 runs go on' in worker.stderr.read()
+    assert worker.wait(1) == 0 and b'1 runs are still running' in worker.stderr.read()
     assert place.job(job).run_token
     run_to_end(place)
     assert status_of(place, job) == 'Success' and state_is_clean(place)
