@@ -147,53 +147,23 @@ def line_of(problem):
     return ' '.join(str(problem).split())
 
 
-JOB_COLUMNS = (
-    'id',
-    'description',
-    'command',
-    'active',
-    'start_anchor',
-    'stop_anchor',
-    'frequency',
-    'max_run_time',
-    'last_start',
-    'last_end',
-    'last_status',
-    'last_worker',
-    'schedule',
-    'next_run_utc',
-    'run_no',
-    'run_token',
-    'run_deadline_utc',
-    'claimed_start',
-    'run_requested',
-    'stop_requested',
+# Rows of the tables. A Job without arguments is one that no longer exists.
+Job = namedtuple(
+    'Job',
+    # those of the Perl program, in its order
+    'id description command active start_anchor stop_anchor frequency max_run_time '
+    'last_start last_end last_status last_worker '
+    # ours
+    'schedule next_run_utc run_no run_token run_deadline_utc claimed_start '
+    'run_requested stop_requested',
+    defaults=(None,) * 20,
 )
-RUN_COLUMNS = (
-    'job_id',
-    'run_no',
-    'due_utc',
-    'started_at',
-    'ended_at',
-    'duration_ms',
-    'worker',
-    'status',
-    'exit_code',
+Run = namedtuple(
+    'Run',
+    'job_id run_no due_utc started_at ended_at duration_ms worker status exit_code '
     'output',
 )
-HOST_COLUMNS = (
-    'name',
-    'last_seen',
-    'worker',
-    'version',
-    'max_tasks',
-    'running',
-    'skew_ms',
-)
-# A row of `job`; without arguments, a job that no longer exists.
-Job = namedtuple('Job', JOB_COLUMNS, defaults=(None,) * len(JOB_COLUMNS))
-Run = namedtuple('Run', RUN_COLUMNS)  # a row of `run`, the history
-Host = namedtuple('Host', HOST_COLUMNS)
+Host = namedtuple('Host', 'name last_seen worker version max_tasks running skew_ms')
 
 
 class Kind:
@@ -3684,7 +3654,7 @@ def cmd_log(args, config):
 def cmd_hosts(args, config):
     """list the hosts, as of their last minute"""
     rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
-    print_rows(rows, args.json, *map(cell, HOST_COLUMNS))
+    print_rows(rows, args.json, *map(cell, Host._fields))
 
 
 @command('check')

@@ -9,7 +9,7 @@ import subprocess
 
 from conftest import ROOT, Place, dc
 
-COLUMNS = {'job': dc.JOB_COLUMNS, 'run': dc.RUN_COLUMNS, 'host': dc.HOST_COLUMNS}
+COLUMNS = {'job': dc.Job._fields, 'run': dc.Run._fields, 'host': dc.Host._fields}
 TYPES = {  # a type of SQLite: what MySQL and PostgreSQL call theirs
     'INTEGER': ('int unsigned', 'bigint'),
     'TINYINT(1)': ('tinyint', 'smallint'),

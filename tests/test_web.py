@@ -204,7 +204,7 @@ def add_history(place, job, count, status='Success', worker='here-7', **more):
             }
         )
     place.store.upsert(
-        'run', [dc.Run(*[row[column] for column in dc.RUN_COLUMNS]) for row in rows]
+        'run', [dc.Run(*[row[column] for column in dc.Run._fields]) for row in rows]
     )
     last = rows[-1]
     place.store.change(

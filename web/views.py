@@ -129,8 +129,7 @@ def run_of(job, local_now):
     """The run of a job that is running, as a row of the history, where it is not yet.
     Its status is 'running'."""
     start = dc.moment(job.last_start) or local_now
-    row = dc.row_type(*dc.RUN_COLUMNS)
-    return row(
+    return dc.Run(
         job_id=job.id,
         run_no=job.run_no,
         due_utc=job.next_run_utc,
