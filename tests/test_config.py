@@ -251,8 +251,13 @@ def test_the_first_says_all_keys_and_their_defaults(folder):
             [1, 2, 'all'],
             [3, 'one', True],
         ),
-        (dc.TEXT, 'text', ['x', 1, 1.5], [True, ['x'], {'x': 1}]),
-        (dc.TEXTS, 'a list of texts', [['x'], ['x', 'y']], [[], [1], ['x', 1], 'x']),
+        (dc.ANY_TEXT, 'text', ['x', 1, 1.5], [True, ['x'], {'x': 1}]),
+        (
+            dc.TEXTS,
+            'a list of texts',
+            [['x'], ['x', 'y']],
+            [[], [1], ['x', 1], 'x'],
+        ),
         (dc.YES_OR_NO, 'yes or no', [True, False], ['yes', 1, 0, None]),
     ],
 )
