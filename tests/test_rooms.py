@@ -139,6 +139,14 @@ def test_no_section_is_too_long(text):
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 
+def test_no_name_is_defined_twice(text):
+    """The second would silently be what the section with the first one uses, too."""
+    count = Counter(
+        name for statement in ast.parse(text).body for name in names_of(statement)[0]
+    )
+    assert {name for name, times in count.items() if times > 1} == set()
+
+
 def test_references_go_downward_only(text):
     assert sorted(violations(text)) == []
 
