@@ -3006,7 +3006,8 @@ def write_first_config():
                 os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
             with open(file, 'x') as stream:
                 stream.write(FIRST_CONFIG)
-            print('configuration written: %s' % file)
+            # Not into the SQL of --print.
+            print('configuration written: %s' % file, file=sys.stderr)
             return file
     raise BadConfig('no configuration: %s: none can be written' % ', '.join(places))
 
