@@ -29,7 +29,8 @@ Exact behaviour
     command itself ends; processes that it left in the background keep running.
  9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
     comes twice runs the first time. Expressions whose minute or hour field begins with
-    * keep running by elapsed time.
+    * follow elapsed time: minutes that do not exist are left out, and the hour that
+    comes twice counts twice.
 10. An edit wins over what was computed from the row before it. A run in progress keeps
     its command.
 11. Worker and database may die at any moment: runners keep running, and the host's next

@@ -146,9 +146,9 @@ def test_init_of_an_installed_script_writes_the_first_into_the_home(
 ):
     """Run as a module would be: from among the packages, with nothing beside it."""
     place = Installed(folder, 'lib/%s' % package_folder)
-    _, out, err = place.run('init')
+    _, _, err = place.run('init')
     assert not os.path.exists(place.beside)
-    assert 'configuration written: %s\n' % place.in_home in out
+    assert 'configuration written: %s\n' % place.in_home in err
     config = dc.load_config(place.in_home, 'here')
     in_home = os.path.dirname(place.in_home)
     assert config.db_path == os.path.join(in_home, 'distributed_cron.db')
@@ -159,15 +159,15 @@ def test_init_of_an_installed_script_writes_the_first_into_the_home(
 
 def test_the_first_is_written_beside_a_script_that_stands_alone(folder):
     place = Installed(folder)
-    _, out, _ = place.run('init')
-    assert 'configuration written: %s\n' % place.beside in out
+    _, _, err = place.run('init')
+    assert 'configuration written: %s\n' % place.beside in err
     assert os.listdir(place.home) == []
 
 
 def test_the_first_goes_where_it_can(places, capsys):
     write(os.path.dirname(places[0]), 'a file, where a folder would have to be')
     assert dc.write_first_config() == places[1]
-    assert capsys.readouterr().out == 'configuration written: %s\n' % places[1]
+    assert capsys.readouterr().err == 'configuration written: %s\n' % places[1]
     assert os.stat(os.path.dirname(places[1])).st_mode & 0o777 == 0o700
     assert dc.find_config() == places[1]
 
