@@ -36,12 +36,13 @@ def installed(tmp_path):
     return str(folder / 'venv/bin/distributed_cron')
 
 
-def run(installed, folder, *args):
+def run(installed, folder, *args, home=None):
     """What the installed command prints, started in a folder, without our variables."""
+    home = str(home or folder)
     done = subprocess.run(
         [installed, *args],
         cwd=folder,
-        env={'PATH': os.environ['PATH'], 'HOME': str(folder), 'TMPDIR': str(folder)},
+        env={'PATH': os.environ['PATH'], 'HOME': home, 'TMPDIR': home},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=60,
@@ -59,12 +60,25 @@ def test_an_installed_program(installed, tmp_path, mariadb):
     for engine, server in (('sqlite', None), ('mysql', mariadb)):
         folder = tmp_path / engine
         folder.mkdir()
-        work_with(installed, Place(folder, engine, server, 'installed'))
+        place = Place(folder, engine, server, 'installed')
+        work_with(installed, place, '--config', os.path.basename(place.file))
+    work_without_a_configuration(installed, tmp_path)
 
 
-def work_with(installed, place):
+def work_without_a_configuration(installed, home):
+    """init writes one, not among Python's packages; then all commands find it."""
+    assert run(installed, home, '--help').startswith('usage: distributed_cron [')
+    file = home / '.config' / 'distributed_cron.yml'
+    said = run(installed, home, 'init')
+    assert 'configuration written: %s\n' % file in said and 'tables ready' in said
+    elsewhere = home / 'elsewhere'
+    elsewhere.mkdir()
+    said = run(installed, elsewhere, 'check', home=home)
+    assert 'ok   config: %s\n' % file in said and 'ok   schema: jobs: 0' in said
+
+
+def work_with(installed, place, *config):
     """init, twice, check, add, and a pass of the crontab's."""
-    config = ['--config', os.path.basename(place.file)]
     assert 'CREATE TABLE' in run(installed, place.folder, *config, 'init', '--print')
     for _ in range(2):
         assert 'tables ready' in run(installed, place.folder, *config, 'init')
