@@ -33,6 +33,8 @@ PAGE = os.path.join(ROOT, 'web', 'index.cgi')
 spec = importlib.util.spec_from_file_location('distributed_cron', SCRIPT)
 dc = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(dc)
+# The quick suite installs no browser.
+collect_ignore = [] if importlib.util.find_spec('selenium') else ['test_web_browser.py']
 
 
 @pytest.fixture(scope='session')

@@ -26,6 +26,9 @@ OPTIONS = (
 LOOKS = 'prefers-color-scheme'
 
 
+pytestmark = pytest.mark.slow
+
+
 class Browser(webdriver.Chrome):
     """A chromium with a new profile; css finds what there must be one of."""
 

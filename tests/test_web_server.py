@@ -309,7 +309,10 @@ def name_of(pair):
     return '%s-%s' % (pair[0].__name__.lower(), pair[1])
 
 
-PAIRS = [(Lighttpd, 'mysql'), (Apache, 'postgresql'), (Lighttpd, 'sqlite')]
+PAIRS = [
+    pytest.param(pair, marks=pytest.mark.slow)
+    for pair in [(Lighttpd, 'mysql'), (Apache, 'postgresql'), (Lighttpd, 'sqlite')]
+]
 
 
 @pytest.fixture(scope='module', params=PAIRS, ids=name_of)
@@ -498,6 +501,7 @@ def test_the_server_has_nothing_to_complain_of(site):
     assert complaints == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pair', [(Lighttpd, 'sqlite'), (Apache, 'mysql')], ids=name_of)
 def test_a_server_that_asks_for_no_login_only_shows(request, pair):
     """Whoever forgets the login gives nobody the right to write."""

@@ -452,7 +452,6 @@ def test_frozen_between_claim_and_start_starts_nothing(place):
     assert place.job(job).run_token is None
 
 
-@pytest.mark.slow
 def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_place):
     place = mysql_place
     config = place.config('one')
@@ -531,26 +530,28 @@ def counted(place):
     )
 
 
-@pytest.mark.slow
-def test_three_workers_500_jobs_ten_rounds(place):
+@pytest.mark.parametrize(
+    'count, rounds', [(100, 2), pytest.param(500, 10, marks=pytest.mark.slow)]
+)
+def test_three_workers_run_each_job_once_a_round(place, count, rounds):
     jobs = [
-        place.add(appending(place, number), frequency=1000) for number in range(500)
+        place.add(appending(place, number), frequency=1000) for number in range(count)
     ]
     place.write(max_tasks=20)
     for name in ('one', 'two', 'three'):
         place.worker(name)
-    for round_ in range(1, 11):
+    for round_ in range(1, rounds + 1):
         if round_ > 1:
             place.store.execute('UPDATE job SET next_run_utc = {utc}')
         wait_until(
-            lambda r=round_: place.sql('SELECT COUNT(*) FROM run')[0][0] == 500 * r,
+            lambda r=round_: place.sql('SELECT COUNT(*) FROM run')[0][0] == count * r,
             60,
             'round %d' % round_,
         )
         counts = counted(place)
-        assert len(counts) == 500 and set(counts.values()) == {round_}
+        assert len(counts) == count and set(counts.values()) == {round_}
     assert {run.status for run in place.runs()} == {'Success'}
-    assert all(place.job(job).run_no == 10 for job in jobs[:20])
+    assert all(place.job(job).run_no == rounds for job in jobs[:20])
 
 
 @pytest.mark.parametrize(

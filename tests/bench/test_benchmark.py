@@ -25,11 +25,13 @@ def rows_of(name, bench):
     return rows
 
 
+@pytest.mark.slow
 def test_statements_per_run(bench):
     (row,) = rows_of('statements', bench)
     assert row.reached and 0.2 < float(row.measured) <= 2.5, row
 
 
+@pytest.mark.slow
 def test_an_idle_poll_is_one_statement_that_reads_few_rows(bench):
     polls = [row for row in rows_of('idle', bench) if row.what.startswith('idle poll')]
     assert len(polls) == 2 and '100000' in polls[1].what
@@ -41,11 +43,13 @@ def test_an_idle_poll_is_one_statement_that_reads_few_rows(bench):
         assert 0 < int(re.search(r'(\d+) rows', row.measured)[1]) < 50, row
 
 
+@pytest.mark.slow
 def test_many_workers_waste_few_claims_and_log_no_error(bench):
     row = rows_of('contention', bench)[0]
     assert row.reached, row
 
 
+@pytest.mark.slow
 def test_work_is_spread(bench):
     """Of a busy machine less is asked than of an idle one: nobody takes all."""
     row = next(benchmark.ROWS['spread'](bench))
@@ -56,6 +60,7 @@ def test_the_limit_is_measured():
     assert 20 < benchmark.limit(50) < 50000
 
 
+@pytest.mark.slow
 def test_a_lost_run_is_noticed(bench):
     with bench.place() as place:
         place.fill(2)
