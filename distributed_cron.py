@@ -2593,7 +2593,7 @@ COLUMNS = (
         exported=True,
         label='Description',
     ),
-    Column('command', TEXT, option='--command', label='Subcommand'),
+    Column('command', TEXT, option='--command', label='Command'),
     Column(
         'active',
         ACTIVE,
@@ -3719,7 +3719,8 @@ def skew_in_words(store):
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
     with open(args.file, encoding='utf-8', errors='replace') as file:
-        lines = file.read().split('\n')  # not by splitlines: a form feed ends no line
+        text = file.read()
+    lines = text.split('\n')  # not by splitlines: a form feed ends no line
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     store = Store(config).connect()
@@ -3795,9 +3796,9 @@ def description_in(line):
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     time_words = 1 if line.startswith('@') else 5
-    user_words = 1 if system else 0
-    words = line.split(None, time_words + user_words)
-    if len(words) <= time_words + user_words or 'CRON_TZ' in variables:
+    before_command = time_words + 1 if system else time_words
+    words = line.split(None, before_command)
+    if len(words) <= before_command or 'CRON_TZ' in variables:
         raise BadSchedule(
             '%r; allowed: five fields or a macro%s, and a command; not under CRON_TZ'
             % (line, ', a user' if system else '')
@@ -3929,10 +3930,10 @@ def cmd_demo(args, _):
     add_demo_jobs(store, DEMO[1:])
     for config in configs:
         worker_of(config).start()
-    while len(store.query('SELECT 1 FROM run')) < len(DEMO):
-        if time.monotonic() > limit:
-            break
+    ended = 0
+    while ended < len(DEMO) and time.monotonic() < limit:
         time.sleep(0.05)
+        ended = len(store.query('SELECT 1 FROM run'))
     show_demo_runs(store, folder)
     print(NEXT % {'program': command_line()})
 
@@ -3977,8 +3978,16 @@ def kill_a_worker(store, config):
 def show_demo_runs(store, folder):
     """Print what ran. Raises Problem if not each job ran once."""
     rows = store.query('SELECT * FROM run JOIN job ON id = job_id ORDER BY job_id')
-    names = ('job_id', 'description', 'started_at', 'duration_ms', 'worker', 'status')
-    print_rows(rows, False, *map(cell, names))
+    print_rows(
+        rows,
+        False,
+        cell('job_id'),
+        cell('description'),
+        cell('started_at'),
+        cell('duration_ms'),
+        cell('worker'),
+        cell('status'),
+    )
     if [row.job_id for row in rows] != list(range(1, len(DEMO) + 1)):
         raise Problem('demo: not each of the 12 jobs ran once; see %s' % folder)
 
