@@ -44,7 +44,8 @@ Sections
     processes  their start, signals, marks and logs
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
-    schedule   windows, cron expressions, time zones, and the next run
+    schedule   the next run of a job, its window, and the time zone
+    fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
     config     the configuration file, and what it allows
     jobs       what the commands and the web page share: columns, checks, changes
@@ -87,6 +88,8 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1)
 PARKED = datetime(9999, 12, 31)  # as next_run_utc: never due
+LONGEST_FREQUENCY = 5256000  # minutes: ten years
+LONGEST_RUN = 525600  # minutes: a year, the longest max_run_time
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
 RUN_NOW = 0  # as stop_requested of a run in progress: run-now asked for that run
@@ -106,8 +109,8 @@ class BadConfig(Problem):
 
 
 class BadSchedule(Problem):
-    """A cron expression or a window that is wrong, or that can never match. column:
-    the column of `job` that is wrong."""
+    """A job that can't be planned, for instance with an expression that never matches.
+    column: the column of `job` that is wrong; the message does not name it."""
 
     exit_status = 2
 
@@ -1624,74 +1627,265 @@ def plan_after(ending, job, ours, now, zone):
 
 
 ########################################################################################
-# schedule: windows, cron expressions, time zones, and the next run
+# schedule: the next run of a job, its window, and the time zone
 ########################################################################################
-
-# SQLite takes any text as a number; and last_start may be the calendar's first day.
-UNPLANNABLE = BadSchedule, ArithmeticError, TypeError, ValueError
 
 
 def next_run(job, after, now, zone):
-    """When a job, a row of `job`, runs next, a UTC datetime; PARKED if never. after: an
-    expression's next time is strictly after it. now: where it is outside the window, a
-    time before it is past. Raises BadSchedule."""
+    """When a job, a row of `job`, runs next: a UTC datetime, or PARKED for never.
+
+    An expression's next time is strictly after `after`. A frequency job that is late is
+    due in the window of `now`, or else when the next window opens. Raises BadSchedule
+    and nothing else, whatever the row holds: SQLite stores any text as a number.
+    """
     if not job.active:
         return PARKED
-    start, stop = window_of(job)
+    window = Window.of(job)
     if job.schedule is None:
-        when, minutes = now, min(max(job.frequency, 1), 5256000)
-        if job.last_start != job.claimed_start:  # a worker of the Perl program's
-            minutes = max(minutes, min(job.max_run_time, 525600))
-        if moment(job.last_start):
-            when = zone.utc_before(moment(job.last_start), now) + minutes * MINUTE
-        if when < now and not in_window(zone.local(now), start, stop):
-            when = now
-        return opening(when, start, stop, zone)
-    expression = parse(job.schedule)
-    if not any(in_window(EPOCH + at, start, stop) for at in expression.day_times):
+        return next_by_frequency(job, now, window, zone)
+    return next_by_expression(parse(str(job.schedule)), after, window, zone)
+
+
+def next_by_frequency(job, now, window, zone):
+    """`frequency` minutes after the last start, or now for a job that never ran."""
+    when = now
+    minutes = minutes_between_starts(job)
+    if job.last_start is not None:
+        when = zone.utc_before(last_start_of(job), now) + minutes * MINUTE
+    clock = zone.local(now).time()
+    if when < now and not window.contains(clock):
+        when = now  # late, and the window in which it was due has closed
+    return window.opening(when, zone)
+
+
+def minutes_between_starts(job):
+    minutes = minutes_of(job, 'frequency', LONGEST_FREQUENCY)
+    if job.last_start != job.claimed_start:  # a Perl worker's run, which may go on
+        minutes = max(minutes, minutes_of(job, 'max_run_time', LONGEST_RUN))
+    return minutes
+
+
+def minutes_of(job, column, longest):
+    """A column of minutes, brought into 1 to `longest`. Raises BadSchedule."""
+    minutes = getattr(job, column)
+    if not isinstance(minutes, (int, float)):
+        raise BadSchedule('%r; allowed: 1 to %d minutes' % (minutes, longest), column)
+    return min(max(minutes, 1), longest)
+
+
+def last_start_of(job):
+    """The wall-clock time of the last start. Raises BadSchedule if it is no time, or
+    is too close to the ends of the calendar to add years to it."""
+    start = moment(job.last_start)
+    if start is None or start.tzinfo is not None or not 1000 <= start.year <= 9900:
+        raise BadSchedule(
+            '%r; allowed: a time from 1000-01-01 to 9900-12-31' % (job.last_start,),
+            'last_start',
+        )
+    return start
+
+
+def next_by_expression(expression, after, window, zone):
+    """The first time after `after` that the expression and the window allow."""
+    if not any(window.contains((EPOCH + at).time()) for at in expression.day_times):
         raise BadSchedule(
             '%r has no time from %s to %s'
-            % (job.schedule, start, stop.replace('24:00:00', 'midnight'))
+            % (
+                expression.text,
+                window.start,
+                window.stop.replace('24:00:00', 'midnight'),
+            )
         )
-    while when := expression.next_utc(after, zone):
-        opens = opening(when, start, stop, zone)
+    when = expression.next_utc(after, zone)
+    while when is not None:
+        opens = window.opening(when, zone)
         if opens == when:
             return when
-        after = opens - SECOND
+        when = expression.next_utc(opens - SECOND, zone)
     return PARKED
 
 
-def window_of(job):
-    """The ends of a job's window, as text, from 00:00:00 to 24:00:00."""
-    ends = []
-    for name, default in (('start_anchor', '00:00'), ('stop_anchor', '24:00')):
-        value = getattr(job, name) or default
-        if value != default and not re.fullmatch(
-            '([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}', value
+class Window:
+    """The part of the day in which a job may start: [start, stop) in wall-clock time. A
+    start after the stop crosses midnight."""
+
+    def __init__(self, start, stop):
+        self.start = start  # text, 00:00:00 to 23:59:59
+        self.stop = stop  # text, 00:00:00 to 24:00:00
+
+    @classmethod
+    def of(cls, job):
+        """The window of a job; a missing end is midnight. Raises BadSchedule."""
+        start = cls.anchor(job, 'start_anchor', '00:00:00')
+        stop = cls.anchor(job, 'stop_anchor', '24:00:00')
+        if start == stop:
+            raise BadSchedule(
+                '%r is equal to start_anchor: an empty window' % job.stop_anchor,
+                'stop_anchor',
+            )
+        return cls(start, stop)
+
+    @staticmethod
+    def anchor(job, column, midnight):
+        """One end, as HH:MM:SS."""
+        given = str(getattr(job, column) or midnight)
+        text = given + ':00' if len(given) == 5 else given
+        if text != midnight and not re.fullmatch(
+            '([01][0-9]|2[0-3])(:[0-5][0-9]){2}', text
         ):
-            raise BadSchedule('%r; allowed: 00:00 to 23:59' % value, name)
-        ends.append((value + ':00')[:8])
-    if ends[0] == ends[1]:
-        raise BadSchedule(
-            '%r is equal to start_anchor: an empty window' % job.stop_anchor,
-            'stop_anchor',
-        )
-    return ends
+            raise BadSchedule('%r; allowed: 00:00 to 23:59' % given, column)
+        return text
+
+    def contains(self, clock):
+        """Whether the window has a time of day, a datetime.time."""
+        clock = clock.isoformat()
+        if self.start < self.stop:
+            return self.start <= clock < self.stop
+        return clock >= self.start or clock < self.stop
+
+    def opening(self, after, zone):
+        """The first UTC time in the window that is not before `after`."""
+        local = zone.local(after)
+        if self.contains(local.time()):
+            return after
+        day = local.date()
+        while True:
+            when = zone.utc(datetime.fromisoformat('%s %s' % (day, self.start)))
+            # If daylight saving skips the start, a short window may be skipped with it.
+            if when >= after and self.contains(zone.local(when).time()):
+                return when
+            day += DAY
 
 
-def in_window(local, start, stop):
-    """Whether a wall-clock time is in a window, [start, stop)."""
-    at = local.time().isoformat()
-    return start <= at < stop if start < stop else not stop <= at < start
+class Zone:
+    """The database's time zone. The databases differ in how they turn wall-clock time
+    into UTC near a change of the clock, so ask them for the other direction only, and
+    derive this one by one rule for all."""
+
+    SLOT = timedelta(minutes=15)  # clocks change on the quarter hour
+
+    def __init__(self, ask):
+        self.ask = lru_cache(10000)(ask)  # from a UTC datetime to a wall-clock one
+
+    def offset(self, when):
+        """The offset of wall-clock time from UTC at a UTC time."""
+        # MySQL's CONVERT_TZ ends in January 2038 (its manual; 32 bits), and SQLite too
+        # takes an equivalent year from there on. Rules such as "the last Sunday of
+        # March" repeat with the calendar, which has a cycle of 28 years until 2100.
+        if when.year > 2037:
+            cycle = (when.year - 2010) % 28
+            when = when.replace(year=2010 + cycle)
+        slot = when - (when - EPOCH) % self.SLOT
+        return self.ask(slot) - slot
+
+    def local(self, when):
+        """A UTC time as wall-clock time."""
+        return when + self.offset(when)
+
+    def times(self, local):
+        """The UTC times at which the clock shows this: none, one or two, in order."""
+        found = set()
+        for days in (-1, 1):  # by the offset before a change, and by the one after it
+            when = local - self.offset(local + days * DAY)
+            if self.local(when) == local:
+                found.add(when)
+        return sorted(found)
+
+    def utc(self, local):
+        """A wall-clock time as UTC: the first, if the clock shows it twice; the moment
+        of the jump, if the clock skips it."""
+        times = self.times(local)
+        while not times:  # skipped: on to the quarter hour to which the clock jumps
+            local += self.SLOT - (local - EPOCH) % self.SLOT
+            times = self.times(local)
+        return times[0]
+
+    def utc_before(self, local, now):
+        """The last UTC time not after `now` at which the clock showed this; if it never
+        did, the first at which it will."""
+        times = self.times(local) or [self.utc(local)]
+        past = [when for when in times if when <= now]
+        return past[-1] if past else times[0]
 
 
-def opening(after, start, stop, zone):
-    """The first time in a window, UTC, not before `after`."""
-    when, date = after, zone.local(after)
-    while when < after or not in_window(zone.local(when), start, stop):
-        when = zone.utc(datetime.fromisoformat('%s %s' % (date.date(), start)))
-        date += DAY
-    return when
+########################################################################################
+# fields: cron expressions: their five fields, and the times that match them
+########################################################################################
+
+
+class Field:
+    """One of the five fields of a cron expression; see crontab(5)."""
+
+    def __init__(self, name, low, high, allowed, names=''):
+        self.name = name
+        self.low = low
+        self.high = high  # the highest number allowed: for day-of-week 7, Sunday again
+        self.highest = 6 if high == 7 else high  # where * and a/n end
+        self.allowed = allowed  # the values, for messages
+        self.names = names.split()  # of the values, from the lowest on
+
+    def parse(self, text):
+        """The set of a field's values: numbers, and words for what depends on the
+        month: 'l', 'lw', '15w', '5l', '5#2'. Raises BadSchedule."""
+        values = set()
+        for part in text.split(','):
+            found = self.special(part) or self.span(part)
+            if not found:
+                raise BadSchedule(
+                    '%s %r: bad value %r; allowed: %s, *, a-b, steps /n'
+                    % (self.name, text, part, self.allowed)
+                )
+            values.update(found)
+        return values
+
+    def special(self, part):
+        """L, LW and 15W in day-of-month, 5L and 5#2 in day-of-week, as a list of one
+        word; empty for all else."""
+        if self.name == 'day-of-month':
+            if part in ('l', 'lw'):
+                return [part]
+            number = self.number(part[:-1])
+            if part.endswith('w') and number is not None:
+                return ['%dw' % number]
+        if self.name == 'day-of-week':
+            day, ending = re.fullmatch('(.*?)(l|#[1-5])?', part, re.DOTALL).groups()
+            number = self.number(day)
+            if ending and number is not None:
+                return ['%d%s' % (number % 7, ending)]
+        return []
+
+    def span(self, part):
+        """The numbers of *, a or a-b, each also with a step /n; a/n goes on to the
+        highest value. Empty if the part is none of these."""
+        span, slash, step = part.partition('/')
+        if span == '*':
+            first, last = self.low, self.highest
+        elif '-' in span:
+            first, last = map(self.number, span.split('-', 1))
+            if self.name == 'day-of-week' and first and last == 0:
+                last = 7  # FRI-SUN
+        else:
+            first = self.number(span)
+            last = self.highest if slash else first
+        step = self.step(step) if slash else 1
+        if None in (first, last, step):
+            return []
+        numbers = range(first, last + 1, step)
+        return [0 if number > self.highest else number for number in numbers]
+
+    def number(self, text):
+        """The value of a number or a name; None if the field has no such value."""
+        if text in self.names:
+            return self.low + self.names.index(text)
+        digits = re.fullmatch('0*([0-9]{1,2})', text)
+        if digits and self.low <= int(digits[1]) <= self.high:
+            return int(digits[1])
+        return None
+
+    def step(self, text):
+        """The number of a step, 1 to 9999; None if it is none."""
+        digits = re.fullmatch('0*([1-9][0-9]{0,3})', text)
+        return int(digits[1]) if digits else None
 
 
 class Expression:
@@ -1706,201 +1900,148 @@ class Expression:
         '@midnight': '0 0 * * *',
         '@hourly': '0 * * * *',
     }
-    # name, lowest, highest, the names of values, what else is allowed
     FIELDS = (
-        ('minute', 0, 59, [], ''),
-        ('hour', 0, 23, [], ''),
-        ('day-of-month', 1, 31, [], ', L, LW, 15W'),
-        (
+        Field('minute', 0, 59, '0-59'),
+        Field('hour', 0, 23, '0-23'),
+        Field('day-of-month', 1, 31, '1-31, L, LW, 15W'),
+        Field(
             'month',
             1,
             12,
-            [
-                'jan',
-                'feb',
-                'mar',
-                'apr',
-                'may',
-                'jun',
-                'jul',
-                'aug',
-                'sep',
-                'oct',
-                'nov',
-                'dec',
-            ],
-            ' or jan-dec',
+            '1-12 or jan-dec',
+            'jan feb mar apr may jun jul aug sep oct nov dec',
         ),
-        (
+        Field(
             'day-of-week',
             0,
             7,
-            ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'],
-            ' or sun-sat, 5L, 5#2',
+            '0-7 or sun-sat, 5L, 5#2',
+            'sun mon tue wed thu fri sat',
         ),
     )
+    # The calendar repeats a day in at most 40 years: 29 February on a given weekday.
+    YEARS = 50
 
     def __init__(self, text):
-        fields = self.MACROS.get(text.strip().lower(), text).lower().split()
-        if len(fields) != 5:
+        self.text = text
+        texts = self.MACROS.get(text.strip().lower(), text).lower().split()
+        if len(texts) != 5:
+            found = '%d fields' % len(texts)
+            if texts == ['@reboot']:
+                found = 'a job belongs to no machine whose start could count'
             raise BadSchedule(
                 '%r: %s; allowed: five fields, or %s'
-                % (
-                    text,
-                    'a job belongs to no machine whose start could count'
-                    if fields == ['@reboot']
-                    else '%d fields' % len(fields),
-                    ' '.join(self.MACROS),
-                )
+                % (text, found, ' '.join(self.MACROS))
             )
-        minutes, hours, self.month_days, self.months, self.week_days = map(
-            self.field, range(5), fields
-        )
-        self.day_times = [
-            (60 * hour + minute) * MINUTE
+        values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
+        minutes, hours, self.month_days, self.months, self.week_days = values
+        self.nearest = [  # 15w
+            word for word in self.month_days if re.fullmatch('[0-9]+w', str(word))
+        ]
+        self.day_times = [  # since midnight, in order
+            timedelta(hours=hour, minutes=minute)
             for hour in sorted(hours)
             for minute in sorted(minutes)
         ]
-        # Debian's cron: a field that begins with * counts as unrestricted.
-        self.either = not (fields[2].startswith('*') or fields[4].startswith('*'))
-        self.elapsed = fields[1].startswith('*')
+        star = [part.startswith('*') for part in texts]
+        # A field that begins with * is unrestricted, whatever follows, as in Debian.
+        self.either_day = not star[2] and not star[4]
+        self.elapsed = star[0] or star[1]
         if self.next_local(datetime(2000, 1, 1)) is None:
             raise BadSchedule('%r never matches: the calendar has no such day' % text)
 
-    def field(self, index, text):
-        name, low, high, names, more = self.FIELDS[index]
-        number = {
-            form % value: value
-            for value in range(low, high + 1)
-            for form in ('%d', '%02d')
-        }
-        number.update((name, low + value) for value, name in enumerate(names))
-        special = {}  # what depends on the month stays text: l, lw, 15w; 5l, 5#2
-        if name == 'day-of-month':
-            special = {word + 'w': '%dw' % number[word] for word in number}
-            special.update(l='l', lw='lw')
-        elif name == 'day-of-week':
-            special = {
-                word + end: '%d%s' % (number[word] % 7, end)
-                for word in number
-                for end in ('l', '#1', '#2', '#3', '#4', '#5')
-            }
-        top, values = 6 if high == 7 else high, set()
-        for part in text.split(','):
-            if part in special:
-                values.add(special[part])
-                continue
-            span, slash, step = part.partition('/')
-            span = '%d-%d' % (low, top) if span == '*' else span
-            first, dash, last = span.partition('-')
-            begin = number.get(first)
-            end = number.get(last) if dash else top if slash else begin
-            if high == 7 and begin and end == 0:
-                end = 7  # FRI-SUN
-            if (
-                begin is None
-                or end is None
-                or begin > end
-                or not re.fullmatch('0*[1-9][0-9]{0,3}', step if slash else '1')
-            ):
-                raise BadSchedule(
-                    '%s %r: bad value %r; allowed: %d-%d%s, *, a-b, '
-                    'steps /n' % (name, text, part, low, high, more)
-                )
-            values.update(range(begin, end + 1, int(step or 1)))
-        return {0 if (high, value) == (7, 7) else value for value in values}
+    def next_utc(self, after, zone):
+        """The first UTC time strictly after this one; None if there is none. Daylight
+        saving is treated as Debian's cron does."""
+        if self.elapsed:
+            return self.next_elapsed(after, zone)
+        return self.next_fixed(after, zone)
 
-    def days(self, year, month):
-        """The days of a month that match, in order."""
-        first = datetime(year, month, 1)
-        count = ((first + 31 * DAY).replace(day=1) - first).days
-        week_day = {day: (first.weekday() + day) % 7 for day in range(1, count + 1)}
-        working = [day for day in week_day if 1 <= week_day[day] <= 5]
-        named = {'l': count, 'lw': working[-1], **{day: day for day in week_day}}
-        for day in week_day:  # W, as in Quartz: the nearest weekday within the month
-            named['%dw' % day] = min((abs(one - day), one) for one in working)[1]
-        by_month = {named[value] for value in self.month_days & set(named)}
-        by_week = {
-            day
-            for day in week_day
-            if self.week_days
-            & {
-                week_day[day],
-                '%d#%d' % (week_day[day], (day + 6) // 7),
-                '%dl' % week_day[day] if day + 7 > count else '',
-            }
-        }
-        return sorted(by_month | by_week if self.either else by_month & by_week)
+    def next_fixed(self, after, zone):
+        """Each time runs once a day: a time that the clock skips at the moment of the
+        jump, a time that it shows twice the first time."""
+        local = self.next_local(zone.local(after))
+        while local is not None and zone.utc(local) <= after:
+            local = self.next_local(local)
+        return local and zone.utc(local)
+
+    def next_elapsed(self, after, zone):
+        """It runs whenever the clock shows a matching time: not at times that the clock
+        skips, and again at times that it shows twice."""
+        shown = zone.local(after)
+        # If the clock is put back within three hours, it will show earlier times again.
+        local = min(shown, after + zone.offset(after + 180 * MINUTE))
+        found = []
+        while not found or local <= shown:
+            local = self.next_local(local)
+            if local is None:
+                break
+            found += [when for when in zone.times(local) if when > after]
+        return min(found, default=None)
 
     def next_local(self, after):
         """The first wall-clock time strictly after this one; None if there is none."""
-        start = 12 * after.year + after.month - 1
-        for number in range(start, start + 600):
-            year, month = divmod(number, 12)
-            if month + 1 in self.months and year < 9999:
-                for day in self.days(year, month + 1):
-                    midnight = datetime(year, month + 1, day)
-                    for at in self.day_times if midnight + DAY > after else ():
-                        if midnight + at > after:
-                            return midnight + at
+        day = datetime(after.year, after.month, after.day)
+        while day.year < min(after.year + self.YEARS, 9999):
+            if day.month not in self.months:
+                day = last_day(day) + DAY
+                continue
+            if self.matches(day):
+                for at in self.day_times:
+                    if day + at > after:
+                        return day + at
+            day += DAY
         return None
 
-    def next_utc(self, after, zone):
-        """The first UTC time strictly after this one, through daylight saving as
-        Debian's cron: a skipped time runs at the jump, one that comes twice the first
-        time. For a * in the hour by elapsed time: what the clock shows twice runs
-        twice, what it skips does not run."""
-        local = shown = zone.local(after)
-        found = []
-        if self.elapsed:  # if the clock is put back soon: what it will show again
-            local = min(shown, after + zone.offset(after + DAY / 8))
-        while not (found and local > shown) and (local := self.next_local(local)):
-            times = zone.times(local) if self.elapsed else [zone.utc(local)]
-            found += [when for when in times if when > after]
-        return min(found, default=None)
+    def matches(self, day):
+        """Whether a day of a matching month matches, a datetime. If both day fields are
+        restricted, either is enough."""
+        if self.either_day:
+            return self.matches_month_day(day) or self.matches_week_day(day)
+        return self.matches_month_day(day) and self.matches_week_day(day)
+
+    def matches_month_day(self, day):
+        if day.day in self.month_days:
+            return True
+        if 'l' in self.month_days and day == last_day(day):
+            return True
+        if 'lw' in self.month_days and day == nearest_weekday(last_day(day)):
+            return True
+        for word in self.nearest:
+            target = day + (int(word[:-1]) - day.day) * DAY
+            if target.month == day.month and nearest_weekday(target) == day:
+                return True
+        return False
+
+    def matches_week_day(self, day):
+        week_day = day.isoweekday() % 7  # Sunday is 0
+        if week_day in self.week_days:
+            return True
+        if '%dl' % week_day in self.week_days and day + 7 * DAY > last_day(day):
+            return True
+        week = (day.day + 6) // 7
+        return '%d#%d' % (week_day, week) in self.week_days
+
+
+def last_day(day):
+    """The last day of a day's month."""
+    next_month = day.replace(day=1) + 31 * DAY
+    return next_month.replace(day=1) - DAY
+
+
+def nearest_weekday(day):
+    """The day from Monday to Friday, of the same month, that is nearest to a day."""
+    if day.isoweekday() == 6:
+        return day - DAY if day.day > 1 else day + 2 * DAY
+    if day.isoweekday() == 7:
+        return day + DAY if day < last_day(day) else day - 2 * DAY
+    return day
 
 
 @lru_cache(4096)
 def parse(text):
-    """The Expression of a text; raises BadSchedule."""
+    """The Expression of a text. Raises BadSchedule."""
     return Expression(text)
-
-
-class Zone:
-    """The database's time zone, learned by asking for UTC times as wall-clock times:
-    the databases differ in turning them back, so here is the one rule for that."""
-
-    SLOT = timedelta(minutes=15)  # offsets change on the quarter hour
-
-    def __init__(self, ask):
-        self.ask = lru_cache(10000)(ask)  # from a UTC datetime to a wall-clock one
-
-    def offset(self, when):
-        """The offset of wall-clock time from UTC at a UTC time."""
-        if when.year > 2037:  # databases end there; years repeat after 28
-            when = when.replace(year=2010 + (when.year - 2010) % 28)
-        slot = when - (when - EPOCH) % self.SLOT
-        return self.ask(slot) - slot
-
-    def local(self, when):
-        return when + self.offset(when)
-
-    def times(self, local):
-        """The UTC times at which the clock shows this: none, one or two."""
-        found = {local - self.offset(local + days * DAY) for days in (-1, 1)}
-        return sorted(when for when in found if self.local(when) == local)
-
-    def utc(self, local):
-        """A wall-clock time as UTC: the first, where it comes twice; the moment of the
-        jump, where it is skipped."""
-        while not (times := self.times(local)):
-            local += self.SLOT - (local - EPOCH) % self.SLOT  # the clock jumped to one
-        return times[0]
-
-    def utc_before(self, local, now):
-        """The last UTC time not after `now` at which the clock showed this."""
-        times = self.times(local) or [self.utc(local)]
-        return max([when for when in times if when <= now] or times[:1])
 
 
 ########################################################################################
@@ -2648,8 +2789,6 @@ LENGTHS = {  # fewest and most characters
     'command': (1, 12000),
     'schedule': (0, 255),
 }
-LONGEST_FREQUENCY = 5256000  # minutes: ten years
-LONGEST_RUN = 525600  # minutes: a year
 ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
 
 # What people may do to a job. sql: one statement, which changes no row if there is

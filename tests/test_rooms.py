@@ -21,6 +21,7 @@ ABOVE = [
     'store',
     'endings',
     'schedule',
+    'fields',
     'dialects',
     'config',
 ]
