@@ -1246,8 +1246,9 @@ class Store:
                 ORDER BY {by_due} LIMIT 1),
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
-        due_in = (moment(due) or PARKED) - moment(now)
-        return Look(moment(now), due_in.total_seconds(), unplanned, overdue)
+        now = moment(now)
+        due = moment(due) or PARKED
+        return Look(now, (due - now).total_seconds(), unplanned, overdue)
 
     def plan(self, now, due=False):
         """Write next_run_utc of jobs that have none, or park them. With `due`: of those
@@ -1934,9 +1935,12 @@ class Expression:
                 % (text, found, ' '.join(self.MACROS))
             )
         values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
-        minutes, hours, self.month_days, self.months, self.week_days = values
+        minutes, hours, month_days, months, week_days = values
+        self.month_days = month_days
+        self.months = months
+        self.week_days = week_days
         self.nearest = [  # 15w
-            word for word in self.month_days if re.fullmatch('[0-9]+w', str(word))
+            word for word in month_days if re.fullmatch('[0-9]+w', str(word))
         ]
         self.day_times = [  # since midnight, in order
             timedelta(hours=hour, minutes=minute)
