@@ -124,7 +124,10 @@ class Away(Problem):
 
 
 class Again(Problem):
-    """The statement lost against another one (deadlock, lock wait): repeat the step."""
+    """The statement lost against another one (deadlock, lock wait): repeat the step.
+    jobs: ids of the jobs whose rows it wanted."""
+
+    jobs = ()
 
 
 class BadData(Problem):
@@ -261,6 +264,7 @@ SHARE_PAUSE = 0.02  # seconds after such a claim
 ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
 HELLO = 60  # seconds between two reports that this host is there
+LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
 
 def work(config, forever=False):
@@ -289,6 +293,8 @@ class Worker:
         self.failures = 0  # turns in a row that failed
         self.misses = 0  # turns in a row in which something was due and none was had
         self.burst = 0  # turns in a row in which something was due and a slot was free
+        self.locked = LockedJobs()
+        self.lost = False  # this turn, a step lost against another transaction
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
 
@@ -320,6 +326,7 @@ class Worker:
 
     def turn(self):
         """One round of the steps in the life of a run; returns the seconds to wait."""
+        self.lost = False
         endings = self.claims.settle(self.config.kill_grace)
         self.store.connect()
         self.report_ended(endings)
@@ -338,6 +345,8 @@ class Worker:
     def pause(self, seen, slots, moved):
         """Seconds to wait after a turn. slots: how many due jobs could be started;
         moved: how many were planned or started."""
+        if self.lost:
+            return jitter(0.05)
         if moved:  # there may be more to do
             self.misses = 0
             others_first = 0 < self.burst <= SHARED and moved < slots
@@ -449,22 +458,43 @@ class Worker:
 
     def report_ended(self, endings):
         """end: report how runs have ended; the folder then forgets them."""
-        self.record('end', endings)
-        self.claims.forget_ended()
+        self.claims.forget(self.record('end', endings))
 
     def record(self, step, endings):
-        """Write Endings into the database, and into the log."""
-        if not endings:
-            return
-        for refusal in self.store.end(endings):
+        """Write Endings into the database, and into the log. Returns those that were
+        written; the others wait for a later turn."""
+
+        def write():
+            free = [ending for ending in endings if ending.job not in self.locked]
+            refusals = self.store.end(free) if free else []
+            return free, refusals
+
+        written, refusals = self.attempt(write) or ([], [])
+        for refusal in refusals:
             self.complain(refusal)
-        self.log.write(
-            *(
+        for ending in written:
+            self.log.write(
                 '%s: job %d run %s: %s'
                 % (step, ending.job, ending.run_no, ending.status)
-                for ending in endings
             )
-        )
+        return written
+
+    def attempt(self, step, *args):
+        """Do a step. When it loses against another transaction, leave alone the jobs
+        whose rows are locked, and do it once more. Returns None if that fails too: no
+        step keeps the turn from the next one."""
+        for _ in range(2):
+            try:
+                return step(*args)
+            except Again as problem:
+                for job in self.store.locked(problem.jobs):
+                    if self.locked.add(job):
+                        self.log.write(
+                            'job %d: another transaction keeps its row locked; it is '
+                            'left alone meanwhile' % job
+                        )
+        self.lost = True
+        return None
 
     def look_after_claims(self):
         """mine: pass on requests to stop; give back what was claimed and never started,
@@ -488,8 +518,8 @@ class Worker:
         )
         if boottime() >= self.next_hello or is_leaving:
             self.next_hello = boottime() + HELLO
-            self.store.hello(self.name, self.claims.running(), seen.now)
-            self.store.purge(seen.now)
+            self.attempt(self.store.hello, self.name, self.claims.running(), seen.now)
+            self.attempt(self.store.purge, seen.now)
 
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
@@ -498,7 +528,9 @@ class Worker:
 
     def plan(self, seen):
         """plan: returns how many jobs got a time, or were parked."""
-        return self.store.plan(seen.now) if seen.unplanned else 0
+        if not seen.unplanned:
+            return 0
+        return self.attempt(lambda: self.store.plan(seen.now, skip=self.locked)) or 0
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -511,9 +543,13 @@ class Worker:
         """find, claim, collect, start: returns how many runs were started."""
         if not slots:
             return 0
-        jobs = self.store.find(slots, share=self.burst <= SHARED)
+        return self.attempt(self.claim_and_start, seen, slots) or 0
+
+    def claim_and_start(self, seen, slots):
+        share = self.burst <= SHARED
+        jobs = self.store.find(slots, share, skip=self.locked)
         if not jobs:  # due by time, but for the window or a Perl worker's run
-            self.store.plan(seen.now, due=True)
+            self.store.plan(seen.now, due=True, skip=self.locked)
             return 0
         claim = self.claims.new()
         try:
@@ -553,6 +589,28 @@ class Worker:
             Log(self.config.worker_log, self.name, 1 << 50).write('runner: %r' % error)
         finally:
             os._exit(0)
+
+
+class LockedJobs:
+    """The jobs whose rows somebody else keeps locked. Each is left alone for a while,
+    so that it delays no other: 2 seconds, then twice as long each time, up to 30."""
+
+    def __init__(self):
+        self.until = {}  # job id -> the boottime until which it is left alone
+        self.seconds = {}  # job id -> for how long that was
+
+    def __contains__(self, job):
+        return self.until.get(job, 0) > boottime()
+
+    def add(self, job):
+        """Leave a job alone. Returns whether it was not locked a while ago."""
+        first, longest = LOCKED
+        now = boottime()
+        is_new = self.until.get(job, 0) < now - longest
+        seconds = first if is_new else min(longest, 2 * self.seconds[job])
+        self.seconds[job] = seconds
+        self.until[job] = now + seconds
+        return is_new
 
 
 def jitter(seconds):
@@ -888,9 +946,13 @@ class Claims(dict):
             claim.end_orphans(grace)
         return [ending for claim in self.values() for ending in claim.endings()]
 
-    def forget_ended(self):
-        for claim in self.values():
-            claim.forget_ended()
+    def forget(self, endings):
+        """Forget runs whose Endings are reported."""
+        jobs = defaultdict(list)
+        for ending in endings:
+            jobs[ending.token].append(ending.job)
+        for token in jobs:
+            self[token].forget(jobs[token])
 
     def heed(self, rows):
         """Pass on the requests to stop in rows that our claims hold. Returns Endings of
@@ -1043,11 +1105,8 @@ class Claim:
             if 'kind' in facts
         ]
 
-    def forget_ended(self):
+    def forget(self, jobs):
         """Forget what is reported; a line keeps the next worker from reporting it."""
-        jobs = [job for job, facts in self.runs.items() if 'kind' in facts]
-        if not jobs:
-            return
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
         with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
@@ -1236,6 +1295,7 @@ class Store:
         self.dialect = DIALECTS[config.db_engine](config)
         self.connection = None  # the driver's
         self.zone = None  # the database's time zone, once connected
+        self.used = 0  # the boottime of the last statement
         self.reported = {}  # job id -> run_no; what was recorded since the last purge
 
     def look(self):
@@ -1250,19 +1310,21 @@ class Store:
         due = moment(due) or PARKED
         return Look(now, (due - now).total_seconds(), unplanned, overdue)
 
-    def plan(self, now, due=False):
+    def plan(self, now, due=False, skip=()):
         """Write next_run_utc of jobs that have none, or park them. With `due`: of those
-        whose time has come, but not their window. Returns how many."""
+        whose time has come, but not their window. Returns how many. skip: jobs that are
+        left alone."""
         which = '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
-        jobs = self.query(
+        rows = self.query(
             'SELECT * FROM job WHERE run_token IS NULL AND next_run_utc %s LIMIT 500'
             % which
         )
+        jobs = sorted(row for row in rows if row.id not in skip)
         read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
         unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
         planned = 0
-        with self.transaction():
-            for job in sorted(jobs):
+        with self.wanting([job.id for job in jobs]), self.transaction():
+            for job in jobs:
                 when, status = self.plan_of(job, now)
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = :when, last_status = :status
@@ -1284,22 +1346,23 @@ class Store:
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
-    def find(self, count, share=False):
+    def find(self, count, share=False, skip=()):
         """Ids of so many due jobs, at random among the first of them. With `share`: of
-        an eighth of them, where `count` would take them all."""
-        found = self.query(
+        an eighth of them, where `count` would take them all. skip: as in plan."""
+        rows = self.query(
             'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
         )
+        found = [row.id for row in rows if row.id not in skip]
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
 
-        return sorted(row.id for row in sample(found, min(count, len(found))))
+        return sorted(sample(found, min(count, len(found))))
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what collect says."""
-        update = '''UPDATE job SET run_token = :token, run_no = run_no + 1,
+        update = '''UPDATE job {by_key} SET run_token = :token, run_no = run_no + 1,
             last_start = {local}, claimed_start = {local}, last_worker = :worker,
             run_deadline_utc = {deadline}, run_requested = 0,
             stop_requested = CASE WHEN run_requested = 1 THEN :run_now END
@@ -1312,9 +1375,10 @@ class Store:
             'slack': self.config.kill_grace + MARGIN,
             'jobs': jobs,
         }
-        if self.dialect.returning:
-            return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
-        claimed = self.change(update, **values)
+        with self.wanting(jobs):
+            if self.dialect.returning:
+                return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
+            claimed = self.change(update, **values)
         return self.collect(token) if claimed else []
 
     def collect(self, token):
@@ -1328,7 +1392,7 @@ class Store:
         tried alone, then without output, and never holds up the others. Returns a
         message for each row that it could not record."""
         try:
-            with self.transaction():
+            with self.wanting([ending.job for ending in endings]), self.transaction():
                 self.end_all(endings)
             return []
         except BadData as problem:
@@ -1344,7 +1408,7 @@ class Store:
         ids = sorted({ending.job for ending in endings})
         # The rows are locked, in order: no edit comes between, and none can deadlock.
         rows = self.query(
-            'SELECT * FROM job WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
+            'SELECT * FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
         )
         jobs = {row.id: row for row in rows}
         now = self.now()
@@ -1371,7 +1435,7 @@ class Store:
     def free(self, ids, last_end, last_status, next_run_utc, run_requested):
         """Write the end of runs into their jobs, which then run no more."""
         self.change(
-            '''UPDATE job SET last_end = :last_end, last_status = :last_status,
+            '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
             next_run_utc = :next_run_utc, run_requested = :run_requested,
             run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
             WHERE id IN (:ids)''',
@@ -1449,11 +1513,27 @@ class Store:
             self.execute_many(delete % '<=', too_many)
         self.reported.clear()
 
+    def locked(self, jobs):
+        """Those of the jobs whose rows another transaction has locked."""
+        return [job for job in jobs if self.is_locked(job)]
+
+    def is_locked(self, job):
+        if self.dialect.locks_rows:
+            try:
+                self.query(
+                    'SELECT id FROM job WHERE id = :job FOR UPDATE NOWAIT', job=job
+                )
+            except Again:
+                return True
+        return False
+
     # What the steps stand on.
 
     def connect(self):
         """Connect, if there is no connection, and look whether the tables are there.
         Returns self."""
+        if boottime() > self.used + self.dialect.idle_limit():
+            self.close()  # the server has done so, for instance while we were stopped
         if self.connection is None:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
@@ -1511,6 +1591,7 @@ class Store:
                 values.update(zip(names_of_list(name, len(value)), value))
                 del values[name]
         text = self.dialect.statement(text, tuple(sizes))
+        self.used = boottime()
         with self.translated_errors():
             cursor = self.connection.cursor()
             cursor.execute(text, values)
@@ -1521,7 +1602,7 @@ class Store:
         if rows:
             text = self.dialect.statement(text, ())
             with self.translated_errors():
-                self.connection.cursor().executemany(text, rows)
+                self.dialect.execute_many(self.connection, text, rows)
 
     @contextmanager
     def translated_errors(self):
@@ -1535,6 +1616,15 @@ class Store:
             raise problem from None
         except (UnicodeError, OverflowError) as error:  # of an argument
             raise BadData(str(error)) from None
+
+    @contextmanager
+    def wanting(self, jobs):
+        """An Again in it names the jobs whose rows were wanted."""
+        try:
+            yield
+        except Again as problem:
+            problem.jobs = jobs
+            raise
 
     @contextmanager
     def transaction(self):
@@ -2100,6 +2190,7 @@ class Dialect:
     mark = '%%(%s)s'  # a named value in a statement, for the driver
     begin = 'BEGIN'
     returning = False  # whether INSERT and UPDATE can return rows
+    locks_rows = True  # and can say at once that somebody has locked one
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
 
     def __init__(self, config):
@@ -2143,6 +2234,14 @@ class Dialect:
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
 
+    def execute_many(self, connection, text, rows):
+        connection.cursor().executemany(text, rows)
+
+    def idle_limit(self):
+        """Seconds after which the server ends a session that says nothing. By this, a
+        host that dies or stops inside a transaction keeps its locks no longer."""
+        return max(10, int(self.config.poll_seconds + 3 * self.config.db_timeout))
+
     def check_tables(self, store):
         """Raise Problem when the tables can't keep what is promised."""
 
@@ -2161,6 +2260,7 @@ class SQLite(Dialect):
     module = 'sqlite3'
     mark = ':%s'
     begin = 'BEGIN IMMEDIATE'
+    locks_rows = False
     pieces = pieces_of(
         utc="datetime('now')",
         utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
@@ -2171,6 +2271,7 @@ class SQLite(Dialect):
         greatest='MAX',
         least='MIN',
         lock='',
+        by_key='',
         by_due='next_run_utc',
         later="datetime(%s, '+' || (%s) || ' seconds')",
     )
@@ -2211,12 +2312,14 @@ class MySQL(Dialect):
         greatest='GREATEST',
         least='LEAST',
         lock='FOR UPDATE',
+        # or it may scan the table, and wait for a locked row that is not asked for
+        by_key='FORCE INDEX (PRIMARY)',
         by_due='next_run_utc',
         later='(%s + INTERVAL (%s) SECOND)',
     )
     errors = (
-        ('1020|1205|1213', Again, ''),
-        ('1048|1062|126|1292|1366|1406|1690', BadData, ''),
+        ('1020|1205|1213|3572', Again, ''),
+        ('1048|1062|126|1292|1366|1406|1644|1690|3819|4025', BadData, ''),
         ('1049|1054|1146', Problem, RUN_INIT),
         ('1044|1142|1419', Problem, '; the account needs more rights'),
         ('1045', Problem, '; look at db.username and db.password'),
@@ -2231,7 +2334,8 @@ class MySQL(Dialect):
         if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
             cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
         cursor.execute('SELECT @@global.read_only')
-        if cursor.fetchone()[0]:
+        # Since version 12, MariaDB says a word: OFF, ON, NO_LOCK, NO_LOCK_NO_ADMIN.
+        if str(cursor.fetchone()[0]).upper() not in ('0', 'OFF'):
             raise self.driver.OperationalError(1290, 'the server is read-only')
         return connection
 
@@ -2273,6 +2377,7 @@ class MySQL(Dialect):
             'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
             'SET SESSION innodb_lock_wait_timeout = %d' % lock_wait,
+            'SET SESSION wait_timeout = %d' % self.idle_limit(),
         )
 
     def check_tables(self, store):
@@ -2316,6 +2421,7 @@ class PostgreSQL(Dialect):
         greatest='GREATEST',
         least='LEAST',
         lock='FOR UPDATE',
+        by_key='',
         later="(%s + (%s) * INTERVAL '1 second')",
         by_due='run_token, next_run_utc',  # all of the index, or it sorts all rows
     )
@@ -2343,8 +2449,8 @@ class PostgreSQL(Dialect):
             keepalives_idle=1,
             keepalives_interval=1,
             tcp_user_timeout=limit,
-            options='-c datestyle=ISO -c client_encoding=utf8 -c lock_timeout=%d '
-            '-c statement_timeout=%d' % (limit // 2, limit),
+            prepare_threshold=None,  # behind pgbouncer, sessions change under us
+            options=' '.join('-c %s=%s' % pair for pair in self.settings(limit)),
             **self.tls(),
         )
         for kind in ('timestamp', 'time'):  # which stay text
@@ -2354,6 +2460,24 @@ class PostgreSQL(Dialect):
         if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
+
+    def settings(self, limit):
+        """The settings of a session; limit: milliseconds to wait for an answer."""
+        return (
+            ('datestyle', 'ISO'),
+            ('client_encoding', 'utf8'),
+            ('lock_timeout', limit // 2),
+            ('statement_timeout', limit),
+            ('idle_in_transaction_session_timeout', 1000 * self.idle_limit()),
+            ('synchronous_commit', 'on'),  # a claim that is answered survives a crash
+        )
+
+    def execute_many(self, connection, text, rows):
+        cursor = connection.cursor()
+        cursor.executemany(text, rows)
+        # After the pipeline of executemany the server takes a session for busy, and so
+        # does not end it if we stop here. A plain statement mends that.
+        cursor.execute('SELECT 1')
 
     def tls(self):
         """db.tls as libpq names it."""

@@ -18,7 +18,7 @@ from faults import checker
 from faults.cluster import FAKETIME, Host, now, send
 from servers import wait_until, within
 
-CLAIM, REPORT = b'UPDATE job SET run_token = ', b'COMMIT'
+CLAIM, REPORT = b' SET run_token = ', b'COMMIT'
 COLLECT = b'FROM job WHERE run_token = '
 DATABASES = ('mariadb', 'postgresql')
 BACK = 10  # seconds in which workers are back at a database that has come back
