@@ -13,8 +13,13 @@ from test_worker import children
 GRACE = 0.5
 SHORT = {'minute': 2, 'margin': 1}
 DEADLINE = 2 + 1 + 1  # seconds after the claim, rounded up
-# Half a second before its kill, a command can't do more: it is deaf.
 DEAF = 'trap "" TERM; '
+NOTE = '''for other in $(cat PIDS); do
+    read -r _ _ state rest < /proc/$other/stat || continue
+    [ "$state" = Z ] || echo $other beside $$ >> OVERLAPS
+done 2>&-
+echo $$ >> PIDS
+'''  # a run notes its process, and which run of its job it is beside
 
 
 class Runs:
@@ -24,15 +29,10 @@ class Runs:
         """command: what a run becomes; with {sleep}: to sleep for longer than a test."""
         self.place = place
         self.pids, self.overlaps = place.folder + '/pids', place.folder + '/overlaps'
-        note = (
-            'for p in $(cat {pids} 2>&-); do\n'
-            '  read -r _ _ state rest < /proc/$p/stat || continue\n'
-            '  [ "$state" = Z ] || echo $p beside $$ >> {overlaps}\n'
-            'done 2>&-\n'
-            'echo $$ >> {pids}\n'
-        ).format(pids=shlex.quote(self.pids), overlaps=shlex.quote(self.overlaps))
-        sleep = 'sleep ' + place.mark
-        self.job = place.add(note + command.replace('{sleep}', sleep), **values)
+        text = NOTE + command.replace('{sleep}', 'sleep ' + place.mark)
+        text = text.replace('PIDS', shlex.quote(self.pids))
+        text = text.replace('OVERLAPS', shlex.quote(self.overlaps))
+        self.job = place.add(text, **values)
 
     def begun(self, count=1):
         """The processes of so many runs, once they have begun."""
@@ -132,7 +132,9 @@ def test_a_disk_that_hangs_delays_no_limit(sqlite_place):
     if subprocess.run(['mount', '-o', 'loop', image, log]).returncode:
         pytest.skip('no mounts here')
     try:
-        place.write(kill_grace=GRACE, log={'location': log}, state={'location': 'state'})
+        place.write(
+            kill_grace=GRACE, log={'location': log}, state={'location': 'state'}
+        )
         loud = Runs(place, 'sleep 1; echo loud; exec {sleep}')
         start_worker(place, 'one', **SHORT)
         (process,) = loud.begun()
@@ -170,7 +172,7 @@ def test_a_command_without_its_mark_ends_before_its_run_is_lost(
     runs = Runs(place, command, max_run_time=30)
     worker = start_worker(place, 'one')
     (process,) = runs.begun()
-    wait_until(lambda: b'DISTRIBUTED_CRON' not in environment(process), what='its exec')
+    wait_until(lambda: is_unmarked(process))
     runner = runner_of(worker)
     if who == 'both':
         worker.kill()
@@ -185,9 +187,10 @@ def test_a_command_without_its_mark_ends_before_its_run_is_lost(
     assert place.runs(runs.job)[0].status.startswith('ERROR: lost')
 
 
-def environment(process):
+def is_unmarked(process):
+    """Whether its environment does not show any more whose it is."""
     with open('/proc/%d/environ' % process, 'rb') as file:
-        return file.read()
+        return b'DISTRIBUTED_CRON' not in file.read()
 
 
 # Orphans: commands that outlived both their runner and its worker.
