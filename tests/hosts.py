@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pymysql
 import yaml
 from conftest import ROOT, wait_until
 from faults.proxy import Proxy
@@ -51,15 +52,25 @@ def proxy_of(place):
 
 @contextlib.contextmanager
 def row_lock(place, job):
-    """Somebody's open transaction, in which a job's row was changed."""
-    store = place.new_store()
-    store.execute(store.dialect.begin)
-    store.execute("UPDATE job SET description = 'mine' WHERE id = :job", job=job)
-    try:
+    """Somebody's open transaction, in which a job's row was changed; by a connection of
+    a person's, without the limits of ours."""
+    database = place.values['db']['database']
+    if place.engine == 'postgresql':
+        connection = place.server.connect(database)
+    else:
+        connection = pymysql.connect(
+            host='127.0.0.1',
+            port=place.server.port,
+            user='dc',
+            password='secret',
+            database=database,
+        )
+    with contextlib.closing(connection):
+        cursor = connection.cursor()
+        cursor.execute('BEGIN')
+        cursor.execute("UPDATE job SET description = 'mine' WHERE id = %d" % job)
         yield
-    finally:
-        store.execute('ROLLBACK')
-        store.close()
+        cursor.execute('ROLLBACK')
 
 
 class Ticks:
