@@ -1,5 +1,6 @@
 """A run is over before its next one starts, whatever is stuck or has died on its host."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -57,6 +58,16 @@ def runner_of(worker):
     return runner
 
 
+@contextlib.contextmanager
+def stopped(process):
+    """A process stands still for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def is_recorded(place, job, alive):
     """Whether a job's first run is recorded; then what it was must be gone."""
     recorded = [run for run in place.runs(job) if run.run_no == 1]
@@ -74,14 +85,14 @@ def test_a_stopped_runners_command_ends_by_its_limit(place, command):
     runs = Runs(place, command)
     worker = start_worker(place, 'one', **SHORT)
     (process,) = runs.begun()
-    runner = runner_of(worker)
-    os.kill(runner, signal.SIGSTOP)
-    runs.ask_for_another()
-    wait_until(lambda: not is_alive(process), DEADLINE + 8, 'the end of the command')
-    wait_until(lambda: is_recorded(place, runs.job, process), DEADLINE + 8)
-    runs.begun(2)
-    assert not runs.has_overlapped()
-    os.kill(runner, signal.SIGCONT)
+    with stopped(runner_of(worker)):
+        runs.ask_for_another()
+        wait_until(
+            lambda: not is_alive(process), DEADLINE + 8, 'the end of the command'
+        )
+        wait_until(lambda: is_recorded(place, runs.job, process), DEADLINE + 8)
+        runs.begun(2)
+        assert not runs.has_overlapped()
     assert place.runs(runs.job)[0].status.startswith('ERROR: ')
     assert worker.poll() is None
 
@@ -93,12 +104,12 @@ def test_another_host_starts_nothing_beside_a_stopped_runners_command(server_pla
     runs = Runs(place, 'exec {sleep}')
     worker = start_worker(place, 'one', minute=2, margin=3)
     (process,) = runs.begun()
-    os.kill(runner_of(worker), signal.SIGSTOP)
-    start_worker(place, 'two', minute=2, margin=3)
-    runs.ask_for_another()
-    wait_until(lambda: is_recorded(place, runs.job, process), 15)
-    runs.begun(2)
-    assert not runs.has_overlapped()
+    with stopped(runner_of(worker)):
+        start_worker(place, 'two', minute=2, margin=3)
+        runs.ask_for_another()
+        wait_until(lambda: is_recorded(place, runs.job, process), 15)
+        runs.begun(2)
+        assert not runs.has_overlapped()
 
 
 def test_a_log_that_hangs_delays_no_limit(place):
@@ -108,16 +119,20 @@ def test_a_log_that_hangs_delays_no_limit(place):
     loud = Runs(place, 'echo loud; exec {sleep}')
     quiet = Runs(place, 'exec {sleep}')
     os.makedirs(os.path.join(place.folder, 'log'), exist_ok=True)
-    os.mkfifo(os.path.join(place.folder, 'log', '%d.log' % loud.job))
+    fifo = os.path.join(place.folder, 'log', '%d.log' % loud.job)
+    os.mkfifo(fifo)
     start_worker(place, 'one', **SHORT)
-    processes = wait_until(lambda: len(loud.processes()) > 1 and loud.processes())
-    wait_until(
-        lambda: not any(map(is_alive, processes)),
-        DEADLINE + 8,
-        'the end of the commands',
-    )
-    for job in loud.job, quiet.job:
-        wait_until(lambda job=job: place.runs(job), what='the record')
+    processes = loud.begun(2)  # both note in one file
+    try:
+        wait_until(
+            lambda: not any(map(is_alive, processes)),
+            DEADLINE + 8,
+            'the end of the commands',
+        )
+        for job in loud.job, quiet.job:
+            wait_until(lambda job=job: place.runs(job), what='the record')
+    finally:
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))  # it hangs no more
 
 
 @pytest.mark.slow
