@@ -220,6 +220,83 @@ class KillInReport(KillInClaim):
     statement = REPORT
 
 
+class StopInsidePlan(StopInClaim):
+    """The worker is frozen within a transaction: its COMMIT is not sent."""
+
+    databases, statement = DATABASES, b'UPDATE job SET next_run_utc'
+
+    def length(self):
+        return self.cluster.deadline + self.random.uniform(10, 15)
+
+
+class StopInsideReport(StopInsidePlan):
+    statement = b'UPDATE job SET last_end'
+
+
+class VanishInsidePlan(KillWorker):
+    """The host dies within a transaction, and no FIN says so to the server."""
+
+    databases, statement = DATABASES, b'UPDATE job SET next_run_utc'
+    kills = True
+
+    def length(self):
+        return self.cluster.deadline + self.random.uniform(10, 15)
+
+    def start(self):
+        self.hit = threading.Event()
+        for proxy in self.host.proxies:
+            proxy.vanish(self.statement, self.strike)
+        if not self.hit.wait(20):
+            self.miss('no such statement')
+            self.strike()
+
+    def strike(self):
+        if not self.hit.is_set():
+            self.host.kill()
+            self.hit.set()
+
+    def heal(self):
+        for proxy in self.host.proxies:
+            proxy.vanishing = None
+        super().heal()
+
+
+class VanishInsideReport(VanishInsidePlan):
+    statement = b'UPDATE job SET last_end'
+
+
+class StopRunner(Fault):
+    """Runners stand still for longer than their runs may last: the host's worker ends
+    the commands all the same."""
+
+    kills = True
+
+    def length(self):
+        return self.cluster.deadline + self.random.uniform(6, 8)
+
+    def inflict(self, length):
+        jobs = [self.attack.add_job(300) for _ in range(6)]
+        within(lambda: all(map(self.attack.has_started, jobs)), 3)
+        super().inflict(length)
+
+    def start(self):
+        self.stopped = self.host.runners()
+        self.commands = self.host.processes() - {self.host.worker.pid, *self.stopped}
+        for process in self.stopped:
+            send(process, signal.SIGSTOP)
+        if not self.commands:
+            self.miss('no command')
+
+    def heal(self):
+        left = self.commands & self.host.processes()
+        if left:
+            self.attack.fail(
+                '%s: %d processes outlive their limit' % (self.name, len(left))
+            )
+        for process in self.stopped:
+            send(process, signal.SIGCONT)
+
+
 class CutOff(StopWorker):
     """The host's way to the database swallows all, for longer than the deadline."""
 
@@ -502,6 +579,27 @@ class Locked(Fault):
     def heal(self):
         self.connection.execute('ROLLBACK')
         self.connection.close()
+
+
+class RowLocked(Fault):
+    """Somebody has begun a transaction, changed a job that is due, and gone to lunch.
+    It explains nothing of other jobs."""
+
+    of, databases, seconds = 'table', DATABASES, (5, 10)
+    hosts = ['nobody']
+
+    def start(self):
+        self.job = self.attack.add_job(0.2, due=now() + 2)
+        self.connection = self.server.connect('dc')
+        cursor = self.connection.cursor()
+        cursor.execute('BEGIN')
+        text = "UPDATE job SET description = 'edited' WHERE id = %d"
+        cursor.execute(text % self.job)
+
+    def heal(self):
+        self.connection.cursor().execute('ROLLBACK')
+        self.connection.close()
+        del self.attack.jobs[self.job]  # it is late, and only that it runs is looked at
 
 
 # Nodes of a cluster.

@@ -38,6 +38,8 @@ class Proxy:
         self.share = 1  # of the requests that wait
         self.pattern, self.times = None, 0  # so many statements that hold it are cut
         self.watched, self.act = None, None  # text on which to act, once
+        self.vanishing = None  # text after which a link passes nothing more
+        self.rewrite = None  # what the server is asked instead: bytes to bytes
         self.answered = (
             False  # cut when the server has answered, not before it is asked
         )
@@ -50,6 +52,13 @@ class Proxy:
     def watch(self, pattern, act):
         """Do something, once, when a statement that holds this text comes."""
         self.act, self.watched = act, pattern
+        self.reset()
+
+    def vanish(self, pattern, act):
+        """Pass on the next statement that holds this text, and nothing after it on that
+        connection: not even its end, should the client die. So a host looks to a server
+        when its cable is pulled. Then do something."""
+        self.act, self.vanishing = act, pattern
         self.reset()
 
     def reset(self):
@@ -89,6 +98,12 @@ class Link:
 
     def __init__(self, proxy, client):
         self.proxy, self.client, self.server, self.cutting = proxy, client, None, False
+        self.vanished = False
+
+    async def pass_nothing(self):
+        """Until the proxy is closed, or the server gives up."""
+        while not self.server.is_closing():
+            await asyncio.sleep(0.05)
 
     def abort(self):
         for writer in filter(None, (self.client, self.server)):
@@ -106,6 +121,13 @@ class Link:
             if proxy.watched and proxy.watched in data:
                 proxy.watched = None
                 proxy.act()
+            if proxy.rewrite:
+                data = proxy.rewrite(data)
+            if proxy.vanishing and proxy.vanishing in data:
+                proxy.vanishing, self.vanished = None, True
+                self.server.write(data)
+                proxy.act()
+                return await self.pass_nothing()
             if proxy.times and proxy.pattern in data:
                 proxy.times, proxy.cuts = proxy.times - 1, proxy.cuts + 1
                 if not proxy.answered:
@@ -121,6 +143,8 @@ class Link:
                 await asyncio.sleep(0.05)
             if self.cutting:
                 return self.abort()
+            if self.vanished:
+                continue
             self.client.write(data)
             await self.client.drain()
         self.client.close()
