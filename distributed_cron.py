@@ -295,6 +295,7 @@ class Worker:
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.locked = LockedJobs()
         self.lost = False  # this turn, a step lost against another transaction
+        self.gave_back = False  # this turn, a run was given back
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
 
@@ -327,6 +328,9 @@ class Worker:
     def turn(self):
         """One round of the steps in the life of a run; returns the seconds to wait."""
         self.lost = False
+        self.gave_back = False
+        if self.state.make_wake():
+            self.listen()
         endings = self.claims.settle(self.config.kill_grace)
         self.store.connect()
         self.report_ended(endings)
@@ -345,6 +349,8 @@ class Worker:
     def pause(self, seen, slots, moved):
         """Seconds to wait after a turn. slots: how many due jobs could be started;
         moved: how many were planned or started."""
+        if self.gave_back:  # whatever the reason is, it may still be there
+            return self.config.poll_seconds
         if self.lost:
             return jitter(0.05)
         if moved:  # there may be more to do
@@ -465,7 +471,8 @@ class Worker:
         written; the others wait for a later turn."""
 
         def write():
-            free = [ending for ending in endings if ending.job not in self.locked]
+            locked = self.locked.jobs()
+            free = [ending for ending in endings if ending.job not in locked]
             refusals = self.store.end(free) if free else []
             return free, refusals
 
@@ -473,6 +480,8 @@ class Worker:
         for refusal in refusals:
             self.complain(refusal)
         for ending in written:
+            if ending.kind == Kind.GIVEN_BACK:
+                self.gave_back = True
             self.log.write(
                 '%s: job %d run %s: %s'
                 % (step, ending.job, ending.run_no, ending.status)
@@ -524,13 +533,18 @@ class Worker:
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
         if seen.overdue:
-            self.record('recover', self.store.overdue())
+            here = self.claims.here()
+            overdue = self.store.overdue()
+            self.record('recover', [run for run in overdue if run.job not in here])
 
     def plan(self, seen):
         """plan: returns how many jobs got a time, or were parked."""
         if not seen.unplanned:
             return 0
-        return self.attempt(lambda: self.store.plan(seen.now, skip=self.locked)) or 0
+        return (
+            self.attempt(lambda: self.store.plan(seen.now, skip=self.locked.jobs()))
+            or 0
+        )
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -547,9 +561,10 @@ class Worker:
 
     def claim_and_start(self, seen, slots):
         share = self.burst <= SHARED
-        jobs = self.store.find(slots, share, skip=self.locked)
+        skip = self.locked.jobs() | self.claims.here()
+        jobs = self.store.find(slots, share, skip)
         if not jobs:  # due by time, but for the window or a Perl worker's run
-            self.store.plan(seen.now, due=True, skip=self.locked)
+            self.store.plan(seen.now, due=True, skip=skip)
             return 0
         claim = self.claims.new()
         try:
@@ -599,8 +614,10 @@ class LockedJobs:
         self.until = {}  # job id -> the boottime until which it is left alone
         self.seconds = {}  # job id -> for how long that was
 
-    def __contains__(self, job):
-        return self.until.get(job, 0) > boottime()
+    def jobs(self):
+        """The jobs that are left alone now."""
+        now = boottime()
+        return {job for job, until in self.until.items() if until > now}
 
     def add(self, job):
         """Leave a job alone. Returns whether it was not locked a while ago."""
@@ -648,6 +665,7 @@ class Command:
         self.pipe = None  # the end from which its output is read
         self.begun = None  # time.monotonic()
         self.process = None  # process id
+        self.born = None  # when that process was started; see begin_of
         self.exit = None  # its exit status, once it has ended
         self.cause = None  # why we end it
         self.kill_at = None  # the boottime at which it gets SIGKILL
@@ -667,32 +685,45 @@ class Runner:
         self.results = []  # lines for the claim's file, until the disk has taken them
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
-        wake = os.path.join(config.state_location, 'wake')
-        self.wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK)
         self.selector = selectors.DefaultSelector()
-        self.watch_signals()
+        self.wakeup = self.watch_signals()
+        # What may block is done elsewhere, so that it delays no limit.
+        self.logs = Errands(self.wakeup)
+        self.disk = Errands(self.wakeup)
 
     def watch_signals(self):
-        """Make the end of a child end the wait."""
+        """Make the end of a child end the wait, as a byte into this descriptor does."""
         signals, wakeup = os.pipe()
+        os.set_blocking(signals, False)
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         empty = partial(os.read, signals, 4096)
         self.selector.register(signals, selectors.EVENT_READ, empty)
+        return wakeup
 
     def loop(self):
-        """Start the commands, and stay until each has its result on the disk."""
-        while self.waiting or self.live or self.results:
+        """Start the commands, and stay until each has its result on the disk; then as
+        long as somebody has a pipe of theirs, who would die of SIGPIPE without us."""
+        while self.waiting or self.live or self.results or self.disk.is_busy():
             for command in self.waiting[:AT_ONCE]:
                 self.start(command)
             del self.waiting[:AT_ONCE]
-            pause = 0 if self.waiting else max(0, self.next_check - boottime())
-            for key, _ in self.selector.select(pause):
-                key.data()  # copies output, or empties the pipe of signals
+            self.wait(0 if self.waiting else max(0, self.next_check - boottime()))
             self.bury()
             if boottime() >= self.next_check:
                 self.next_check = boottime() + (0.05 if self.enforce_limits() else 1)
-            self.keep_results()
+            if self.results and not self.disk.is_busy():
+                self.disk.do(self.keep_results)
+        os.close(self.claim.file)  # it holds no run any more
+        while len(self.selector.get_map()) > 1:
+            self.wait(None)
+        self.logs.finish()
+
+    def wait(self, seconds):
+        """Until somebody writes, or a command ends: copy output."""
+        for key, _ in self.selector.select(seconds):
+            with suppress(OSError):  # no error of one run may end the others
+                key.data()
 
     def bury(self):
         """Note the commands that have ended."""
@@ -703,43 +734,63 @@ class Runner:
                 self.finish(command, status_of(command.exit))
 
     def keep_results(self):
-        """Make results survive crashes, and wake whichever worker there is."""
-        if not self.results:
-            return
-        with suppress(OSError):  # a full disk: keep them, and the lock
-            wake = b'.' * len(self.results)
-            append(self.claim.file, *self.results)
+        """Make results survive crashes, and wake whichever worker there is. On a full
+        disk, keep them and the lock, and try again."""
+        results = list(self.results)
+        try:
+            append(self.claim.file, *results)
             os.fsync(self.claim.file)
-            self.results.clear()
-            os.write(self.wake, wake)
+        except OSError:
+            time.sleep(1)
+            return
+        del self.results[: len(results)]
+        with suppress(OSError):
+            wake = os.open(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(wake, b'.' * len(results))
+            os.close(wake)
 
     # Starting.
 
     def start(self, command):
         """Start one command, unless too little of its time is left."""
         if command.limit - boottime() < command.max_run_time / 2:
-            status = 'given back: too little time left before its deadline'
-            self.results.append(
-                ending_line(command.job, Kind.GIVEN_BACK, status, run_no=command.run_no)
-            )
+            self.give_back(command, 'too little time left before its deadline')
             return
         try:
             append(self.claim.file, self.start_line(command))
-        except OSError:
-            return  # a full disk: without this line it is given back when we end
+        except OSError as error:  # a full disk
+            self.give_back(command, error.strerror)
+            return
         command.log = Log(
             self.config.job_log(command.job), self.worker, self.config.log_max_bytes
         )
         command.begun = time.monotonic()
-        output = self.open_pipe(command)
         try:
-            command.process = spawn(command.text, self.environment_of(command), output)
-            self.live[command.process] = command
+            self.spawn(command)
         except (OSError, ValueError) as error:
             reason = getattr(error, 'strerror', None) or error
             self.finish(command, 'ERROR: could not start: %s' % reason)
+
+    def give_back(self, command, reason):
+        self.results.append(
+            ending_line(
+                command.job,
+                Kind.GIVEN_BACK,
+                'given back: %s' % reason,
+                run_no=command.run_no,
+            )
+        )
+
+    def spawn(self, command):
+        output = self.open_pipe(command)
+        try:
+            command.process = spawn(command.text, self.environment_of(command), output)
         finally:
             os.close(output)
+        self.live[command.process] = command
+        command.born = begin_of(command.process)
+        with suppress(OSError):  # a full disk
+            append(self.claim.file, spawned_line(command))
 
     def start_line(self, command):
         return {
@@ -749,6 +800,7 @@ class Runner:
             'due': command.due,
             'started': command.started,
             'worker': self.worker,
+            'limit': command.limit,
         }
 
     def environment_of(self, command):
@@ -777,7 +829,7 @@ class Runner:
         """Copy what is in a command's pipe to its log, in one read."""
         data = command.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
-            command.log.feed(data)
+            self.logs.do(command.log.feed, data)
             command.tail = (command.tail + data[-TAIL:])[-TAIL:]
         elif data is not None:
             self.selector.unregister(command.pipe)
@@ -786,14 +838,17 @@ class Runner:
     def enforce_limits(self):
         """End what ran out of time or is to be stopped. Returns the commands that are
         just being ended."""
-        to_stop = read_text(self.claim.path + '.stop').split()
+        to_stop = ()
+        with suppress(OSError):  # try again
+            to_stop = read_text(self.claim.path + '.stop').split()
         for command in self.live.values():
             if not command.cause:
                 command.cause = self.cause_to_end(command, to_stop)
         condemned = [command for command in self.live.values() if command.cause]
-        marked = marked_processes() if condemned else {}
-        for command in condemned:
-            self.end_tree(command, marked.get(command.mark, ()))
+        with suppress(OSError):  # try again
+            processes = living_processes() if condemned else ()
+            for command in condemned:
+                self.end_tree(command, processes)
         return condemned
 
     def cause_to_end(self, command, to_stop):
@@ -803,9 +858,9 @@ class Runner:
             return 'timed out after %d min' % minutes
         return 'stopped' if str(command.job) in to_stop else None
 
-    def end_tree(self, command, survivors):
+    def end_tree(self, command, processes):
         """Send SIGTERM to the whole tree, and SIGKILL after the grace; when nothing is
-        left of it, the run has ended. survivors: processes with the run's mark."""
+        left of it, the run has ended. processes: all that live."""
         now = boottime()
         signum = 0  # only look whether somebody is there
         if command.kill_at is None:
@@ -813,21 +868,17 @@ class Runner:
             signum = signal.SIGTERM
         elif now > command.kill_at:
             signum = signal.SIGKILL
-        is_left = send_signal(os.killpg, command.process, signum)
-        for process in survivors:
-            send_signal(os.kill, process, signum)
-        if HAS_PROC:  # the group may only hold zombies, which carry no mark
-            is_left = bool(survivors)
+        tree = tree_of(processes, command.mark, command.process, command.born)
+        is_left = signal_tree(tree, command.process, signum)
         if command.exit is not None and not is_left:
-            # This kills what has dropped the mark from its environment.
-            send_signal(os.killpg, command.process, signal.SIGKILL)
             self.finish(command, 'ERROR: ' + command.cause)
 
     def finish(self, command, status):
         """The run has ended: read what is in its pipe, and keep its result."""
-        if not command.pipe.closed:
-            self.copy(command)  # once: a background process may write for ever
-        command.log.end_line()
+        if command.pipe and not command.pipe.closed:
+            with suppress(OSError):
+                self.copy(command)  # once: a background process may write for ever
+        self.logs.do(command.log.end_line)
         self.live.pop(command.process, None)
         output = command.tail.decode('utf-8', 'replace')
         self.results.append(
@@ -858,13 +909,16 @@ class Runner:
 #
 #     event      what it holds                         written
 #     claimed    boot, born (boottime)                 before the claim is sent
-#     started    job, run_no, due, started, worker     before a command is started
+#     started    job, run_no, due, started, worker,    before a command is started
+#                limit (boottime)
+#     spawned    job, process, born (when, in ticks)   after that
 #     ended      job, kind, status, exit_code, …       after its end, then fsync
 #     reported   jobs                                  when the database has their ends
 #
 # A worker reads the file in each turn, its own and those of its predecessors alike:
 #
-#     lock held                          the run goes on, or is about to start
+#     lock held                          the run goes on, or is about to start; what
+#                                        is past its limit is ended here too
 #     lock free, with an end             report the end
 #     lock free, start without an end    the runner died: end what is left of the
 #                                        command, then report the run as lost
@@ -911,11 +965,20 @@ class State:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not os.path.exists(self.wake):  # under the lock: two may start at once
+        if not os.path.exists(self.machine):  # under the lock: two may start at once
             with open(self.machine, 'wb', 0) as file:
                 file.write(self.id.encode())
                 os.fsync(file.fileno())
+        self.make_wake()
+        return True
+
+    def make_wake(self):
+        """Make and open the FIFO, if it is not there. Returns whether it was opened."""
+        with suppress(FileExistsError):
             os.mkfifo(self.wake, 0o600)
+            self.fifo = None  # what is open was removed
+        if self.fifo is not None:
+            return False
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
 
@@ -942,8 +1005,8 @@ class Claims(dict):
             del self[token]
         for token in tokens:
             self.setdefault(token, Claim(self.folder, token)).read()
-        for claim in self.orphaned():
-            claim.end_orphans(grace)
+        for claim in self.values():
+            claim.end_left(grace)
         return [ending for claim in self.values() for ending in claim.endings()]
 
     def forget(self, endings):
@@ -987,6 +1050,11 @@ class Claims(dict):
         """Whether there are claims that the database has answered."""
         return any(claim.landed for claim in self.values())
 
+    def here(self):
+        """The jobs that may not be started on this host, whatever the database says:
+        something is left of a run that is past its limit, or that has no runner."""
+        return {job for claim in self.values() for job in claim.here}
+
     def running(self):
         """How many runs have not ended."""
         return sum(len(claim.running()) for claim in self.values())
@@ -1001,6 +1069,7 @@ class Claim:
 
     def __init__(self, folder, token):
         self.path = os.path.join(folder, token)
+        self.wake = os.path.join(folder, 'wake')
         self.token = token
         self.file = None  # descriptor of the worker that made it
         self.size = 0  # bytes that were read
@@ -1008,7 +1077,8 @@ class Claim:
         self.born = 0  # boottime of its making; 0 if that was in another boot
         self.landed = False  # the database has answered
         self.free = False  # no runner holds it
-        self.kill_at = 0  # boottime from which what a dead runner left gets SIGKILL
+        self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
+        self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
 
     def create(self):
         """Make the file, before the claim is sent, and lock it."""
@@ -1049,6 +1119,8 @@ class Claim:
         elif event in ('started', 'ended') and isinstance(line.get('job'), int):
             self.runs.setdefault(line['job'], {}).update(line)
             self.landed = True
+        elif event == 'spawned' and line.get('job') in self.runs:
+            self.runs[line['job']].update(line)
         elif event == 'reported':
             for job in line.get('jobs', ()):
                 self.runs.pop(job, None)
@@ -1069,19 +1141,39 @@ class Claim:
         """How many runs are still running or unreported."""
         return sum(bool(facts) or not self.free for facts in self.runs.values())
 
-    def end_orphans(self, grace):
-        """End what is left of its commands after its runner died. Once nothing is left
-        of a command, its run is lost."""
-        marked = marked_processes()
+    def end_left(self, grace):
+        """End what is left of commands whose runner died, and of those that their runner
+        should have ended by now. Once nothing is left of an orphan, its run is lost."""
         now = boottime()
-        self.kill_at = self.kill_at or now + grace
-        signum = signal.SIGKILL if now > self.kill_at else signal.SIGTERM
-        for job in self.running():
-            survivors = marked.get(mark_of(self.token, job), ())
-            for process in survivors:
-                send_signal(os.kill, process, signum)
-            if not survivors:
+        late = now - grace - MARGIN / 4
+        jobs = [
+            job
+            for job in self.running()
+            if self.free or self.runs[job].get('limit', now) < late
+        ]
+        self.here = set()
+        processes = living_processes() if jobs else ()
+        for job in jobs:
+            facts = self.runs[job]
+            leader = facts.get('process')
+            mark = mark_of(self.token, job)
+            tree = tree_of(processes, mark, leader, facts.get('born'))
+            if tree:
+                self.here.add(job)
+                signal_tree(tree, leader, self.signal_for(job, grace, now))
+            elif self.free:
                 self.learn(ending_line(job, Kind.LOST, LOST))
+
+    def signal_for(self, job, grace, now):
+        """SIGTERM once, then nothing, and SIGKILL after the grace; at once if the run is
+        past its limit."""
+        limit = self.runs[job].get('limit', now + grace)
+        if now > min(limit, self.kill_at.get(job, limit)):
+            return signal.SIGKILL
+        if job in self.kill_at:
+            return 0
+        self.kill_at[job] = now + grace
+        return signal.SIGTERM
 
     def never_started(self, row):
         """The Ending of a run that has no line of its start. In this boot it had no
@@ -1140,6 +1232,16 @@ def ending_line(job, kind, status, **facts):
     return {'event': 'ended', 'job': job, 'kind': kind, 'status': status, **facts}
 
 
+def spawned_line(command):
+    """The line of a claim's file that tells by which process a run was begun."""
+    return {
+        'event': 'spawned',
+        'job': command.job,
+        'process': command.process,
+        'born': command.born,
+    }
+
+
 def append(file, *lines):
     """Add lines to a claim's file; the one before may have been cut off."""
     data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
@@ -1195,16 +1297,69 @@ def mark_of(token, job):
     return '%s.%d' % (token, job)
 
 
-def marked_processes():
-    """The processes that carry a run's mark, by mark; empty where there is no /proc."""
-    found = defaultdict(list)
-    for process in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
-        # OSError: it has ended since, or is another user's.
-        with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
-            text = b'\0' + file.read()
-            for mark in re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text):
-                found[mark.decode()].append(int(process))
-    return dict(found)
+# id; ids of its group and session; when it was started, in clock ticks since the
+# machine's start; the marks in its environment, as far as that can be read.
+Process = namedtuple('Process', 'id group session born marks')
+
+
+def living_processes():
+    """All processes but zombies; none where there is no /proc."""
+    found = []
+    for name in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
+        with suppress(OSError, IndexError):  # it has ended since
+            state, _, group, session, *more = stat_of(name)
+            if state not in 'ZX':
+                marks = marks_of(name)
+                found.append(
+                    Process(int(name), int(group), int(session), int(more[15]), marks)
+                )
+    return found
+
+
+def stat_of(process):
+    """The fields of /proc/PID/stat from the state on; see proc(5)."""
+    with open('/proc/%s/stat' % process, encoding='latin-1') as file:
+        return file.read().rpartition(') ')[2].split()
+
+
+def begin_of(process):
+    """When a process was started, in ticks; with its id that names it for ever."""
+    with suppress(OSError, IndexError):
+        return int(stat_of(process)[19])
+    return None
+
+
+def marks_of(process):
+    with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
+        text = b'\0' + file.read()
+        marks = re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text)
+        return [mark.decode() for mark in marks]
+    return []  # another user's, or not to be dumped
+
+
+def tree_of(processes, mark, leader, born):
+    """Those of the processes that belong to a run: by its mark, or by the session that
+    its first process, the leader, began. The leader's id may be another's by now."""
+    for process in processes:
+        if process.id == leader and process.born != born:
+            leader = None
+    return [
+        process
+        for process in processes
+        if mark in process.marks or (leader and process.session == leader)
+    ]
+
+
+def signal_tree(tree, leader, signum):
+    """Send a signal to the processes of a run, to each once. Returns whether there are
+    any; without /proc, whether there is anybody in the leader's group."""
+    in_group = any(process.group == leader for process in tree)
+    if leader and (in_group or not HAS_PROC):
+        in_group = send_signal(os.killpg, leader, signum)
+    for process in tree:
+        if process.group != leader:
+            send_signal(os.kill, process.id, signum)
+    return bool(tree) if HAS_PROC else in_group
 
 
 def send_signal(send, target, signum):
@@ -1213,6 +1368,50 @@ def send_signal(send, target, signum):
         send(target, signum)
         return True
     return False
+
+
+class Errands:
+    """A thread that does, in order, what may block for long, such as writing to a disk
+    that hangs. While it hangs, errands that find no room are dropped."""
+
+    ROOM = 64  # errands
+
+    def __init__(self, wakeup):
+        """wakeup: a descriptor that gets a byte after each errand."""
+        from queue import Queue
+        from threading import Thread
+
+        self.wakeup = wakeup
+        self.queue = Queue(self.ROOM)
+        self.hangs = False
+        Thread(target=self.run, daemon=True).start()
+
+    def do(self, function, *args):
+        """Have it done; waits for room, but for a second at most."""
+        from queue import Full
+
+        try:
+            self.queue.put((function, args), not self.hangs, timeout=1)
+        except Full:
+            self.hangs = True
+
+    def is_busy(self):
+        return self.queue.unfinished_tasks > 0
+
+    def run(self):
+        while True:
+            function, args = self.queue.get()
+            function(*args)
+            self.hangs = False
+            self.queue.task_done()
+            with suppress(OSError):  # the pipe is full: it wakes in any case
+                os.write(self.wakeup, b'.')
+
+    def finish(self):
+        """Wait until all is done, or hangs for a second."""
+        until = boottime() + 1
+        while self.is_busy() and boottime() < until:
+            time.sleep(0.01)
 
 
 @lru_cache(None)
@@ -1389,8 +1588,8 @@ class Store:
 
     def end(self, endings):
         """Write how runs ended, in one transaction. A row that the database refuses is
-        tried alone, then without output, and never holds up the others. Returns a
-        message for each row that it could not record."""
+        tried alone and never holds up the others. Returns a message for each ending
+        that could not be recorded whole."""
         try:
             with self.wanting([ending.job for ending in endings]), self.transaction():
                 self.end_all(endings)
@@ -1398,13 +1597,28 @@ class Store:
         except BadData as problem:
             if len(endings) > 1:
                 return sum((self.end([ending]) for ending in endings), [])
-            ending = endings[0]
-            if ending.output is not None:
-                return self.end([ending._replace(output=None)])
-            return ['job %d: its end is not recorded: %s' % (ending.job, problem)]
+            return self.end_refused(endings[0], problem)
 
-    def end_all(self, endings):
-        """The transaction of `end`."""
+    def end_refused(self, ending, problem):
+        """Record as much of an ending as the database takes: without its output, or of
+        the job alone, or at least that it runs no more; it must not run again."""
+        if ending.output is not None:
+            return self.end([ending._replace(output=None)])
+        text = 'job %d: its end is not recorded: %s' % (ending.job, problem)
+        try:
+            with self.transaction():
+                self.end_all([ending], history=False)
+        except BadData:
+            self.change(
+                '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
+                next_run_utc = NULL WHERE id = :job AND run_token = :token''',
+                job=ending.job,
+                token=ending.token,
+            )
+        return [text]
+
+    def end_all(self, endings, history=True):
+        """The transaction of `end`; history: whether to write that too."""
         ids = sorted({ending.job for ending in endings})
         # The rows are locked, in order: no edit comes between, and none can deadlock.
         rows = self.query(
@@ -1412,7 +1626,7 @@ class Store:
         )
         jobs = {row.id: row for row in rows}
         now = self.now()
-        history = []
+        runs = []
         alike = defaultdict(list)  # what to write into job -> the jobs that get it
         for ending in sorted(endings, key=lambda ending: ending.job):
             job = jobs.get(ending.job, Job())
@@ -1427,10 +1641,11 @@ class Store:
                 alike[(run.ended_at, *plan)].append(job.id)
             if into_history and run.run_no is not None:
                 self.reported[run.job_id] = run.run_no
-                history.append(run)
+                runs.append(run)
         for values, ids in alike.items():
             self.free(ids, *values)
-        self.upsert('run', history)
+        if history:
+            self.upsert('run', runs)
 
     def free(self, ids, last_end, last_status, next_run_utc, run_requested):
         """Write the end of runs into their jobs, which then run no more."""
@@ -2173,7 +2388,8 @@ def pieces_of(later, **words):
     pieces = words
     for name, text in CONDITIONS.items():
         pieces[name] = text.format(**pieces)
-    seconds = '%s * :minute + :slack' % pieces['run_time']
+    # A second more, as the claim may come late in the whole second that is `utc`.
+    seconds = '%s * :minute + :slack + 1' % pieces['run_time']
     pieces['deadline'] = later % (pieces['utc'], seconds)
     pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
     for name, text in DUE.items():
@@ -2301,6 +2517,7 @@ class SQLite(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
+    packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
     pieces = pieces_of(
         utc='UTC_TIMESTAMP()',
@@ -2333,9 +2550,10 @@ class MySQL(Dialect):
             cursor.execute(statement)
         if cursor.execute("SHOW VARIABLES LIKE 'wsrep_sync_wait'"):
             cursor.execute('SET SESSION wsrep_sync_wait = 7')  # Galera: no stale reads
-        cursor.execute('SELECT @@global.read_only')
+        cursor.execute('SELECT @@global.read_only, @@max_allowed_packet')
+        read_only, self.packet = cursor.fetchone()
         # Since version 12, MariaDB says a word: OFF, ON, NO_LOCK, NO_LOCK_NO_ADMIN.
-        if str(cursor.fetchone()[0]).upper() not in ('0', 'OFF'):
+        if str(read_only).upper() not in ('0', 'OFF'):
             raise self.driver.OperationalError(1290, 'the server is read-only')
         return connection
 
@@ -2379,6 +2597,12 @@ class MySQL(Dialect):
             'SET SESSION innodb_lock_wait_timeout = %d' % lock_wait,
             'SET SESSION wait_timeout = %d' % self.idle_limit(),
         )
+
+    def execute_many(self, connection, text, rows):
+        """PyMySQL sends many rows in one statement, which the server limits."""
+        cursor = connection.cursor()
+        cursor.max_stmt_length = min(cursor.max_stmt_length, self.packet // 2)
+        cursor.executemany(text, rows)
 
     def check_tables(self, store):
         for table, engine in self.unsafe_tables(store):

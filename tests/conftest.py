@@ -274,10 +274,9 @@ class Place:
             process.wait()
             if process.stderr:
                 process.stderr.close()
-        for marked in dc.marked_processes().items():
-            for process in marked[1]:
-                if self.owns(marked[0].split('.')[0]):
-                    dc.send_signal(os.kill, process, signal.SIGKILL)
+        for process in dc.living_processes():
+            if any(self.owns(mark.split('.')[0]) for mark in process.marks):
+                dc.send_signal(os.kill, process.id, signal.SIGKILL)
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')
