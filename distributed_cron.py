@@ -18,10 +18,10 @@ Exact behaviour
     run the job.
  5. A run that takes longer than max_run_time, counted from its claim, is ended with all
     that it started: SIGTERM, then SIGKILL after kill_grace seconds.
- 6. The deadline of a run is max_run_time + kill_grace + 20 seconds after its claim. Its
-    host has ended it by then, with or without worker and database. After the deadline
-    any worker records the run as lost. A job that was claimed and never started is due
-    again at once.
+ 6. The deadline of a run is max_run_time + kill_grace + 21 seconds after its claim. Its
+    host has ended it by then: its runner, without worker and database, or its host's
+    worker, if the runner is stuck or dead. After the deadline any worker records the run
+    as lost. A job that was claimed and never started is due again at once.
  7. A time that was missed because no worker was up: the job runs once, late, if its
     window allows. A time that was missed because the last run was still running is not
     made up for.
@@ -53,6 +53,7 @@ Sections
     setup      init: the first configuration, and the tables
     schema     the tables, as each database is told to make them
     commands   what people type
+    check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words, and those from jobs on may
@@ -81,7 +82,7 @@ from types import SimpleNamespace
 # words: constants, errors, times and records that all sections share
 ########################################################################################
 
-VERSION = '1.0'
+VERSION = '1.1'
 HERE = os.path.dirname(os.path.realpath(__file__))
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -263,6 +264,7 @@ SHARED = 4  # the first claims of a burst take only a share: other hosts get som
 SHARE_PAUSE = 0.02  # seconds after such a claim
 ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
+CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
 HELLO = 60  # seconds between two reports that this host is there
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
@@ -298,6 +300,7 @@ class Worker:
         self.gave_back = False  # this turn, a run was given back
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
+        self.clock = None  # (boottime, the database's time then), of the last look
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
@@ -378,10 +381,10 @@ class Worker:
 
     def back_off(self, problem):
         """Log a failed turn, more and more seldom; returns the seconds to wait."""
-        if isinstance(problem, Again):
+        self.failures += 1
+        if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
-        self.failures += 1
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
             self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
@@ -446,7 +449,10 @@ class Worker:
         try:
             config = load_config(self.config.file, self.config.name)
             if config.state_location != self.config.state_location:
-                raise config.bad('state.location: can change at a restart only')
+                raise config.bad(
+                    'state.location: can change at a restart only (unless it is given, '
+                    'it is in log.location)'
+                )
             State(config)  # makes the folders, or says what is wrong with them
             store = Store(config)
         except Problem as problem:
@@ -518,7 +524,16 @@ class Worker:
         asked = boottime()
         seen = self.store.look()
         self.due_at = asked + seen.due_in
+        if self.clock and seen.now < self.expected_time(asked) - CLOCK_STEP:
+            self.log.write("the database's clock was set back: planning all jobs anew")
+            self.attempt(self.store.forget_plans)
+        self.clock = asked, seen.now
         return seen
+
+    def expected_time(self, asked):
+        """What the database's clock should say, by the last look at it."""
+        then, now = self.clock
+        return now + (asked - then) * SECOND
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
@@ -577,8 +592,10 @@ class Worker:
                     claim, [Command(row, claim, sent, self.config) for row in rows]
                 )
             return len(rows)
-        except Again:
-            claim.landed = True  # or never will
+        except Away:
+            raise  # it may land yet
+        except Problem:
+            claim.landed = True  # it failed for certain
             raise
         finally:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
@@ -762,7 +779,10 @@ class Runner:
             self.give_back(command, error.strerror)
             return
         command.log = Log(
-            self.config.job_log(command.job), self.worker, self.config.log_max_bytes
+            self.config.job_log(command.job),
+            self.worker,
+            self.config.log_max_bytes,
+            Log(self.config.worker_log, self.worker, self.config.log_max_bytes).write,
         )
         command.begun = time.monotonic()
         try:
@@ -949,6 +969,12 @@ class State:
             open(config.worker_log, 'ab').close()
             key = 'state.location'
             os.makedirs(self.folder, 0o700, exist_ok=True)
+            owner = os.stat(self.folder).st_uid
+            if owner != os.geteuid():  # root would run all jobs as root
+                raise config.bad(
+                    'state.location: %s belongs to %s; run as that user'
+                    % (self.folder, user_name(owner))
+                )
             # The runs of another machine can't be seen from here.
             if (read_text(self.machine) or self.id) != self.id:
                 raise config.bad(
@@ -1215,6 +1241,16 @@ class Claim:
                 os.unlink(path)
 
 
+def user_name(id):
+    """The name of a user; its number, if there is no such user here."""
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(id).pw_name
+    except KeyError:
+        return str(id)
+
+
 def event_of(line):
     """What a line of a claim's file tells. Version 1.0 wrote no `event`."""
     if 'event' in line:
@@ -1431,10 +1467,12 @@ class Log:
     max_bytes it becomes FILE.1, also during a run. With a full disk, lines are lost,
     runs are not."""
 
-    def __init__(self, path, name, max_bytes):
+    def __init__(self, path, name, max_bytes, tell=None):
+        """tell: a function that gets the first error, as a line."""
         self.path = path
         self.name = name
         self.max_bytes = max_bytes
+        self.tell = tell
         self.at_start = True  # of a line
 
     def write(self, *lines):
@@ -1443,7 +1481,7 @@ class Log:
 
     def feed(self, data):
         """Write a piece of a stream, wherever its lines begin and end."""
-        with suppress(OSError):
+        try:
             # Opened for each piece, so that it does not matter who else rotates it.
             with open(self.path, 'ab', buffering=0) as file:
                 if file.tell() < self.max_bytes:
@@ -1455,6 +1493,10 @@ class Log:
             self.at_start = True
             with open(self.path, 'ab', buffering=0) as file:
                 self.write_stamped(file, data)
+        except OSError as error:
+            if self.tell:
+                self.tell(line_of(error))
+                self.tell = None
 
     def write_stamped(self, file, data):
         stamp = '%s: [%s] ' % (self.name, time.ctime())
@@ -1536,6 +1578,14 @@ class Store:
                 )
         return planned
 
+    def forget_plans(self):
+        """Have all jobs planned anew whose time is yet to come."""
+        self.change(
+            '''UPDATE job SET next_run_utc = NULL WHERE run_token IS NULL
+            AND next_run_utc > {utc} AND next_run_utc < :parked''',
+            parked=text_of(PARKED),
+        )
+
     def plan_of(self, job, now):
         """When a job is due next, and its last_status: bad schedules are parked."""
         try:
@@ -1563,8 +1613,9 @@ class Store:
         """Take those of the jobs that are still due; returns what collect says."""
         update = '''UPDATE job {by_key} SET run_token = :token, run_no = run_no + 1,
             last_start = {local}, claimed_start = {local}, last_worker = :worker,
-            run_deadline_utc = {deadline}, run_requested = 0,
-            stop_requested = CASE WHEN run_requested = 1 THEN :run_now END
+            run_deadline_utc = {deadline},
+            stop_requested = CASE WHEN run_requested = 1 THEN :run_now END,
+            run_requested = 0 -- last, as MySQL assigns from left to right
             WHERE id IN (:jobs) AND {due}'''
         values = {
             'token': token,
@@ -1578,7 +1629,13 @@ class Store:
             if self.dialect.returning:
                 return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
             claimed = self.change(update, **values)
-        return self.collect(token) if claimed else []
+        for _ in range(5):
+            rows = self.collect(token) if claimed else []
+            if len(rows) >= claimed:
+                return rows
+        raise Away(
+            'the database shows fewer rows than were claimed: a replica that lags'
+        )
 
     def collect(self, token):
         """What a claim took, and what time it is: the seconds to each deadline."""
@@ -1850,7 +1907,8 @@ class Store:
             self.execute('COMMIT')
         except BaseException:
             if self.connection is not None:
-                self.execute('ROLLBACK')
+                with suppress(Problem):  # it may have been rolled back already
+                    self.execute('ROLLBACK')
             raise
 
     def now(self):
@@ -1958,6 +2016,7 @@ def next_by_frequency(job, now, window, zone):
     minutes = minutes_between_starts(job)
     if job.last_start is not None:
         when = zone.utc_before(last_start_of(job), now) + minutes * MINUTE
+        when = min(when, now + minutes * MINUTE)  # the clock may have been set back
     clock = zone.local(now).time()
     if when < now and not window.contains(clock):
         when = now  # late, and the window in which it was due has closed
@@ -2407,6 +2466,8 @@ class Dialect:
     begin = 'BEGIN'
     returning = False  # whether INSERT and UPDATE can return rows
     locks_rows = True  # and can say at once that somebody has locked one
+    # the query for the names of our triggers
+    triggers = 'SELECT trigger_name FROM information_schema.triggers WHERE %s = %s'
     upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
 
     def __init__(self, config):
@@ -2477,6 +2538,7 @@ class SQLite(Dialect):
     mark = ':%s'
     begin = 'BEGIN IMMEDIATE'
     locks_rows = False
+    triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
     pieces = pieces_of(
         utc="datetime('now')",
         utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
@@ -2517,6 +2579,7 @@ class SQLite(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
+    triggers = Dialect.triggers % ('trigger_schema', 'DATABASE()')
     packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
     pieces = pieces_of(
@@ -2630,6 +2693,7 @@ class PostgreSQL(Dialect):
 
     module = 'psycopg'
     returning = True
+    triggers = Dialect.triggers % ('trigger_schema', 'current_schema()')
     upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({marks}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
@@ -2655,7 +2719,7 @@ class PostgreSQL(Dialect):
         ('42501', Problem, '; the account needs more rights'),
         ('28|None.*authentication', Problem, '; look at db.username and db.password'),
         ('3D000|None.*database "', Problem, '; make it: createdb'),
-        ('22|23|None.*NUL', BadData, ''),
+        ('22|23|P0001|None.*NUL', BadData, ''),
     )
 
     def open(self, create, host, port, socket):
@@ -2838,8 +2902,7 @@ def find_config():
         if os.path.exists(file):
             return file
     raise BadConfig(
-        'no configuration: there is no %s; distributed_cron.py init writes one'
-        % ', '.join(places)
+        'no configuration: there is no %s%s writes one' % (', '.join(places), RUN_INIT)
     )
 
 
@@ -4150,36 +4213,108 @@ def cmd_hosts(args, config):
     print_rows(rows, args.json, *map(cell, Host._fields))
 
 
+########################################################################################
+# check: does everything work that a worker needs?
+########################################################################################
+
+DURABLE = {  # settings of a server that keep what is committed, and no session can set
+    'innodb_flush_log_at_trx_commit': '1',
+    'sync_binlog': '1',
+}
+
+
 @command('check')
 def cmd_check(args, config):
-    """check configuration and database, one line each"""
+    """check what a worker needs, one line each"""
     store = Store(config)
     status = 0
-    for what, result_of, needs_database in (
-        ('config', lambda store: store.config.file, False),
-        ('folders', folders_of, False),
-        ('database', lambda store: store.connect().config.db_engine, False),
-        ('schema', count_jobs, True),
-        ('time zone', zone_in_words, True),
-        ('clock skew', skew_in_words, True),
+    for what, result_of in (
+        ('config', lambda store: store.config.file),
+        ('folders', folders_of),
+        ('database', lambda store: store.connect().config.db_engine),
+        ('schema', count_jobs),
+        ('triggers', look_for_triggers),
+        ('writing', try_to_write),
+        ('durability', durability_in_words),
+        ('time zone', zone_in_words),
+        ('clock skew', skew_in_words),
+        ('worker', last_seen_in_words),
     ):
-        if needs_database and not store.connection:
-            continue
         try:
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
             print('bad  %s: %s' % (what, problem))
             status = 1
+            if what == 'database':
+                break
     return status
 
 
 def folders_of(store):
-    config = store.config
-    return '%s, %s' % (config.log_location, State(config).folder)
+    """The folders, in each of which a file can be written."""
+    state = State(store.config).folder
+    folders = [store.config.log_location, state]
+    wrong = []
+    for folder in folders:
+        path = os.path.join(folder, 'check-%d' % os.getpid())
+        try:
+            with open(path, 'wb', buffering=0) as file:
+                file.write(b'.')
+        except OSError as error:
+            wrong.append('%s: %s' % (folder, error.strerror))
+        with suppress(OSError):
+            os.unlink(path)
+    if wrong:
+        raise Problem('; '.join(wrong))
+    return ', '.join(folders)
 
 
 def count_jobs(store):
     return 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]
+
+
+def look_for_triggers(store):
+    there = {row[0] for row in store.query(store.dialect.triggers)}
+    missing = sorted({'job_checks', 'job_changes'} - there)
+    if missing:
+        raise Problem(
+            'there is no trigger %s: after a change of a schedule with SQL, set '
+            'next_run_utc to NULL%s' % (' and no '.join(missing), RUN_INIT)
+        )
+    return 'both are there'
+
+
+def try_to_write(store):
+    """Write as a worker does, and take it back."""
+    store.execute(store.dialect.begin)
+    try:
+        store.change('UPDATE job SET run_no = run_no WHERE id = 0')
+    finally:
+        if store.connection:
+            store.execute('ROLLBACK')
+    return 'allowed'
+
+
+def durability_in_words(store):
+    """What a crash of the database's machine can lose."""
+    if store.config.db_engine != 'mysql':
+        return 'a claim that is answered is on the disk'
+    rows = store.query(
+        'SHOW GLOBAL VARIABLES WHERE variable_name IN (:names)',
+        names=[*DURABLE, 'log_bin'],
+    )
+    values = dict(rows)
+    risky = [
+        '%s is %s' % (name, values[name])
+        for name, good in DURABLE.items()
+        if values.get(name, good) != good
+        and (name != 'sync_binlog' or values.get('log_bin') == 'ON')
+    ]
+    if risky:
+        return "%s: after a crash of the server's machine, a job may run twice" % (
+            ' and '.join(risky)
+        )
+    return 'a claim that is answered is on the disk'
 
 
 def zone_in_words(store):
@@ -4191,6 +4326,19 @@ def skew_in_words(store):
     """How far this host's clock is ahead of the database's."""
     database = (store.now() - EPOCH).total_seconds()
     return '%d ms' % (1000 * (time.time() - database))
+
+
+def last_seen_in_words(store):
+    """When this host's worker last said that it is there."""
+    name = store.config.name
+    rows = store.query('SELECT * FROM host WHERE name = :name', name=name)
+    seen = moment(rows[0].last_seen) if rows else None
+    if seen is None:
+        raise Problem('none has ever started on %s' % name)
+    text = 'last seen on %s at %s' % (name, rows[0].last_seen)
+    if store.zone.utc_before(seen, store.now()) < store.now() - 5 * MINUTE:
+        raise Problem(text)
+    return text
 
 
 ########################################################################################
