@@ -2623,7 +2623,8 @@ class MySQL(Dialect):
     def log_in(self, create, host, port, socket):
         """A connection; to make tables it waits for an answer as long as it takes."""
         config = self.config
-        timeout = None if create else config.db_timeout
+        # At least a second longer than a lock is waited for.
+        timeout = None if create else max(2, config.db_timeout)
         types = self.driver.constants.FIELD_TYPE
         times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
         connect = partial(
@@ -2761,11 +2762,11 @@ class PostgreSQL(Dialect):
         )
 
     def execute_many(self, connection, text, rows):
+        """One statement after the other: after psycopg's executemany, the server takes
+        a session for busy that has stopped, and does not end it."""
         cursor = connection.cursor()
-        cursor.executemany(text, rows)
-        # After the pipeline of executemany the server takes a session for busy, and so
-        # does not end it if we stop here. A plain statement mends that.
-        cursor.execute('SELECT 1')
+        for row in rows:
+            cursor.execute(text, row)
 
     def tls(self):
         """db.tls as libpq names it."""
@@ -3345,11 +3346,36 @@ def save_job(store, id, values):
     if id is None:
         values['next_run_utc'] = text_of(when)
         return store.insert('job', values), when
-    if any(column.plans for column in COLUMNS if column.name in values):
-        values['next_run_utc'] = None
     changes = ', '.join('%s = :%s' % (name, name) for name in values)
-    store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
+    with store.transaction():
+        store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
+        if any(column.plans for column in COLUMNS if column.name in values):
+            announce(store, id, when)
     return id, when
+
+
+def announce(store, id, when):
+    """Write the next run of a job whose schedule has changed. It is kept, also if no
+    worker comes before that time. A statement of its own, as the trigger clears the
+    time in the one that changes the schedule."""
+    store.change(
+        '''UPDATE job SET next_run_utc = :when
+            WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
+        when=text_of(when),
+        id=id,
+    )
+
+
+def act(store, name, id):
+    """Do one of ACTIONS to a job. Returns whether there was anything to do."""
+    with store.transaction():
+        changed = store.change(ACTIONS[name].sql, id=id)
+        if name == 'enable':
+            job = job_of(store, id)
+            with suppress(BadSchedule):  # a worker will say what is wrong
+                now = store.now()
+                announce(store, id, next_run(job, now, now, store.zone))
+    return bool(changed)
 
 
 def checked_next_run(store, job, values):
@@ -4065,10 +4091,9 @@ def cmd_act(args, config):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     store = Store(config).connect()
     jobs = [job_of(store, id) for id in args.id]
-    action = ACTIONS[args.action]
     for job in jobs:
-        changed = store.change(action.sql, id=job.id)
-        text = action.done if changed else 'is not running'
+        changed = act(store, args.action, job.id)
+        text = ACTIONS[args.action].done if changed else 'is not running'
         print('job %d: %s' % (job.id, text))
 
 

@@ -68,7 +68,7 @@ def test_add_list_show_edit_remove(place):
     assert [row.active for row in place.sql('SELECT active FROM job')] == [0, 0]
     assert ' disabled ' in place.run('list')
     place.run('enable', '2')
-    assert place.job(2).active == 1 and place.job(2).next_run_utc is None
+    assert place.job(2).active == 1 and place.job(2).next_run_utc
     place.run('remove', '1', '2')
     assert not place.sql('SELECT * FROM job')
 
@@ -78,7 +78,7 @@ def test_an_edit_of_what_no_plan_is_made_of_keeps_the_plan(place):
     place.run('edit', '1', '--description', 'new', '--command', 'date')
     assert place.job(1).next_run_utc == '2020-01-01 05:00:00'  # due, and still due
     place.run('edit', '1', '--schedule', '0 6 * * *')
-    assert place.job(1).next_run_utc is None
+    assert place.job(1).next_run_utc > '2020-01-02'
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def act(request, id, action):
     request.form()
     found_job(request, id)
     with audit(request) as log:
-        done = request.store.change(dc.ACTIONS[action].sql, id=id)
+        done = dc.act(request.store, action, id)
         if done:
             log(id, action)
     event = action if done else 'idle'
