@@ -149,7 +149,7 @@ def test_one_locked_row_keeps_no_other_job(server_place, state, timeout):
 def test_how_servers_say_that_they_are_read_only(mysql_place, answer, read_only):
     """MariaDB answers with a word since version 12, with a number before."""
     place = mysql_place
-    if not place.server.server.endswith('mariadbd'):
+    if not place.server.program.endswith('mariadbd'):
         pytest.skip('MySQL answers with a number')
     proxy, file = proxy_of(place)
     asked = b'@@global.read_only'

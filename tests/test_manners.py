@@ -11,7 +11,8 @@ from test_worker import children, processes
 
 # A command that notes each SIGTERM, and takes its time.
 NOTES = (
-    'trap "echo T >> {terms}" TERM; echo begun >> {begun}; while :; do sleep 0.1; done'
+    'exec > /dev/null 2>&1; trap "echo T >> {terms}" TERM; echo begun >> {begun}; '
+    'while :; do sleep 0.1; done'
 )
 
 

@@ -17,7 +17,14 @@ def main(minute, margin, *arguments):
     spec = importlib.util.spec_from_file_location('distributed_cron', SCRIPT)
     program = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    program.MARGIN, program.Config.minute = int(margin), int(minute)
+    program.MARGIN, load = int(margin), program.load_config
+
+    def load_config(*where):
+        config = load(*where)
+        config.minute = int(minute)
+        return config
+
+    program.load_config = load_config
     return program.main(arguments)
 
 
