@@ -175,7 +175,7 @@ def day_of(place):
             pause = worker.turn()
             if pause and not worker.claims:
                 break
-            worker.sleep(min(pause, 0.05))
+            worker.wait(min(pause, 0.05))
         if step in (11, 143):
             seen.append(footprint())
     with open('/proc/self/task/%d/children' % os.getpid()) as file:
