@@ -64,11 +64,9 @@ import errno
 import fcntl
 import gc
 import io
-import json
 import os
 import re
 import select
-import selectors
 import signal
 import sys
 import time
@@ -200,8 +198,9 @@ class Ending(
             'due',  # for when it was due, UTC, as text
             'started',  # when it was claimed, the database's local time, as text
             'worker',  # that claimed it
+            'last_start',  # of its job before the run was claimed; '': not known
         ),
-        defaults=(None, '') + (None,) * 8,
+        defaults=(None, '') + (None,) * 8 + ('',),
     )
 ):
     """How a run ended. What is None is not known, and taken from the row of its job."""
@@ -234,6 +233,18 @@ def moment(value):
 def text_of(when):
     """A datetime as the database reads it, to the second; None for none."""
     return when and when.isoformat(' ', 'seconds')
+
+
+def to_json(value, **how):
+    import json  # imported here: an idle pass does not need it
+
+    return json.dumps(value, **how)
+
+
+def from_json(text):
+    import json
+
+    return json.loads(text)
 
 
 def boottime():
@@ -581,7 +592,7 @@ class Worker:
         if not jobs:  # due by time, but for the window or a Perl worker's run
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
-        claim = self.claims.new()
+        claim = self.claims.new(jobs)
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
@@ -702,7 +713,9 @@ class Runner:
         self.results = []  # lines for the claim's file, until the disk has taken them
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
-        self.selector = selectors.DefaultSelector()
+        from selectors import DefaultSelector  # here: an idle pass does not need it
+
+        self.selector = DefaultSelector()
         self.wakeup = self.watch_signals()
         # What may block is done elsewhere, so that it delays no limit.
         self.logs = Errands(self.wakeup)
@@ -715,8 +728,14 @@ class Runner:
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         empty = partial(os.read, signals, 4096)
-        self.selector.register(signals, selectors.EVENT_READ, empty)
+        self.watch(signals, empty)
         return wakeup
+
+    def watch(self, file, function):
+        """Have a function called when there is something to read."""
+        from selectors import EVENT_READ
+
+        self.selector.register(file, EVENT_READ, function)
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk; then as
@@ -839,8 +858,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         command.pipe = os.fdopen(reader, 'rb', buffering=0)
-        copy = partial(self.copy, command)
-        self.selector.register(command.pipe, selectors.EVENT_READ, copy)
+        self.watch(command.pipe, partial(self.copy, command))
         return output
 
     # While they run.
@@ -928,7 +946,8 @@ class Runner:
 # long as the runner lives. Lines of JSON are only appended to it, in this order:
 #
 #     event      what it holds                         written
-#     claimed    boot, born (boottime)                 before the claim is sent
+#     claimed    boot, born (boottime), starts (of     before the claim is sent
+#                the jobs, before)
 #     started    job, run_no, due, started, worker,    before a command is started
 #                limit (boottime)
 #     spawned    job, process, born (when, in ticks)   after that
@@ -1016,10 +1035,10 @@ class Claims(dict):
         super().__init__()
         self.folder = folder
 
-    def new(self):
-        """A new claim, whose file is made and locked."""
+    def new(self, starts):
+        """A new claim, whose file is made and locked. starts: {job id: last_start}."""
         claim = Claim(self.folder, os.urandom(16).hex())
-        claim.create()
+        claim.create(starts)
         self[claim.token] = claim
         return claim
 
@@ -1101,17 +1120,23 @@ class Claim:
         self.size = 0  # bytes that were read
         self.runs = {}  # job id -> what its lines say; until it is reported
         self.born = 0  # boottime of its making; 0 if that was in another boot
+        self.starts = {}  # job id, as text -> its last_start before the claim
         self.landed = False  # the database has answered
         self.free = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
 
-    def create(self):
+    def create(self, starts=()):
         """Make the file, before the claim is sent, and lock it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
         fcntl.flock(self.file, fcntl.LOCK_EX)
-        line = {'event': 'claimed', 'boot': boot_id(), 'born': boottime()}
+        line = {
+            'event': 'claimed',
+            'boot': boot_id(),
+            'born': boottime(),
+            'starts': dict(starts),
+        }
         try:
             append(self.file, line)
         except OSError:  # a full disk: nothing is claimed
@@ -1131,15 +1156,17 @@ class Claim:
         self.size += len(lines)
         for text in lines.split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
-                line = json.loads(text)
+                line = from_json(text)
                 if isinstance(line, dict):
                     self.learn(line)
 
     def learn(self, line):
         """Take in one line; the only place where `runs` changes."""
         event = event_of(line)
-        if event == 'claimed' and line.get('boot') == boot_id():
-            self.born = line.get('born', 0)
+        if event == 'claimed':
+            self.starts = line.get('starts', {})
+            if line.get('boot') == boot_id():
+                self.born = line.get('born', 0)
         elif event == 'collected':  # in memory only: the database has answered
             self.runs = {job: {} for job in line['jobs']}
         elif event in ('started', 'ended') and isinstance(line.get('job'), int):
@@ -1208,20 +1235,21 @@ class Claim:
             kind, status = Kind.GIVEN_BACK, 'never started'
         else:
             kind, status = Kind.LOST, LOST
-        return Ending(self.token, row.id, kind, row.run_no, status)
+        start = self.starts.get(str(row.id), '')
+        return Ending(self.token, row.id, kind, row.run_no, status, last_start=start)
 
     def endings(self):
         """The Endings that are to be reported."""
-        known = Ending._fields[2:]
         return [
-            Ending(
-                self.token,
-                job,
-                **{name: facts[name] for name in known if name in facts},
-            )
+            self.ending_of(job, facts)
             for job, facts in self.runs.items()
             if 'kind' in facts
         ]
+
+    def ending_of(self, job, facts):
+        known = {name: facts[name] for name in Ending._fields[2:] if name in facts}
+        start = self.starts.get(str(job), '')
+        return Ending(self.token, job, **known)._replace(last_start=start)
 
     def forget(self, jobs):
         """Forget what is reported; a line keeps the next worker from reporting it."""
@@ -1280,7 +1308,7 @@ def spawned_line(command):
 
 def append(file, *lines):
     """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
+    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
     if os.write(file, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -1596,18 +1624,18 @@ class Store:
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, count, share=False, skip=()):
-        """Ids of so many due jobs, at random among the first of them. With `share`: of
-        an eighth of them, where `count` would take them all. skip: as in plan."""
+        """Up to `count` due jobs, drawn at random from the first ones: {id: last_start}.
+        With `share`: an eighth of them, if `count` would take all. skip: as in plan."""
         rows = self.query(
-            'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
+            'SELECT id, last_start FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
         )
-        found = [row.id for row in rows if row.id not in skip]
+        found = [row for row in rows if row.id not in skip]
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
 
-        return sorted(sample(found, min(count, len(found))))
+        return dict(sorted(sample(found, min(count, len(found)))))
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what collect says."""
@@ -1623,9 +1651,9 @@ class Store:
             'run_now': RUN_NOW,
             'minute': self.config.minute,
             'slack': self.config.kill_grace + MARGIN,
-            'jobs': jobs,
+            'jobs': list(jobs),
         }
-        with self.wanting(jobs):
+        with self.wanting(list(jobs)):
             if self.dialect.returning:
                 return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
             claimed = self.change(update, **values)
@@ -1693,6 +1721,8 @@ class Store:
             into_job, into_history = fate(ending.kind, ours, late, recorded)
             ended = text_of(self.zone.local(end_of(ending, job, now)))
             run = history_row(ending, job, ended)
+            if into_job and ending.kind == Kind.GIVEN_BACK:
+                self.take_back_start(ending)
             if into_job:
                 plan = plan_after(ending, job, ours, now, self.zone)
                 alike[(run.ended_at, *plan)].append(job.id)
@@ -1717,6 +1747,16 @@ class Store:
             run_requested=run_requested,
             ids=ids,
         )
+
+    def take_back_start(self, ending):
+        """A run that was given back has not started: its job did so before."""
+        if ending.last_start != '':
+            self.change(
+                '''UPDATE job SET last_start = :last_start, claimed_start = :last_start
+                WHERE id = :job''',
+                last_start=ending.last_start,
+                job=ending.job,
+            )
 
     def is_recorded(self, ending, job):
         """Whether the history has this run, of which nobody saw the end."""
@@ -3511,7 +3551,7 @@ def window_in_words(job):
 def print_rows(rows, as_json, *columns):
     """Print rows: as JSON, or as a table of columns (heading, function of a row)."""
     if as_json:
-        print(json.dumps([row._asdict() for row in rows], indent=1))
+        print(to_json([row._asdict() for row in rows], indent=1))
         return
     table = [[heading for heading, _ in columns]]
     for row in rows:
@@ -4139,7 +4179,7 @@ def cmd_show(args, config):
         next_run=when_text(store, moment(job.next_run_utc), now),
     )
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print(to_json(facts, indent=1))
         return
     for name, value in facts.items():
         print('%-17s %s' % (name, '' if value is None else value))
@@ -4438,7 +4478,7 @@ def facts_of(line):
     """What export says of the next entry, as columns. Raises BadSchedule."""
     types = {column.name: column.type.json for column in COLUMNS}
     try:
-        facts = json.loads(line.removeprefix('#:'))
+        facts = from_json(line.removeprefix('#:'))
     except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict) or not all(
@@ -4536,7 +4576,7 @@ def cmd_export(args, config):
             facts['command'] = job.command
         line = job.command.replace('%', '\\%').replace('\n', '; ')
         disabled = '' if job.active else '#'
-        print('#: ' + json.dumps(facts))
+        print('#: ' + to_json(facts))
         print('%s%s %s\n' % (disabled, schedule, line))
 
 
