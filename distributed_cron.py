@@ -2039,8 +2039,8 @@ def next_run(job, after, now, zone):
     """When a job, a row of `job`, runs next: a UTC datetime, or PARKED for never.
 
     An expression's next time is strictly after `after`. A frequency job that is late is
-    due in the window of `now`, or else when the next window opens. Raises BadSchedule
-    and nothing else, whatever the row holds: SQLite stores any text as a number.
+    due at once if its window is open now, or else when it opens next. Raises only
+    BadSchedule, whatever the row holds: SQLite stores any text in a number's column.
     """
     if not job.active:
         return PARKED
@@ -2174,9 +2174,10 @@ class Zone:
 
     def offset(self, when):
         """The offset of wall-clock time from UTC at a UTC time."""
-        # MySQL's CONVERT_TZ ends in January 2038 (its manual; 32 bits), and SQLite too
-        # takes an equivalent year from there on. Rules such as "the last Sunday of
-        # March" repeat with the calendar, which has a cycle of 28 years until 2100.
+        # Not every database converts times after January 2038: see CONVERT_TZ in the
+        # manuals of MySQL and MariaDB. So use an equivalent year, as SQLite does ("Date
+        # And Time Functions"): rules such as "the last Sunday of March" repeat with the
+        # calendar, every 28 years until 2100.
         if when.year > 2037:
             cycle = (when.year - 2010) % 28
             when = when.replace(year=2010 + cycle)
@@ -2324,8 +2325,7 @@ class Expression:
             'sun mon tue wed thu fri sat',
         ),
     )
-    # The calendar repeats a day in at most 40 years: 29 February on a given weekday.
-    YEARS = 50
+    YEARS = 50  # to look ahead; 29 February on a given weekday comes within 40
 
     def __init__(self, text):
         self.text = text
@@ -2343,7 +2343,7 @@ class Expression:
         self.month_days = month_days
         self.months = months
         self.week_days = week_days
-        self.nearest = [  # 15w
+        self.nearest = [  # words such as 15w
             word for word in month_days if re.fullmatch('[0-9]+w', str(word))
         ]
         self.day_times = [  # since midnight, in order
@@ -2352,7 +2352,7 @@ class Expression:
             for minute in sorted(minutes)
         ]
         star = [part.startswith('*') for part in texts]
-        # A field that begins with * is unrestricted, whatever follows, as in Debian.
+        # In Debian's cron only the first character of a field counts for both rules.
         self.either_day = not star[2] and not star[4]
         self.elapsed = star[0] or star[1]
         if self.next_local(datetime(2000, 1, 1)) is None:
@@ -2366,16 +2366,16 @@ class Expression:
         return self.next_fixed(after, zone)
 
     def next_fixed(self, after, zone):
-        """Each time runs once a day: a time that the clock skips at the moment of the
-        jump, a time that it shows twice the first time."""
+        """Each time of day runs once: a time that daylight saving skips runs at the
+        moment of the jump, and a time that comes twice runs the first time."""
         local = self.next_local(zone.local(after))
         while local is not None and zone.utc(local) <= after:
             local = self.next_local(local)
         return local and zone.utc(local)
 
     def next_elapsed(self, after, zone):
-        """It runs whenever the clock shows a matching time: not at times that the clock
-        skips, and again at times that it shows twice."""
+        """By elapsed time: it runs whenever the clock shows a matching time, so not at
+        times that daylight saving skips, and twice at times that come twice."""
         shown = zone.local(after)
         # If the clock is put back within three hours, it will show earlier times again.
         local = min(shown, after + zone.offset(after + 180 * MINUTE))
@@ -2411,10 +2411,13 @@ class Expression:
     def matches_month_day(self, day):
         if day.day in self.month_days:
             return True
+        # L: the last day of the month.
         if 'l' in self.month_days and day == last_day(day):
             return True
+        # LW: the last day of the month from Monday to Friday.
         if 'lw' in self.month_days and day == nearest_weekday(last_day(day)):
             return True
+        # 15W: the day from Monday to Friday nearest to the 15th.
         for word in self.nearest:
             target = day + (int(word[:-1]) - day.day) * DAY
             if target.month == day.month and nearest_weekday(target) == day:
@@ -2425,8 +2428,10 @@ class Expression:
         week_day = day.isoweekday() % 7  # Sunday is 0
         if week_day in self.week_days:
             return True
+        # 5L: the last Friday of the month.
         if '%dl' % week_day in self.week_days and day + 7 * DAY > last_day(day):
             return True
+        # 5#2: the second Friday of the month.
         week = (day.day + 6) // 7
         return '%d#%d' % (week_day, week) in self.week_days
 
