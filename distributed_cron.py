@@ -1619,7 +1619,8 @@ class Store:
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
         except BadSchedule as error:
-            return PARKED, 'ERROR: schedule: %s' % error
+            column = '' if error.column == 'schedule' else error.column + ' '
+            return PARKED, 'ERROR: schedule: %s%s' % (column, error)
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
