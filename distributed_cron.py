@@ -3591,31 +3591,58 @@ def cell(name, most=1000):
 # setup: init: the first configuration, and the tables
 ########################################################################################
 
+# As distributed_cron.yml, but with the logs in a folder that is nobody else's.
 FIRST_CONFIG = '''\
-# Configuration of distributed cron. Paths are relative to this file.
+# Configuration of distributed cron. As it stands it needs no server: it uses one SQLite
+# file, on one host. For several hosts, use MySQL, MariaDB or PostgreSQL.
+#
+# Every key is here, with what it allows. The value shown is its default, also where the
+# key is commented out, unless it says `by default`. Paths are relative to this file.
 
 db:
-    engine: sqlite                     # one file, for one host
-    path: distributed_cron.db
+    engine: sqlite                 # sqlite, mysql (also for MariaDB) or postgresql;
+                                   # by default mysql if there is a host or a database,
+                                   # else sqlite
+    path: distributed_cron.db      # for sqlite: the file, on a local disk
 
-    # For several hosts, use a server: engine: mysql (also MariaDB) or postgresql, and
-    # host: db.example.com             # host, host:port or /socket; or a list of them
-    # database: distributed_cron
-    # username: distributed_cron
-    # password: secret                 # or password_file: FILE
-    # tls: {ca: ca.pem}                # also cert and key, for a client certificate
-    # timeout: 2                       # seconds to wait for an answer
+    # For a server, used by any number of hosts: engine: mysql or postgresql, and
+    # host: db.example.com         # host, host:port, [address]:port or /socket; or a
+    #                              # list, in the order to try; by default localhost
+    # database: distributed_cron   # its name
+    # username: distributed_cron   # by default none
+    # password: secret             # by default none
+    # password_file: db.password   # instead of password: a file with it as its first
+    #                              # line; by default none
+    # tls: {ca: ca.pem}            # files: ca, and cert and key for a client
+    #                              # certificate; by default none
+    # timeout: 2                   # seconds to wait for an answer, 1 to 60
+    # connect_string: dbi:mysql:database=distributed_cron;host=db;mysql_read_timeout=2
+    #                              # the Perl program's own key; the keys above win
+    #                              # over it; by default none
 
 log:
-    location: distributed_cron_log     # a folder
-    # max_bytes: 10000000              # a log that reaches this size becomes FILE.1
+    # A folder: <host>.log is the worker's log there, <job id>.log that of a job.
+    location: distributed_cron_log    # by default /tmp/distributed_cron
+    max_bytes: 10000000      # a log of this size becomes FILE.1; at least 1000
 
-# max_tasks: cpu_full                  # runs at once; or cpu_half, cpu_quarter, 8
-# poll_seconds: 1                      # how often to ask the database
-# kill_grace: 10                       # seconds from SIGTERM to SIGKILL
-# state: {location: FOLDER}            # what this host runs; a folder of its own
-# history: {days: 30, runs: 1000}      # how long to keep runs, and how many of each job
-# web: {readonly: no, editors: [alice]}    # the page, and the logins that may edit
+# state:                     # what this host runs: a folder on a local disk that
+#                            # survives a restart and that no other machine uses
+#     location: /var/lib/distributed_cron  # by default state-<host> in log.location
+
+max_tasks: cpu_full          # runs at once on this host: 1 to 100000, or cpu_full (one
+                             # for each CPU), cpu_half, cpu_quarter
+poll_seconds: 1              # how often to ask the database: 0.1 to 60 seconds
+kill_grace: 10               # seconds from SIGTERM to SIGKILL, 0 to 30
+
+history:
+    days: 30                 # how long to keep the record of a run, 1 to 36500 days,
+    runs: 1000               # and how many runs to keep of each job, from 1
+
+# web:                       # the page, see web/README.md
+#     readonly: no           # yes or no; yes: it changes nothing, whoever asks
+#     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
+
+clear_old_on_start: yes      # yes or no; the Perl program's, has no effect
 '''
 
 
