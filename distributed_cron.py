@@ -538,6 +538,7 @@ class Worker:
         if self.clock and seen.now < self.expected_time(asked) - CLOCK_STEP:
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
+            seen = self.store.look()
         self.clock = asked, seen.now
         return seen
 
