@@ -2093,7 +2093,8 @@ class Window:
     @staticmethod
     def anchor(job, column, midnight):
         """One end, as HH:MM:SS."""
-        given = str(getattr(job, column) or midnight)
+        given = getattr(job, column)
+        given = midnight if given is None else str(given)
         text = given + ':00' if len(given) == 5 else given
         if text != midnight and not re.fullmatch(
             '([01][0-9]|2[0-3])(:[0-5][0-9]){2}', text
@@ -2115,10 +2116,11 @@ class Window:
             return after
         day = local.date()
         while True:
-            when = zone.utc(datetime.fromisoformat('%s %s' % (day, self.start)))
-            # If daylight saving skips the start, a short window may be skipped with it.
-            if when >= after and self.contains(zone.local(when).time()):
-                return when
+            start = datetime.fromisoformat('%s %s' % (day, self.start))
+            for when in zone.times(start) or [zone.utc(start)]:
+                # A skipped start is the moment of the jump: a short window is over.
+                if when >= after and self.contains(zone.local(when).time()):
+                    return when
             day += DAY
 
 
@@ -2951,7 +2953,7 @@ def dotted(values):
         raise BadConfig('must be lines of `key: value`')
     found = []
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name not in KEYS:
             found += [('%s.%s' % (name, key), inner) for key, inner in value.items()]
         else:
             found.append((str(name), value))
@@ -4166,9 +4168,10 @@ def cmd_next(args, config):
 
 
 def job_or_expression(store, text):
-    """The job whose id was typed, or one with the expression that was typed."""
+    """The job whose id was typed, or one with the expression that was typed; active
+    in any case."""
     if re.fullmatch('[0-9]{1,9}', text):
-        return job_of(store, int(text))
+        return job_of(store, int(text))._replace(active=1)
     return Job(active=1, schedule=text)
 
 
@@ -4590,7 +4593,7 @@ def cmd_demo(args, _):
     store = Store(configs[0]).connect()
     limit = time.monotonic() + DEMO_SECONDS
     add_demo_jobs(store, DEMO[:1])
-    kill_a_worker(store, configs[0])
+    kill_a_worker(store, configs[0], limit)
     add_demo_jobs(store, DEMO[1:])
     for config in configs:
         worker_of(config).start()
@@ -4628,11 +4631,16 @@ def add_demo_jobs(store, jobs):
         save_job(store, None, {'description': script, 'command': script, **more})
 
 
-def kill_a_worker(store, config):
-    """Start a worker, and kill it when it has claimed a job."""
+def kill_a_worker(store, config, limit):
+    """Start a worker, and kill it when it has claimed a job. Raises Problem if it has
+    not by the limit, a time.monotonic()."""
     worker = worker_of(config)
     worker.start()
     while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
+        if time.monotonic() > limit:
+            raise Problem(
+                'demo: no worker has claimed a job; see %s' % config.worker_log
+            )
         time.sleep(0.05)
     worker.kill()
     worker.join()
