@@ -20,8 +20,8 @@ Exact behaviour
     that it started: SIGTERM, then SIGKILL after kill_grace seconds.
  6. The deadline of a run is max_run_time + kill_grace + 21 seconds after its claim. Its
     host has ended it by then: its runner, without worker and database, or its host's
-    worker, if the runner is stuck or dead. After the deadline any worker records the run
-    as lost. A job that was claimed and never started is due again at once.
+    worker, if the runner is stuck or dead. After the deadline any worker records the
+    run as lost. A job that was claimed and never started is due again at once.
  7. A time that was missed because no worker was up: the job runs once, late, if its
     window allows. A time that was missed because the last run was still running is not
     made up for.
@@ -208,8 +208,8 @@ class Ending(
     __slots__ = ()
 
 
-def marks(names):
-    """A mark for each of the names of values."""
+def placeholders(names):
+    """`:name, :name, …` for a statement."""
     return ', '.join(':' + name for name in names)
 
 
@@ -330,11 +330,11 @@ class Worker:
                 pause = self.turn()
             except (Problem, OSError) as problem:
                 pause = self.back_off(problem)
-        left = self.claims.count()
-        if left:
+        unreported = self.claims.unreported_count()
+        if unreported:
             self.complain(
                 "%d runs are still running or unreported; this host's next worker will "
-                'report them' % left
+                'report them' % unreported
             )
         self.log.write('worker leaves')
         return 1 if self.failures else 0
@@ -402,9 +402,9 @@ class Worker:
 
     def finished(self):
         """Whether there is nothing left to do for this worker."""
-        if self.claims.landed():
+        if self.claims.any_landed():
             # Runs go on or wait to be reported. A drain does not wait for a database.
-            return self.stopping and self.failures and not self.claims.running()
+            return self.stopping and self.failures and not self.claims.running_count()
         if self.stopping:
             return True
         if self.forever:
@@ -429,7 +429,7 @@ class Worker:
         """Wait so long, or until a signal comes or a run ends. One report can carry
         many results, so wait briefly until a quarter of the runs have ended."""
         until = boottime() + seconds
-        enough = max(1, self.claims.running() / 4)
+        enough = max(1, self.claims.running_count() / 4)
         woken = 0
         while woken < enough:
             seconds_left = until - boottime()
@@ -452,7 +452,8 @@ class Worker:
             else:
                 self.stopping += 1
                 self.log.write(
-                    '%s: drain, %d runs go on' % (signum.name, self.claims.running())
+                    '%s: drain, %d runs go on'
+                    % (signum.name, self.claims.running_count())
                 )
 
     def reload(self):
@@ -476,8 +477,8 @@ class Worker:
         self.next_hello = 0
         self.log.write('configuration read again')
 
-    # The steps in the life of a run. Those that are one statement or one transaction
-    # have their namesakes in Store.
+    # The steps in the life of a run. What stands before a docstring's colon is the
+    # step's word in the log, or its method in Store.
 
     def report_ended(self, endings):
         """end: report how runs have ended; the folder then forgets them."""
@@ -489,9 +490,9 @@ class Worker:
 
         def write():
             locked = self.locked.jobs()
-            free = [ending for ending in endings if ending.job not in locked]
-            refusals = self.store.end(free) if free else []
-            return free, refusals
+            unlocked = [ending for ending in endings if ending.job not in locked]
+            refusals = self.store.end(unlocked) if unlocked else []
+            return unlocked, refusals
 
         written, refusals = self.attempt(write) or ([], [])
         for refusal in refusals:
@@ -526,8 +527,9 @@ class Worker:
         """mine: pass on requests to stop; give back what was claimed and never started,
         also when the claim landed late; remove the files of claims that are done."""
         if self.claims:
-            rows = self.store.mine(list(self.claims), self.claims.free())
-            self.record('give back', self.claims.heed(rows))
+            rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
+            self.claims.pass_on_stops(rows)
+            self.record('give back', self.claims.never_started(rows))
         self.claims.remove_done()
 
     def look(self):
@@ -549,12 +551,16 @@ class Worker:
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
-        is_leaving = (
-            self.store.reported and not self.forever and not self.claims.running()
+        may_leave = (
+            self.store.recorded_runs
+            and not self.forever
+            and not self.claims.running_count()
         )
-        if boottime() >= self.next_hello or is_leaving:
+        if boottime() >= self.next_hello or may_leave:
             self.next_hello = boottime() + HELLO
-            self.attempt(self.store.hello, self.name, self.claims.running(), seen.now)
+            self.attempt(
+                self.store.hello, self.name, self.claims.running_count(), seen.now
+            )
             self.attempt(self.store.purge, seen.now)
 
     def end_overdue(self, seen):
@@ -577,8 +583,8 @@ class Worker:
         """How many of the due jobs this worker may start now; 0 when none is due."""
         if seen.due_in > 0 or self.stopping:
             return 0
-        free = self.config.max_tasks - self.claims.running()
-        return max(0, min(CLAIM_SIZE, free))
+        free_slots = self.config.max_tasks - self.claims.running_count()
+        return max(0, min(CLAIM_SIZE, free_slots))
 
     def start_due(self, seen, slots):
         """find, claim, collect, start: returns how many runs were started."""
@@ -617,7 +623,10 @@ class Worker:
         if os.fork():
             self.log.write(
                 'start: '
-                + ', '.join('job %d run %d' % (run.job, run.run_no) for run in commands)
+                + ', '.join(
+                    'job %d run %d' % (command.job, command.run_no)
+                    for command in commands
+                )
             )
         else:
             self.become_runner(claim, commands)
@@ -728,8 +737,8 @@ class Runner:
         os.set_blocking(signals, False)
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        empty = partial(os.read, signals, 4096)
-        self.watch(signals, empty)
+        drain = partial(os.read, signals, 4096)
+        self.watch(signals, drain)
         return wakeup
 
     def watch(self, file, function):
@@ -1063,36 +1072,41 @@ class Claims(dict):
         for token in jobs:
             self[token].forget(jobs[token])
 
-    def heed(self, rows):
-        """Pass on the requests to stop in rows that our claims hold. Returns Endings of
-        the runs that were claimed and never started."""
-        never_started = []
+    def pass_on_stops(self, rows):
+        """Pass on the requests to stop in rows that our claims hold."""
+        for row in rows:
+            if row.stop_requested == row.run_no:
+                self[row.run_token].ask_to_stop(row.id)
+
+    def never_started(self, rows):
+        """Endings of those rows that our claims hold, but whose runs never started."""
+        endings = []
         for row in rows:
             claim = self[row.run_token]
-            claim.landed = True
-            if row.stop_requested == row.run_no:
-                claim.ask_to_stop(row.id)
-            if claim.free and not claim.has_started(row.id):
-                never_started.append(claim.never_started(row))
-        return never_started
+            claim.landed = True  # its answer may have been lost
+            if claim.unheld and not claim.has_started(row.id):
+                endings.append(claim.ending_without_start(row))
+        return endings
 
     def remove_done(self):
         """Remove the files of claims that hold nothing, and can't land any more."""
-        for token in self.free():
+        for token in self.unheld_tokens():
             claim = self[token]
             is_old = boottime() > claim.born + OPEN_CLAIM
-            if not claim.count() and (claim.landed or is_old):
+            if not claim.unreported_count() and (claim.landed or is_old):
                 self.pop(token).remove()
 
-    def free(self):
+    def unheld_tokens(self):
         """Tokens of the claims that no runner holds."""
-        return [token for token, claim in self.items() if claim.free]
+        return [token for token, claim in self.items() if claim.unheld]
 
     def orphaned(self):
         """The claims whose runner died before the ends of its commands."""
-        return [claim for claim in self.values() if claim.free and claim.running()]
+        return [
+            claim for claim in self.values() if claim.unheld and claim.running_jobs()
+        ]
 
-    def landed(self):
+    def any_landed(self):
         """Whether there are claims that the database has answered."""
         return any(claim.landed for claim in self.values())
 
@@ -1101,13 +1115,13 @@ class Claims(dict):
         something is left of a run that is past its limit, or that has no runner."""
         return {job for claim in self.values() for job in claim.here}
 
-    def running(self):
+    def running_count(self):
         """How many runs have not ended."""
-        return sum(len(claim.running()) for claim in self.values())
+        return sum(len(claim.running_jobs()) for claim in self.values())
 
-    def count(self):
+    def unreported_count(self):
         """How many runs have not ended, or are not reported."""
-        return sum(claim.count() for claim in self.values())
+        return sum(claim.unreported_count() for claim in self.values())
 
 
 class Claim:
@@ -1123,7 +1137,7 @@ class Claim:
         self.born = 0  # boottime of its making; 0 if that was in another boot
         self.starts = {}  # job id, as text -> its last_start before the claim
         self.landed = False  # the database has answered
-        self.free = False  # no runner holds it
+        self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
 
@@ -1151,7 +1165,7 @@ class Claim:
             # Test the lock before reading, so that we see all that its runner wrote.
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.free = True
+                self.unheld = True
             file.seek(self.size)
             lines = file.read().rpartition(b'\n')[0]
         self.size += len(lines)
@@ -1183,27 +1197,28 @@ class Claim:
         """Whether a run has a line of its start or of its end."""
         return bool(self.runs.get(job))
 
-    def running(self):
+    def running_jobs(self):
         """The jobs whose runs have no end yet."""
         return [
             job
             for job, facts in self.runs.items()
-            if 'kind' not in facts and (facts or not self.free)
+            if 'kind' not in facts and (facts or not self.unheld)
         ]
 
-    def count(self):
-        """How many runs are still running or unreported."""
-        return sum(bool(facts) or not self.free for facts in self.runs.values())
+    def unreported_count(self):
+        """How many runs have not ended, or are not reported."""
+        return sum(bool(facts) or not self.unheld for facts in self.runs.values())
 
     def end_left(self, grace):
-        """End what is left of commands whose runner died, and of those that their runner
-        should have ended by now. Once nothing is left of an orphan, its run is lost."""
+        """End what is left of commands whose runner died, and of those that their
+        runner should have ended by now. Once nothing is left of an orphan, its run is
+        lost."""
         now = boottime()
         late = now - grace - MARGIN / 4
         jobs = [
             job
-            for job in self.running()
-            if self.free or self.runs[job].get('limit', now) < late
+            for job in self.running_jobs()
+            if self.unheld or self.runs[job].get('limit', now) < late
         ]
         self.here = set()
         processes = living_processes() if jobs else ()
@@ -1215,12 +1230,12 @@ class Claim:
             if tree:
                 self.here.add(job)
                 signal_tree(tree, leader, self.signal_for(job, grace, now))
-            elif self.free:
+            elif self.unheld:
                 self.learn(ending_line(job, Kind.LOST, LOST))
 
     def signal_for(self, job, grace, now):
-        """SIGTERM once, then nothing, and SIGKILL after the grace; at once if the run is
-        past its limit."""
+        """SIGTERM once, then nothing, and SIGKILL after the grace; at once if the run
+        is past its limit."""
         limit = self.runs[job].get('limit', now + grace)
         if now > min(limit, self.kill_at.get(job, limit)):
             return signal.SIGKILL
@@ -1229,7 +1244,7 @@ class Claim:
         self.kill_at[job] = now + grace
         return signal.SIGTERM
 
-    def never_started(self, row):
+    def ending_without_start(self, row):
         """The Ending of a run that has no line of its start. In this boot it had no
         start; in another one the line may not have reached the disk."""
         if self.born:
@@ -1566,7 +1581,7 @@ class Store:
         self.connection = None  # the driver's
         self.zone = None  # the database's time zone, once connected
         self.used = 0  # the boottime of the last statement
-        self.reported = {}  # job id -> run_no; what was recorded since the last purge
+        self.recorded_runs = {}  # job id -> run_no: the last since the last purge
 
     def look(self):
         """What a poll needs to know, in one statement; `now` is a datetime, UTC."""
@@ -1729,14 +1744,14 @@ class Store:
                 plan = plan_after(ending, job, ours, now, self.zone)
                 alike[(run.ended_at, *plan)].append(job.id)
             if into_history and run.run_no is not None:
-                self.reported[run.job_id] = run.run_no
+                self.recorded_runs[run.job_id] = run.run_no
                 runs.append(run)
         for values, ids in alike.items():
-            self.free(ids, *values)
+            self.release(ids, *values)
         if history:
             self.upsert('run', runs)
 
-    def free(self, ids, last_end, last_status, next_run_utc, run_requested):
+    def release(self, ids, last_end, last_status, next_run_utc, run_requested):
         """Write the end of runs into their jobs, which then run no more."""
         self.change(
             '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
@@ -1770,14 +1785,14 @@ class Store:
             )
         )
 
-    def mine(self, tokens, free):
-        """Rows of my claims that are to be stopped, or that no runner holds (free)."""
+    def mine(self, tokens, unheld_tokens):
+        """Rows of my claims that are to be stopped, or that no runner holds."""
         return self.query(
             '''SELECT id, run_token, run_no, stop_requested FROM job
             WHERE run_token IN (:tokens)
-            AND (stop_requested = run_no OR run_token IN (:free))''',
+            AND (stop_requested = run_no OR run_token IN (:unheld_tokens))''',
             tokens=tokens,
-            free=free,
+            unheld_tokens=unheld_tokens,
         )
 
     def overdue(self):
@@ -1819,13 +1834,13 @@ class Store:
         )
         too_many = [
             {'job_id': job, 'run_no': run_no - self.config.history_runs}
-            for job, run_no in sorted(self.reported.items())
+            for job, run_no in sorted(self.recorded_runs.items())
         ]
         delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
         with self.transaction():
             self.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
             self.execute_many(delete % '<=', too_many)
-        self.reported.clear()
+        self.recorded_runs.clear()
 
     def locked(self, jobs):
         """Those of the jobs whose rows another transaction has locked."""
@@ -1880,7 +1895,7 @@ class Store:
             text = self.dialect.upsert.format(
                 table=table,
                 columns=', '.join(names),
-                marks=marks(names),
+                placeholders=placeholders(names),
                 new=', '.join('%s = excluded.%s' % (name, name) for name in names),
             )
             self.execute_many(text, [row._asdict() for row in rows])
@@ -1890,7 +1905,7 @@ class Store:
         text = 'INSERT INTO %s (%s) VALUES (%s)' % (
             table,
             ', '.join(values),
-            marks(values),
+            placeholders(values),
         )
         if self.dialect.returning:
             return self.query(text + ' RETURNING id', **values)[0].id
@@ -2135,7 +2150,8 @@ class Window:
     @staticmethod
     def anchor(job, column, midnight):
         """One end, as HH:MM:SS."""
-        given = str(getattr(job, column) or midnight)
+        given = getattr(job, column)
+        given = midnight if given is None else str(given)
         text = given + ':00' if len(given) == 5 else given
         if text != midnight and not re.fullmatch(
             '([01][0-9]|2[0-3])(:[0-5][0-9]){2}', text
@@ -2157,10 +2173,11 @@ class Window:
             return after
         day = local.date()
         while True:
-            when = zone.utc(datetime.fromisoformat('%s %s' % (day, self.start)))
-            # If daylight saving skips the start, a short window may be skipped with it.
-            if when >= after and self.contains(zone.local(when).time()):
-                return when
+            start = datetime.fromisoformat('%s %s' % (day, self.start))
+            for when in zone.times(start) or [zone.utc(start)]:
+                # A skipped start is the moment of the jump: a short window is over.
+                if when >= after and self.contains(zone.local(when).time()):
+                    return when
             day += DAY
 
 
@@ -2228,7 +2245,7 @@ class Field:
         self.name = name
         self.low = low
         self.high = high  # the highest number allowed: for day-of-week 7, Sunday again
-        self.highest = 6 if high == 7 else high  # where * and a/n end
+        self.last = 6 if high == 7 else high  # where * and a/n end
         self.allowed = allowed  # the values, for messages
         self.names = names.split()  # of the values, from the lowest on
 
@@ -2267,19 +2284,19 @@ class Field:
         highest value. Empty if the part is none of these."""
         span, slash, step = part.partition('/')
         if span == '*':
-            first, last = self.low, self.highest
+            first, last = self.low, self.last
         elif '-' in span:
             first, last = map(self.number, span.split('-', 1))
             if self.name == 'day-of-week' and first and last == 0:
                 last = 7  # FRI-SUN
         else:
             first = self.number(span)
-            last = self.highest if slash else first
+            last = self.last if slash else first
         step = self.step(step) if slash else 1
         if None in (first, last, step):
             return []
         numbers = range(first, last + 1, step)
-        return [0 if number > self.highest else number for number in numbers]
+        return [0 if number > self.last else number for number in numbers]
 
     def number(self, text):
         """The value of a number or a name; None if the field has no such value."""
@@ -2464,8 +2481,8 @@ def parse(text):
 ########################################################################################
 
 
-# In a statement of Store, {name} is a word of the database, or one of these conditions.
-CONDITIONS = {
+# In a statement of Store, {name} is a word of the database, or one of these.
+SQL_EXPRESSIONS = {
     # max_run_time in minutes, by the rules of the triggers, in case there are none; at
     # most a year, so that no time overflows
     'run_time': '''{least}(525600, CASE
@@ -2492,7 +2509,7 @@ def pieces_of(later, **words):
     """What stands for {name} in statements, by name. later: the pattern of a time, and
     of the seconds after it, with %s for each."""
     pieces = words
-    for name, text in CONDITIONS.items():
+    for name, text in SQL_EXPRESSIONS.items():
         pieces[name] = text.format(**pieces)
     # A second more, as the claim may come late in the whole second that is `utc`.
     seconds = '%s * :minute + :slack + 1' % pieces['run_time']
@@ -2509,13 +2526,13 @@ class Dialect:
     module = None  # the driver's
     pieces = {}  # see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
-    mark = '%%(%s)s'  # a named value in a statement, for the driver
+    placeholder = '%%(%s)s'  # a named value in a statement, for the driver
     begin = 'BEGIN'
     returning = False  # whether INSERT and UPDATE can return rows
     locks_rows = True  # and can say at once that somebody has locked one
     # the query for the names of our triggers
     triggers = 'SELECT trigger_name FROM information_schema.triggers WHERE %s = %s'
-    upsert = 'REPLACE INTO {table} ({columns}) VALUES ({marks})'
+    upsert = 'REPLACE INTO {table} ({columns}) VALUES ({placeholders})'
 
     def __init__(self, config):
         self.config = config
@@ -2529,22 +2546,21 @@ class Dialect:
             ) from None
 
     def translated(self, text, sizes):
-        """A statement in this database's words and its driver's marks. sizes: the
-        (name, length) of values that are lists; an empty one is NULL."""
-
+        """A statement in this database's words and its driver's placeholders. sizes:
+        the (name, length) of values that are lists; an empty one is NULL."""
         lists = dict(sizes)
 
-        def mark(found):
+        def placeholder(found):
             name = found[1]
             names = [name]
             if name in lists:
                 names = names_of_list(name, lists[name])
-            return ', '.join(self.mark % name for name in names) or 'NULL'
+            return ', '.join(self.placeholder % name for name in names) or 'NULL'
 
         text = text.format(**self.pieces)
-        if self.mark.startswith('%'):
+        if self.placeholder.startswith('%'):
             text = text.replace('%', '%%')
-        return re.sub(r'(?<![\w:]):([a-z]\w*)', mark, text)
+        return re.sub(r'(?<![\w:]):([a-z]\w*)', placeholder, text)
 
     def connect(self, create=False):
         """Connect to the first host that will do; create: to make tables."""
@@ -2557,6 +2573,10 @@ class Dialect:
                 break
             self.config.hosts.append(self.config.hosts.pop(0))
         raise problem
+
+    def open(self, create, host, port, socket):
+        """A connection to one host. Raises the driver's errors."""
+        raise NotImplementedError
 
     def execute_many(self, connection, text, rows):
         connection.cursor().executemany(text, rows)
@@ -2577,12 +2597,16 @@ class Dialect:
                 return kind(text + advice)
         return Away(text)
 
+    def code_and_text(self, error):
+        """A driver's error as (what `errors` looks for, the message)."""
+        raise NotImplementedError
+
 
 class SQLite(Dialect):
     """One file, for one host. Its time zone is the process's."""
 
     module = 'sqlite3'
-    mark = ':%s'
+    placeholder = ':%s'
     begin = 'BEGIN IMMEDIATE'
     locks_rows = False
     triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -2743,7 +2767,7 @@ class PostgreSQL(Dialect):
     returning = True
     triggers = Dialect.triggers % ('trigger_schema', 'current_schema()')
     upsert = (
-        'INSERT INTO {table} ({columns}) VALUES ({marks}) '
+        'INSERT INTO {table} ({columns}) VALUES ({placeholders}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
     )
     pieces = pieces_of(
@@ -2998,7 +3022,7 @@ def dotted(values):
         raise BadConfig('must be lines of `key: value`')
     found = []
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name not in KEYS:
             found += [('%s.%s' % (name, key), inner) for key, inner in value.items()]
         else:
             found.append((str(name), value))
@@ -3166,9 +3190,9 @@ def whole_number(text):
     return int(text)
 
 
-# What a column holds. json: its types in a fact of an exported crontab. argument: what
-# argparse must know to read its option.
-Type = namedtuple('Type', 'json argument')
+# What a column holds. json: its types in a fact of an exported crontab. keywords:
+# what argparse must know to read its option.
+Type = namedtuple('Type', 'json keywords')
 TEXT = Type((str,), {})
 MINUTES = Type((int,), {'type': whole_number, 'metavar': 'MINUTES'})
 ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
@@ -3282,8 +3306,8 @@ ACTIONS = {
     ),
 }
 
-# An argument of a command: its name or option, and what argparse must know of it.
-Option = namedtuple('Option', 'flag argument')
+# An argument of a command: its name or option, and the keywords for argparse.
+Option = namedtuple('Option', 'flag keywords')
 # A command of the command line. function: of its arguments and the configuration; it
 # returns the exit status, None for 0. config_of: gets the configuration.
 Subcommand = namedtuple('Subcommand', 'function summary options config_of')
@@ -3310,7 +3334,7 @@ def run_command(name, config):
     """Run a command as if it were typed without options."""
     chosen = COMMANDS[name]
     values = {
-        option.flag.strip('-').replace('-', '_'): option.argument.get('default')
+        option.flag.strip('-').replace('-', '_'): option.keywords.get('default')
         for option in chosen.options
     }
     return chosen.function(SimpleNamespace(**values), config)
@@ -3733,8 +3757,8 @@ def create_tables(store):
 
 
 def execute_plain(store, statement):
-    """Execute SQL that has no marks and no pieces. It leaves out comments: SQLite keeps
-    the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
+    """Execute SQL without placeholders and pieces. It leaves out comments: SQLite
+    keeps the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
     with store.translated_errors():
         store.connection.cursor().execute(re.sub('(?m)^ *--.*\n', '', statement))
 
@@ -4095,7 +4119,7 @@ def parser():
         text = registered.summary
         sub = commands.add_parser(name, help=text, description=text)
         for option in registered.options:
-            sub.add_argument(option.flag, **option.argument)
+            sub.add_argument(option.flag, **option.keywords)
     top.set_defaults(action='run', forever=False)
     return top
 
@@ -4110,7 +4134,7 @@ JSON = Option('--json', {**FLAG, 'help': 'for programs'})
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
-        {'dest': column.name, 'help': column.label.lower(), **column.type.argument},
+        {'dest': column.name, 'help': column.label.lower(), **column.type.keywords},
     )
     for column in COLUMNS
 }
@@ -4240,9 +4264,10 @@ def cmd_next(args, config):
 
 
 def job_or_expression(store, text):
-    """The job whose id was typed, or one with the expression that was typed."""
+    """The job whose id was typed, or one with the expression that was typed; active
+    in any case."""
     if re.fullmatch('[0-9]{1,9}', text):
-        return job_of(store, int(text))
+        return job_of(store, int(text))._replace(active=1)
     return Job(active=1, schedule=text)
 
 
@@ -4664,7 +4689,7 @@ def cmd_demo(args, _):
     store = Store(configs[0]).connect()
     limit = time.monotonic() + DEMO_SECONDS
     add_demo_jobs(store, DEMO[:1])
-    kill_a_worker(store, configs[0])
+    kill_a_worker(store, configs[0], limit)
     add_demo_jobs(store, DEMO[1:])
     for config in configs:
         worker_of(config).start()
@@ -4693,8 +4718,8 @@ def worker_of(config):
     """A process that works for ever, but not longer than this one."""
     from multiprocessing import get_context
 
-    process = get_context('fork').Process
-    return process(target=work, args=(config, True), daemon=True)
+    context = get_context('fork')
+    return context.Process(target=work, args=(config, True), daemon=True)
 
 
 def add_demo_jobs(store, jobs):
@@ -4702,11 +4727,16 @@ def add_demo_jobs(store, jobs):
         save_job(store, None, {'description': script, 'command': script, **more})
 
 
-def kill_a_worker(store, config):
-    """Start a worker, and kill it when it has claimed a job."""
+def kill_a_worker(store, config, limit):
+    """Start a worker, and kill it when it has claimed a job. Raises Problem if it has
+    not by the limit, a time.monotonic()."""
     worker = worker_of(config)
     worker.start()
     while not store.query('SELECT 1 FROM job WHERE run_token IS NOT NULL'):
+        if time.monotonic() > limit:
+            raise Problem(
+                'demo: no worker has claimed a job; see %s' % config.worker_log
+            )
         time.sleep(0.05)
     worker.kill()
     worker.join()

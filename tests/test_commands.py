@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-
+import tempfile
 from datetime import datetime
 from itertools import islice
 
@@ -166,6 +166,8 @@ def test_next_history_log_hosts(place):
     place.run('run', name='first')
     times = lines(place.run('next', '1', '-n', '2'))
     assert len(times) == 2 and times[0] < times[1]
+    place.run('disable', '1')
+    assert len(lines(place.run('next', '1', '-n', '2'))) == 2  # as if it were enabled
     table = lines(place.run('history'))
     assert table[0].split('  ')[0] == 'JOB ID' and table[0].endswith('OUTPUT')
     assert re.search(r'first-\d+ +Success +one two$', table[1])
@@ -206,6 +208,7 @@ def test_log_follow(place):
 
 
 def test_check(place):
+    place.run('run')
     out = place.run('check')
     for what in ('config', 'database', 'schema', 'time zone', 'clock skew', 'folders'):
         assert re.search('(?m)^ok   %s: ' % what, out), out
@@ -797,6 +800,19 @@ def test_demo_needs_nothing_but_python(tmp_path):
     assert 'Each of the 12 jobs ran once.' in out and 'ERROR: exit 3' in out
     assert 'ERROR: timed out' in out
     assert len({row.split()[-2] for row in out.splitlines() if 'Success' in row}) >= 3
+
+
+@pytest.mark.timeout(20)
+def test_demo_gives_up_when_no_worker_starts(tmp_path, monkeypatch):
+    class Dead:
+        def start(self):
+            pass
+
+    monkeypatch.setattr(dc, 'worker_of', lambda config: Dead())
+    monkeypatch.setattr(dc, 'DEMO_SECONDS', 0.2)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    with pytest.raises(dc.Problem, match='demo: no worker has claimed a job'):
+        dc.cmd_demo(None, None)
 
 
 @pytest.mark.parametrize(

@@ -380,6 +380,8 @@ def test_localhost_is_the_socket_where_there_is_one(folder, monkeypatch):
 def test_dotted_keys_are_nested_ones_and_empty_ones_are_none():
     nested = {'log': {'location': '/l', 'max_bytes': None}, 'max_tasks': ''}
     assert dc.dotted(nested) == {'log.location': '/l'}
+    for tls in {'db': {'tls': {'ca': 'x'}}}, {'db.tls': {'ca': 'x'}}:
+        assert dc.dotted(tls) == {'db.tls': {'ca': 'x'}}
     config = dc.Config({'log.location': '/l', 'web.editors': ['a']}, '/f/x.yml', 'me')
     assert config.state_location == '/l/state-me' and config.worker_log == '/l/me.log'
     assert config.job_log(3) == '/l/3.log'
@@ -432,6 +434,11 @@ def test_names_of_hosts(name):
             'db: {host: "a:0"}',
             "db.host: 'a:0'; allowed: host, host:port, [address]:port or /socket, with a "
             'port of 1 to 65535',
+        ),
+        (
+            'max_tasks: {a: 1}',
+            "max_tasks: {'a': 1} is not allowed; allowed: a whole number from 1 to "
+            '100000, or one of: cpu_full, cpu_half, cpu_quarter',
         ),
         ('[1]', 'must be lines of `key: value`'),
     ],

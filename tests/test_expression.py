@@ -351,6 +351,20 @@ def test_a_window_in_the_skipped_hour_opens_the_day_after():
     assert dc.next_run(job, now, now, zone_of('Europe/Berlin')) == datetime(2026, 3, 30)
 
 
+def test_a_window_opens_again_when_the_clock_is_put_back():
+    """At 03:00 it shows 02:00 again: */20 is due at both 02:30 to 02:50."""
+    job = Job(schedule='*/20 * * * *', start_anchor='02:30', stop_anchor='02:50')
+    when, found = datetime(2026, 10, 25), []
+    for _ in range(3):
+        when = dc.next_run(job, when, when, zone_of('Europe/Berlin'))
+        found.append(str(when))
+    assert found == [
+        '2026-10-25 00:40:00',
+        '2026-10-25 01:40:00',
+        '2026-10-26 01:40:00',
+    ]
+
+
 def test_a_window_until_midnight():
     """24:00 may be written, and databases that know times give it back as 24:00:00."""
     late = datetime(2026, 5, 20, 23, 59)
@@ -372,6 +386,8 @@ NOW = datetime(2026, 3, 28, 12)
         ('start_anchor', {'start_anchor': 'noon'}, "'noon'; allowed: 00:00 to 23:59"),
         ('start_anchor', {'start_anchor': '24:00'}, "'24:00'; allowed: "),
         ('stop_anchor', {'stop_anchor': 1200}, "'1200'; allowed: 00:00 to 23:59"),
+        ('stop_anchor', {'stop_anchor': ''}, "''; allowed: 00:00 to 23:59"),
+        ('start_anchor', {'start_anchor': 0}, "'0'; allowed: 00:00 to 23:59"),
         ('stop_anchor', {'stop_anchor': '12:00:00.5'}, "'12:00:00.5'; allowed: "),
         (
             'stop_anchor',

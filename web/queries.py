@@ -33,7 +33,7 @@ RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
 
 
 def found(now, search):
-    """The jobs that a search finds, as a table in SQL, and the values of its marks."""
+    """The jobs that a search finds, as a table in SQL, and its values."""
     values = {
         'now': dc.text_of(now),
         'late': dc.text_of(now - dc.MINUTE),

@@ -816,7 +816,7 @@ def history(bench):
         for _ in range(4):  # of 2,000 runs each
             for place, found in times.items():
                 place.store.config.history_days = 0
-                place.store.reported.clear()
+                place.store.recorded_runs.clear()
                 clock(
                     found['purge'],
                     place.store.hello,
