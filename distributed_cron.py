@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cron for several machines: one script, and a SQL database as all that they share.
+"""Cron for several machines: one script; all that the machines share is a SQL database.
 
 Each host runs this script, from its crontab every minute or as a loop (--forever). Each
 running copy, a worker, claims due jobs from the table `job`, runs them, and records how
@@ -10,9 +10,9 @@ Exact behaviour
     decides anything. Windows and cron expressions are in the database's time zone.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
     never ran; a job with a `schedule` runs when its cron expression says so.
- 3. A window is [start_anchor, stop_anchor). A start alone lasts until midnight, a stop
-    alone begins at midnight, and a start after the stop crosses midnight. No run starts
-    outside the window.
+ 3. A window is [start_anchor, stop_anchor). With only a start it lasts until midnight,
+    with only a stop it begins at midnight, and with a start after the stop it crosses
+    midnight. No run starts outside the window.
  4. One run of a job at a time, on any host. A worker claims it by one conditional
     UPDATE with a fresh token. A worker that does not find its token in the row does not
     run the job.
@@ -56,8 +56,8 @@ Sections
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
-A section calls only sections below it; all may use words, and those from jobs on may
-also use jobs and everything that stands above it.
+A section calls only sections below it; all may use words. Sections from jobs on may
+also use jobs, display, and what stands above these.
 """
 
 import errno
@@ -98,7 +98,7 @@ LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
 class Problem(Exception):
-    """What a person can cause or mend: one line that says what to do."""
+    """An error that a user can cause or fix; its text, one line, says what to do."""
 
     exit_status = 1
 
@@ -149,7 +149,7 @@ RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 
 
 def line_of(problem):
-    """What a Problem, or an error of the system, says, in one line."""
+    """The text of a Problem or an OSError, in one line."""
     if isinstance(problem, OSError):
         return '%s: %s' % (problem.filename or 'output', problem.strerror)
     return ' '.join(str(problem).split())
@@ -226,13 +226,13 @@ def row_type(*names):
 
 
 def moment(value):
-    """A time as the database says it: text, to a datetime; None for none."""
+    """The datetime of a database's text; None for NULL."""
     with suppress(TypeError, ValueError):
         return datetime.fromisoformat(value)
 
 
 def text_of(when):
-    """A datetime as the database reads it, to the second; None for none."""
+    """A datetime as text for the database, to the second; None for None."""
     return when and when.isoformat(' ', 'seconds')
 
 
@@ -293,7 +293,7 @@ class Worker:
         self.signals = []  # came, and are not obeyed yet
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
-        self.misses = 0  # turns in a row in which something was due and none was had
+        self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.locked = LockedJobs()
         self.lost = False  # this turn, a step lost against another transaction
@@ -584,7 +584,7 @@ class Worker:
         share = self.burst <= SHARED
         skip = self.locked.jobs() | self.claims.here()
         jobs = self.store.find(slots, share, skip)
-        if not jobs:  # due by time, but for the window or a Perl worker's run
+        if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
         claim = self.claims.new()
@@ -1611,8 +1611,8 @@ class Store:
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, count, share=False, skip=()):
-        """Ids of so many due jobs, at random among the first of them. With `share`: of
-        an eighth of them, where `count` would take them all. skip: as in plan."""
+        """Ids of up to `count` due jobs, drawn at random from the first ones. With
+        `share`: an eighth of them, if `count` would take all. skip: as in plan."""
         rows = self.query(
             'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
@@ -1783,7 +1783,8 @@ class Store:
         self.upsert('host', [host])
 
     def purge(self, now):
-        """Delete a small batch of the history that is too old or too much."""
+        """Delete one batch of the history that is older than history.days or beyond
+        history.runs. now: a datetime, UTC."""
         oldest = self.zone.local(now) - self.config.history_days * DAY
         old = self.query(
             '''SELECT job_id, run_no FROM run WHERE ended_at < :oldest
@@ -1977,7 +1978,7 @@ def next_plan(job, ended, now, zone):
 
 
 def history_row(ending, job, ended):
-    """The Run that an ending is in the history. ended: local time, as text."""
+    """The row of the history for an ending. ended: local time, as text."""
     started = ending.started or job.last_start
     return Run(
         job_id=ending.job,
@@ -2459,8 +2460,7 @@ DUE = {
 
 
 def pieces_of(later, **words):
-    """What stands for {name} in statements, by name. later: the pattern of a time, and
-    of the seconds after it, with %s for each."""
+    """The dialect's pieces for {name}. later: time + seconds, with %s for each."""
     pieces = words
     for name, text in SQL_EXPRESSIONS.items():
         pieces[name] = text.format(**pieces)
@@ -2669,7 +2669,7 @@ class MySQL(Dialect):
             conv={**self.driver.converters.conversions, **times},  # times stay text
         )
         is_local = socket or host in ('localhost', '127.0.0.1', '::1')
-        # For TLS, PyMySQL reads all certificates of the machine: not where it is local.
+        # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
         try:
             return connect(ssl_disabled=bool(is_local and not config.db_tls))
         except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
@@ -2714,7 +2714,7 @@ class MySQL(Dialect):
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
+    """PostgreSQL, by psycopg 3."""
 
     module = 'psycopg'
     returning = True
@@ -2723,6 +2723,7 @@ class PostgreSQL(Dialect):
         'INSERT INTO {table} ({columns}) VALUES ({placeholders}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
     )
+    # With clock_timestamp() it would use no index.
     pieces = pieces_of(
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
@@ -2739,9 +2740,10 @@ class PostgreSQL(Dialect):
         by_due='run_token, next_run_utc',  # all of the index, or it sorts all rows
     )
     errors = (
-        ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
+        ('40|55P03|57014', Again, ''),
         ('42P01|42703', Problem, RUN_INIT),
         ('42501', Problem, '; the account needs more rights'),
+        # None: the driver knows no SQLSTATE.
         ('28|None.*authentication', Problem, '; look at db.username and db.password'),
         ('3D000|None.*database "', Problem, '; make it: createdb'),
         ('22|23|P0001|None.*NUL', BadData, ''),
@@ -3130,7 +3132,7 @@ class Config:
 
 
 ########################################################################################
-# jobs: what the commands and the web page share: columns, checks, changes and words
+# jobs: what the commands and the web page share: columns, checks, changes
 ########################################################################################
 
 
@@ -3143,8 +3145,8 @@ def whole_number(text):
     return int(text)
 
 
-# What a column holds. json: its types in a fact of an exported crontab. keywords:
-# what argparse must know to read its option.
+# What a column holds. json: the types that import accepts in a `#:` line. keywords: of
+# its option, for argparse.
 Type = namedtuple('Type', 'json keywords')
 TEXT = Type((str,), {})
 MINUTES = Type((int,), {'type': whole_number, 'metavar': 'MINUTES'})
@@ -3262,7 +3264,8 @@ ACTIONS = {
 # An argument of a command: its name or option, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
 # A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: gets the configuration.
+# returns the exit status, None for 0. config_of: returns the configuration for these
+# arguments.
 Subcommand = namedtuple('Subcommand', 'function summary options config_of')
 COMMANDS = {}  # by name, in the order of --help
 
@@ -4440,7 +4443,7 @@ def entries(lines, system):
     """The entries of a crontab, as pairs of a line number and the columns of a job, or
     the BadSchedule that says why it is none."""
     variables = {}
-    about = {}  # what the lines right above an entry say of it
+    about = {}  # columns, from the lines right above an entry
     for number, line in enumerate(lines, 1):
         line = line.strip(' \t')
         above, about = about, {}
@@ -4474,7 +4477,7 @@ def facts_of(line):
 
 
 def description_in(line):
-    """The description that a comment is for the next entry, but not a commented-out
+    """The description that a comment gives the next entry; {} for a commented-out
     entry."""
     comment = re.match(r'#[# ]*([^# \d*@].*)', line)
     if comment is None:
