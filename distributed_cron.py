@@ -64,11 +64,9 @@ import errno
 import fcntl
 import gc
 import io
-import json
 import os
 import re
 import select
-import selectors
 import signal
 import sys
 import time
@@ -200,8 +198,9 @@ class Ending(
             'due',  # for when it was due, UTC, as text
             'started',  # when it was claimed, the database's local time, as text
             'worker',  # that claimed it
+            'last_start',  # of its job before the run was claimed; '': not known
         ),
-        defaults=(None, '') + (None,) * 8,
+        defaults=(None, '') + (None,) * 8 + ('',),
     )
 ):
     """How a run ended. What is None is not known, and taken from the row of its job."""
@@ -234,6 +233,18 @@ def moment(value):
 def text_of(when):
     """A datetime as text for the database, to the second; None for None."""
     return when and when.isoformat(' ', 'seconds')
+
+
+def to_json(value, **how):
+    import json  # imported here: an idle pass does not need it
+
+    return json.dumps(value, **how)
+
+
+def from_json(text):
+    import json
+
+    return json.loads(text)
 
 
 def boottime():
@@ -529,6 +540,7 @@ class Worker:
         if self.clock and seen.now < self.expected_time(asked) - CLOCK_STEP:
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
+            seen = self.store.look()
         self.clock = asked, seen.now
         return seen
 
@@ -587,7 +599,7 @@ class Worker:
         if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
-        claim = self.claims.new()
+        claim = self.claims.new(jobs)
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
@@ -711,7 +723,9 @@ class Runner:
         self.results = []  # lines for the claim's file, until the disk has taken them
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
-        self.selector = selectors.DefaultSelector()
+        from selectors import DefaultSelector  # here: an idle pass does not need it
+
+        self.selector = DefaultSelector()
         self.wakeup = self.watch_signals()
         # What may block is done elsewhere, so that it delays no limit.
         self.logs = Errands(self.wakeup)
@@ -724,8 +738,14 @@ class Runner:
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         drain = partial(os.read, signals, 4096)
-        self.selector.register(signals, selectors.EVENT_READ, drain)
+        self.watch(signals, drain)
         return wakeup
+
+    def watch(self, file, function):
+        """Have a function called when there is something to read."""
+        from selectors import EVENT_READ
+
+        self.selector.register(file, EVENT_READ, function)
 
     def loop(self):
         """Start the commands, and stay until each has its result on the disk; then as
@@ -848,8 +868,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         command.pipe = os.fdopen(reader, 'rb', buffering=0)
-        copy = partial(self.copy, command)
-        self.selector.register(command.pipe, selectors.EVENT_READ, copy)
+        self.watch(command.pipe, partial(self.copy, command))
         return output
 
     # While they run.
@@ -937,7 +956,8 @@ class Runner:
 # long as the runner lives. Lines of JSON are only appended to it, in this order:
 #
 #     event      what it holds                         written
-#     claimed    boot, born (boottime)                 before the claim is sent
+#     claimed    boot, born (boottime), starts (of     before the claim is sent
+#                the jobs, before)
 #     started    job, run_no, due, started, worker,    before a command is started
 #                limit (boottime)
 #     spawned    job, process, born (when, in ticks)   after that
@@ -1025,10 +1045,10 @@ class Claims(dict):
         super().__init__()
         self.folder = folder
 
-    def new(self):
-        """A new claim, whose file is made and locked."""
+    def new(self, starts):
+        """A new claim, whose file is made and locked. starts: {job id: last_start}."""
         claim = Claim(self.folder, os.urandom(16).hex())
-        claim.create()
+        claim.create(starts)
         self[claim.token] = claim
         return claim
 
@@ -1115,17 +1135,23 @@ class Claim:
         self.size = 0  # bytes that were read
         self.runs = {}  # job id -> what its lines say; until it is reported
         self.born = 0  # boottime of its making; 0 if that was in another boot
+        self.starts = {}  # job id, as text -> its last_start before the claim
         self.landed = False  # the database has answered
         self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
 
-    def create(self):
+    def create(self, starts=()):
         """Make the file, before the claim is sent, and lock it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
         fcntl.flock(self.file, fcntl.LOCK_EX)
-        line = {'event': 'claimed', 'boot': boot_id(), 'born': boottime()}
+        line = {
+            'event': 'claimed',
+            'boot': boot_id(),
+            'born': boottime(),
+            'starts': dict(starts),
+        }
         try:
             append(self.file, line)
         except OSError:  # a full disk: nothing is claimed
@@ -1145,15 +1171,17 @@ class Claim:
         self.size += len(lines)
         for text in lines.split(b'\n'):
             with suppress(ValueError):  # cut off by a crash, or by a full disk
-                line = json.loads(text)
+                line = from_json(text)
                 if isinstance(line, dict):
                     self.learn(line)
 
     def learn(self, line):
         """Take in one line; the only place where `runs` changes."""
         event = event_of(line)
-        if event == 'claimed' and line.get('boot') == boot_id():
-            self.born = line.get('born', 0)
+        if event == 'claimed':
+            self.starts = line.get('starts', {})
+            if line.get('boot') == boot_id():
+                self.born = line.get('born', 0)
         elif event == 'collected':  # in memory only: the database has answered
             self.runs = {job: {} for job in line['jobs']}
         elif event in ('started', 'ended') and isinstance(line.get('job'), int):
@@ -1223,20 +1251,21 @@ class Claim:
             kind, status = Kind.GIVEN_BACK, 'never started'
         else:
             kind, status = Kind.LOST, LOST
-        return Ending(self.token, row.id, kind, row.run_no, status)
+        start = self.starts.get(str(row.id), '')
+        return Ending(self.token, row.id, kind, row.run_no, status, last_start=start)
 
     def endings(self):
         """The Endings that are to be reported."""
-        known = Ending._fields[2:]
         return [
-            Ending(
-                self.token,
-                job,
-                **{name: facts[name] for name in known if name in facts},
-            )
+            self.ending_of(job, facts)
             for job, facts in self.runs.items()
             if 'kind' in facts
         ]
+
+    def ending_of(self, job, facts):
+        known = {name: facts[name] for name in Ending._fields[2:] if name in facts}
+        start = self.starts.get(str(job), '')
+        return Ending(self.token, job, **known)._replace(last_start=start)
 
     def forget(self, jobs):
         """Forget what is reported; a line keeps the next worker from reporting it."""
@@ -1295,7 +1324,7 @@ def spawned_line(command):
 
 def append(file, *lines):
     """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % json.dumps(line) for line in lines).encode()
+    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
     if os.write(file, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -1606,23 +1635,25 @@ class Store:
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
         except BadSchedule as error:
-            return PARKED, 'ERROR: schedule: %s' % error
+            column = '' if error.column == 'schedule' else error.column + ' '
+            return PARKED, 'ERROR: schedule: %s%s' % (column, error)
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, count, share=False, skip=()):
-        """Ids of up to `count` due jobs, drawn at random from the first ones. With
-        `share`: an eighth of them, if `count` would take all. skip: as in plan."""
+        """Up to `count` due jobs, drawn at random from the first ones, as {id: its
+        last_start}. With `share`: an eighth of them, if `count` would take all. skip: as
+        in plan."""
         rows = self.query(
-            'SELECT id FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
+            'SELECT id, last_start FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
         )
-        found = [row.id for row in rows if row.id not in skip]
+        found = [row for row in rows if row.id not in skip]
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
 
-        return sorted(sample(found, min(count, len(found))))
+        return dict(sorted(sample(found, min(count, len(found)))))
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what collect says."""
@@ -1638,9 +1669,9 @@ class Store:
             'run_now': RUN_NOW,
             'minute': self.config.minute,
             'slack': self.config.kill_grace + MARGIN,
-            'jobs': jobs,
+            'jobs': list(jobs),
         }
-        with self.wanting(jobs):
+        with self.wanting(list(jobs)):
             if self.dialect.returning:
                 return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
             claimed = self.change(update, **values)
@@ -1708,6 +1739,8 @@ class Store:
             into_job, into_history = fate(ending.kind, ours, late, recorded)
             ended = text_of(self.zone.local(end_of(ending, job, now)))
             run = history_row(ending, job, ended)
+            if into_job and ending.kind == Kind.GIVEN_BACK:
+                self.take_back_start(ending)
             if into_job:
                 plan = plan_after(ending, job, ours, now, self.zone)
                 alike[(run.ended_at, *plan)].append(job.id)
@@ -1732,6 +1765,16 @@ class Store:
             run_requested=run_requested,
             ids=ids,
         )
+
+    def take_back_start(self, ending):
+        """A run that was given back has not started: its job did so before."""
+        if ending.last_start != '':
+            self.change(
+                '''UPDATE job SET last_start = :last_start, claimed_start = :last_start
+                WHERE id = :job''',
+                last_start=ending.last_start,
+                job=ending.job,
+            )
 
     def is_recorded(self, ending, job):
         """Whether the history has this run, of which nobody saw the end."""
@@ -2015,8 +2058,8 @@ def next_run(job, after, now, zone):
     """When a job, a row of `job`, runs next: a UTC datetime, or PARKED for never.
 
     An expression's next time is strictly after `after`. A frequency job that is late is
-    due in the window of `now`, or else when the next window opens. Raises BadSchedule
-    and nothing else, whatever the row holds: SQLite stores any text as a number.
+    due at once if its window is open now, or else when it opens next. Raises only
+    BadSchedule, whatever the row holds: SQLite stores any text in a number's column.
     """
     if not job.active:
         return PARKED
@@ -2152,9 +2195,10 @@ class Zone:
 
     def offset(self, when):
         """The offset of wall-clock time from UTC at a UTC time."""
-        # MySQL's CONVERT_TZ ends in January 2038 (its manual; 32 bits), and SQLite too
-        # takes an equivalent year from there on. Rules such as "the last Sunday of
-        # March" repeat with the calendar, which has a cycle of 28 years until 2100.
+        # Not every database converts times after January 2038: see CONVERT_TZ in the
+        # manuals of MySQL and MariaDB. So use an equivalent year, as SQLite does ("Date
+        # And Time Functions"): rules such as "the last Sunday of March" repeat with the
+        # calendar, every 28 years until 2100.
         if when.year > 2037:
             cycle = (when.year - 2010) % 28
             when = when.replace(year=2010 + cycle)
@@ -2302,8 +2346,7 @@ class Expression:
             'sun mon tue wed thu fri sat',
         ),
     )
-    # The calendar repeats a day in at most 40 years: 29 February on a given weekday.
-    YEARS = 50
+    YEARS = 50  # to look ahead; 29 February on a given weekday comes within 40
 
     def __init__(self, text):
         self.text = text
@@ -2321,7 +2364,7 @@ class Expression:
         self.month_days = month_days
         self.months = months
         self.week_days = week_days
-        self.nearest = [  # 15w
+        self.nearest = [  # words such as 15w
             word for word in month_days if re.fullmatch('[0-9]+w', str(word))
         ]
         self.day_times = [  # since midnight, in order
@@ -2330,7 +2373,7 @@ class Expression:
             for minute in sorted(minutes)
         ]
         star = [part.startswith('*') for part in texts]
-        # A field that begins with * is unrestricted, whatever follows, as in Debian.
+        # In Debian's cron only the first character of a field counts for both rules.
         self.either_day = not star[2] and not star[4]
         self.elapsed = star[0] or star[1]
         if self.next_local(datetime(2000, 1, 1)) is None:
@@ -2344,16 +2387,16 @@ class Expression:
         return self.next_fixed(after, zone)
 
     def next_fixed(self, after, zone):
-        """Each time runs once a day: a time that the clock skips at the moment of the
-        jump, a time that it shows twice the first time."""
+        """Each time of day runs once: a time that daylight saving skips runs at the
+        moment of the jump, and a time that comes twice runs the first time."""
         local = self.next_local(zone.local(after))
         while local is not None and zone.utc(local) <= after:
             local = self.next_local(local)
         return local and zone.utc(local)
 
     def next_elapsed(self, after, zone):
-        """It runs whenever the clock shows a matching time: not at times that the clock
-        skips, and again at times that it shows twice."""
+        """By elapsed time: it runs whenever the clock shows a matching time, so not at
+        times that daylight saving skips, and twice at times that come twice."""
         shown = zone.local(after)
         # If the clock is put back within three hours, it will show earlier times again.
         local = min(shown, after + zone.offset(after + 180 * MINUTE))
@@ -2389,10 +2432,13 @@ class Expression:
     def matches_month_day(self, day):
         if day.day in self.month_days:
             return True
+        # L: the last day of the month.
         if 'l' in self.month_days and day == last_day(day):
             return True
+        # LW: the last day of the month from Monday to Friday.
         if 'lw' in self.month_days and day == nearest_weekday(last_day(day)):
             return True
+        # 15W: the day from Monday to Friday nearest to the 15th.
         for word in self.nearest:
             target = day + (int(word[:-1]) - day.day) * DAY
             if target.month == day.month and nearest_weekday(target) == day:
@@ -2403,8 +2449,10 @@ class Expression:
         week_day = day.isoweekday() % 7  # Sunday is 0
         if week_day in self.week_days:
             return True
+        # 5L: the last Friday of the month.
         if '%dl' % week_day in self.week_days and day + 7 * DAY > last_day(day):
             return True
+        # 5#2: the second Friday of the month.
         week = (day.day + 6) // 7
         return '%d#%d' % (week_day, week) in self.week_days
 
@@ -3538,7 +3586,7 @@ def window_in_words(job):
 def print_rows(rows, as_json, *columns):
     """Print rows: as JSON, or as a table of columns (heading, function of a row)."""
     if as_json:
-        print(json.dumps([row._asdict() for row in rows], indent=1))
+        print(to_json([row._asdict() for row in rows], indent=1))
         return
     table = [[heading for heading, _ in columns]]
     for row in rows:
@@ -3572,31 +3620,58 @@ def cell(name, most=1000):
 # setup: init: the first configuration, and the tables
 ########################################################################################
 
+# As distributed_cron.yml, but with the logs in a folder that is nobody else's.
 FIRST_CONFIG = '''\
-# Configuration of distributed cron. Paths are relative to this file.
+# Configuration of distributed cron. As it stands it needs no server: it uses one SQLite
+# file, on one host. For several hosts, use MySQL, MariaDB or PostgreSQL.
+#
+# Every key is here, with what it allows. The value shown is its default, also where the
+# key is commented out, unless it says `by default`. Paths are relative to this file.
 
 db:
-    engine: sqlite                     # one file, for one host
-    path: distributed_cron.db
+    engine: sqlite                 # sqlite, mysql (also for MariaDB) or postgresql;
+                                   # by default mysql if there is a host or a database,
+                                   # else sqlite
+    path: distributed_cron.db      # for sqlite: the file, on a local disk
 
-    # For several hosts, use a server: engine: mysql (also MariaDB) or postgresql, and
-    # host: db.example.com             # host, host:port or /socket; or a list of them
-    # database: distributed_cron
-    # username: distributed_cron
-    # password: secret                 # or password_file: FILE
-    # tls: {ca: ca.pem}                # also cert and key, for a client certificate
-    # timeout: 2                       # seconds to wait for an answer
+    # For a server, used by any number of hosts: engine: mysql or postgresql, and
+    # host: db.example.com         # host, host:port, [address]:port or /socket; or a
+    #                              # list, in the order to try; by default localhost
+    # database: distributed_cron   # its name
+    # username: distributed_cron   # by default none
+    # password: secret             # by default none
+    # password_file: db.password   # instead of password: a file with it as its first
+    #                              # line; by default none
+    # tls: {ca: ca.pem}            # files: ca, and cert and key for a client
+    #                              # certificate; by default none
+    # timeout: 2                   # seconds to wait for an answer, 1 to 60
+    # connect_string: dbi:mysql:database=distributed_cron;host=db;mysql_read_timeout=2
+    #                              # the Perl program's own key; the keys above win
+    #                              # over it; by default none
 
 log:
-    location: distributed_cron_log     # a folder
-    # max_bytes: 10000000              # a log that reaches this size becomes FILE.1
+    # A folder: <host>.log is the worker's log there, <job id>.log that of a job.
+    location: distributed_cron_log    # by default /tmp/distributed_cron
+    max_bytes: 10000000      # a log of this size becomes FILE.1; at least 1000
 
-# max_tasks: cpu_full                  # runs at once; or cpu_half, cpu_quarter, 8
-# poll_seconds: 1                      # how often to ask the database
-# kill_grace: 10                       # seconds from SIGTERM to SIGKILL
-# state: {location: FOLDER}            # what this host runs; a folder of its own
-# history: {days: 30, runs: 1000}      # how long to keep runs, and how many of each job
-# web: {readonly: no, editors: [alice]}    # the page, and the logins that may edit
+# state:                     # what this host runs: a folder on a local disk that
+#                            # survives a restart and that no other machine uses
+#     location: /var/lib/distributed_cron  # by default state-<host> in log.location
+
+max_tasks: cpu_full          # runs at once on this host: 1 to 100000, or cpu_full (one
+                             # for each CPU), cpu_half, cpu_quarter
+poll_seconds: 1              # how often to ask the database: 0.1 to 60 seconds
+kill_grace: 10               # seconds from SIGTERM to SIGKILL, 0 to 30
+
+history:
+    days: 30                 # how long to keep the record of a run, 1 to 36500 days,
+    runs: 1000               # and how many runs to keep of each job, from 1
+
+# web:                       # the page, see web/README.md
+#     readonly: no           # yes or no; yes: it changes nothing, whoever asks
+#     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
+
+clear_old_on_start: yes      # yes or no; the Perl program's, has no effect
 '''
 
 
@@ -4166,7 +4241,7 @@ def cmd_show(args, config):
         next_run=when_text(store, moment(job.next_run_utc), now),
     )
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print(to_json(facts, indent=1))
         return
     for name, value in facts.items():
         print('%-17s %s' % (name, '' if value is None else value))
@@ -4466,7 +4541,7 @@ def facts_of(line):
     """What export says of the next entry, as columns. Raises BadSchedule."""
     types = {column.name: column.type.json for column in COLUMNS}
     try:
-        facts = json.loads(line.removeprefix('#:'))
+        facts = from_json(line.removeprefix('#:'))
     except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict) or not all(
@@ -4564,7 +4639,7 @@ def cmd_export(args, config):
             facts['command'] = job.command
         line = job.command.replace('%', '\\%').replace('\n', '; ')
         disabled = '' if job.active else '#'
-        print('#: ' + json.dumps(facts))
+        print('#: ' + to_json(facts))
         print('%s%s %s\n' % (disabled, schedule, line))
 
 

@@ -125,7 +125,8 @@ def test_a_clock_that_was_set_back_stops_no_schedule(place):
             pause = worker.turn()
             if pause > 0.05 and not worker.claims:
                 return
-            worker.sleep(min(pause, 0.02))
+            worker.wait(min(pause, 0.02))
+            worker.obey_signals()
 
     with contextlib.closing(worker.store):
         place.set_clock('2026-05-20 12:00:30', worker.store)

@@ -12,7 +12,7 @@ from hosts import LATE, Ticks, proxy_of, row_lock, start_worker
 SHORT = {'minute': 2, 'margin': 1}
 STEPS = {  # the statement within its transaction after which a host is gone
     'plan': b'UPDATE job SET next_run_utc',
-    'end': b'UPDATE job SET last_end',
+    'end': b' SET last_end',
     'history': b'INTO run ',
 }
 FREED = 30  # seconds in which the server ends the session of a peer that is gone

@@ -460,9 +460,6 @@ def test_the_shipped_configuration_is_the_defaults(tmp_path):
     config = dc.load_config(os.path.join(ROOT, 'distributed_cron.yml'))
     default = dc.Config({}, os.path.join(ROOT, 'distributed_cron.yml'))
     assert vars(config) == vars(default)
-    text = open(os.path.join(ROOT, 'distributed_cron.yml')).read()
-    for key in dc.KEYS:
-        assert re.search(r'\b%s:' % key.split('.')[-1], text), key
 
 
 # Databases that are not as they should be.

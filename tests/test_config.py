@@ -196,7 +196,7 @@ def test_a_named_configuration_that_is_not_there_is_not_written(folder):
     assert not os.path.exists(place.beside) and os.listdir(place.home) == []
 
 
-def test_the_first_says_all_keys_and_their_defaults(folder):
+def test_the_first_says_the_defaults(folder):
     file = os.path.join(folder, 'x.yml')
     write(file, dc.FIRST_CONFIG)
     here = dict(vars(dc.load_config(file, 'here')))
@@ -204,20 +204,82 @@ def test_the_first_says_all_keys_and_their_defaults(folder):
     for key in ('log_location', 'state_location', 'worker_log'):
         assert here.pop(key) != default.pop(key)  # nothing in a folder of all
     assert here == default
-    for key in dc.KEYS:
-        if key not in ('clear_old_on_start', 'db.connect_string'):  # the Perl program's
-            assert re.search(r'\b%s:' % key.split('.')[-1], dc.FIRST_CONFIG), key
-    top = re.sub('(?m)^# ([a-z_]+:)', r'\1', dc.FIRST_CONFIG)
-    top = top.replace('FOLDER', 'state').replace('# max_bytes', 'max_bytes')
-    server = re.sub('(?m)^    # ([a-z]+:)', r'    \1', top).replace(
-        'sqlite', 'mysql', 1
-    )
-    for text in (top, server):
-        write(file, text)
-        config = dc.load_config(file, 'here')
-        assert config.web_editors == ['alice']
+
+
+# What explains each key: the shipped file, and the first one.
+
+
+def uncommented(text):
+    """A configuration with its commented keys as keys."""
+    return re.sub(r'(?m)^( *)# ( *[a-z_]+:)(?= |$)', r'\1\2', text)
+
+
+def lines_by_key(text):
+    """The line of each key, with the comment lines that follow it, as one text."""
+    found = {}
+    section = key = None
+    for line in uncommented(text).splitlines():
+        name = re.match('( *)([a-z_]+):', line)
+        if name and name[1]:
+            key = '%s.%s' % (section, name[2])
+        elif name:
+            key = section = name[2]
+        elif not line:
+            key = None
+        found[key] = '%s\n%s' % (found.get(key, ''), line)
+    return found
+
+
+def words_of(check):
+    """The words and the limits that an explanation must name."""
+    limits = re.findall('[0-9][0-9.]*', check.words)
+    words = check.words.partition(': ')[2].split(', ')
+    return [word for word in (*limits, *words) if word not in ('', str(10**15))]
+
+
+SHIPPED = dc.read_text(os.path.join(ROOT, 'distributed_cron.yml'))
+explained = pytest.mark.parametrize(
+    'text', [SHIPPED, dc.FIRST_CONFIG], ids=['shipped', 'first']
+)
+
+
+@explained
+def test_every_key_is_named_with_its_default_and_what_it_allows(text):
+    values = dc.dotted(yaml.safe_load(uncommented(text)))
+    assert set(values) == set(dc.KEYS)
+    lines = lines_by_key(text)
+    for key, (default, check) in dc.KEYS.items():
+        if default in (None, ()):
+            assert 'by default' in lines[key], key
+        elif values[key] != default:
+            assert 'by default %s' % default in lines[key], key
+        said = re.findall(r'\w+(?:\.\w+)?', lines[key])
+        assert [word for word in words_of(check) if word not in said] == [], key
+        if check is dc.YES_OR_NO:
+            assert 'yes or no' in lines[key], key
+        if 'list' in check.words:
+            assert 'list' in said, key
+
+
+@explained
+def test_its_commented_keys_load_too(folder, text):
+    text = uncommented(text).replace('engine: sqlite', '', 1)
+    text = re.sub('(?m)^( +)password_file: .*\n', '', text)
+    file = os.path.join(folder, 'x.yml')
+    write(file, text)
+    config = dc.load_config(file)
+    assert config.db_engine == 'mysql'
     assert config.hosts == [('db.example.com', 3306, None)]
     assert config.db_tls == {'ca': os.path.join(folder, 'ca.pem')}
+    assert config.web_editors == ['alice', 'bob']
+
+
+def test_the_two_differ_in_the_folder_of_the_logs_alone():
+    both = zip(SHIPPED.splitlines(), dc.FIRST_CONFIG.splitlines())
+    assert [shipped for shipped, first in both if shipped != first] == [
+        '    location: /tmp/distributed_cron'
+    ]
+    assert SHIPPED.count('\n') == dc.FIRST_CONFIG.count('\n')
 
 
 # What it may say.
@@ -435,21 +497,3 @@ def test_a_file_that_is_not_utf_8(folder):
         stream.write(b'max_tasks: \xff')
     with pytest.raises(dc.BadConfig, match=r'x\.yml: .*utf-8'):
         dc.load_config(file)
-
-
-def test_settings_of_the_shipped_file_that_are_comments_load_too(folder):
-    """Each commented key, without its mark, is one that load_config knows."""
-    with open(os.path.join(ROOT, 'distributed_cron.yml')) as stream:
-        text = re.sub('(?m)^( *)# ( *[a-z_]+: )', r'\1\2', stream.read())
-    text = re.sub('(?m)^# ([a-z]+:) ', r'\1 ', text).replace('engine: sqlite', '', 1)
-    text = re.sub('(?m)^( +)password_file: .*\n', '', text)
-    assert set(dc.KEYS) - set(dc.dotted(yaml.safe_load(text))) == {
-        'db.engine',
-        'db.password_file',
-    }
-    file = os.path.join(folder, 'x.yml')
-    write(file, text)
-    config = dc.load_config(file)
-    assert config.db_engine == 'mysql'
-    assert config.hosts == [('db.example.com', 3306, None)]
-    assert config.web_editors == ['alice', 'bob']

@@ -50,7 +50,9 @@ def test_a_runner_without_descriptors_for_a_while_loses_no_run(place):
     wait_until(lambda: all('begun' in place.read(path) for path in logs))
     runners, limits = children(worker.pid), {}
     for runner in runners:
-        limits[runner] = resource.prlimit(runner, resource.RLIMIT_NOFILE, (3, 4096))
+        limits[runner] = resource.prlimit(runner, resource.RLIMIT_NOFILE)
+        few = 3, limits[runner][1]
+        resource.prlimit(runner, resource.RLIMIT_NOFILE, few)
     time.sleep(1.5)  # a runner looks for what is to be stopped once a second
     assert children(worker.pid) == runners
     for runner in runners:
@@ -86,7 +88,7 @@ def test_what_is_given_back_keeps_its_last_start(server_place, before):
         os.kill(worker.pid, signal.SIGSTOP)
         stopped.append(True)
 
-    proxy.watch(b'UPDATE job SET run_token = ', stop)
+    proxy.watch(b' SET run_token = ', stop)
     try:
         place.run('run-now', str(job))
         wait_until(lambda: stopped and place.job(job).run_token)

@@ -462,18 +462,19 @@ def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_plac
     def work():
         dc.MARGIN = 1
         worker = dc.Worker(config, True)
-        start = worker.start
+        start = worker.start_runner
 
         def stop_before_start(*args):
             os.write(writer, b'claimed')
             os.kill(os.getpid(), signal.SIGSTOP)
             start(*args)
 
-        worker.start = stop_before_start
+        worker.start_runner = stop_before_start
         worker.state.lock()
         return worker.loop()
 
     process = fork(work)
+    os.close(writer)
     assert os.read(reader, 10) == b'claimed'
     held = place.job(job)
     left = dc.moment(held.run_deadline_utc) - place.store.now()

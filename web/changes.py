@@ -13,15 +13,15 @@ from .answers import HTML, Answer, back, page
 from .render import one_line, render
 from .views import NUMBER, found_job
 
-MINUTES = '[1-9][0-9]{0,8}'
 PREVIEWED = 5  # times of a schedule
 LABELS = {column.name: column.label for column in dc.COLUMNS}
 PLANNED = [column for column in dc.COLUMNS if column.plans]
+PREFILLED = ('frequency', 'active')  # dc.save_job fills in what is empty
 KIND = 'kind'  # a field that is no column: by frequency, or by schedule
 NEW = dict.fromkeys(LABELS, '')  # the texts of a new job's form
 NEW[KIND] = 'frequency'
 for column in dc.COLUMNS:
-    if column.name in ('frequency', 'active'):  # what is empty, dc.save_job fills in
+    if column.name in PREFILLED:
         NEW[column.name] = str(column.default)
 
 
@@ -52,8 +52,8 @@ def columns_of(texts, columns=dc.COLUMNS):
         text = texts[name]
         if name == 'frequency' and by_schedule:
             continue  # it stays as it was
-        if column.type is dc.MINUTES and not text and name != 'frequency':
-            continue  # dc.save_job has a better one
+        if name == 'max_run_time' and not text:
+            continue  # dc.save_job chooses one
         problem = problem_of(column, text, by_schedule)
         if problem:
             wrong[name] = problem
@@ -66,7 +66,7 @@ def columns_of(texts, columns=dc.COLUMNS):
 
 def problem_of(column, text, by_schedule):
     """What is wrong with a text as such; '' if nothing."""
-    if column.type is dc.MINUTES and not re.fullmatch(MINUTES, text):
+    if column.type is dc.MINUTES and not re.fullmatch(NUMBER, text):
         return '%.30r; allowed: a number of minutes from 1' % text
     if column.name == 'schedule' and by_schedule and not text:
         return 'empty; allowed: a cron expression'

@@ -230,7 +230,7 @@ class StopInsidePlan(StopInClaim):
 
 
 class StopInsideReport(StopInsidePlan):
-    statement = b'UPDATE job SET last_end'
+    statement = b' SET last_end'
 
 
 class VanishInsidePlan(KillWorker):
@@ -262,7 +262,7 @@ class VanishInsidePlan(KillWorker):
 
 
 class VanishInsideReport(VanishInsidePlan):
-    statement = b'UPDATE job SET last_end'
+    statement = b' SET last_end'
 
 
 class StopRunner(Fault):
