@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cron for several machines: one script, and a SQL database as all that they share.
+"""Cron for several machines: one script; all that the machines share is a SQL database.
 
 Each host runs this script, from its crontab every minute or as a loop (--forever). Each
 running copy, a worker, claims due jobs from the table `job`, runs them, and records how
@@ -10,9 +10,9 @@ Exact behaviour
     decides anything. Windows and cron expressions are in the database's time zone.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
     never ran; a job with a `schedule` runs when its cron expression says so.
- 3. A window is [start_anchor, stop_anchor). A start alone lasts until midnight, a stop
-    alone begins at midnight, and a start after the stop crosses midnight. No run starts
-    outside the window.
+ 3. A window is [start_anchor, stop_anchor). With only a start it lasts until midnight,
+    with only a stop it begins at midnight, and with a start after the stop it crosses
+    midnight. No run starts outside the window.
  4. One run of a job at a time, on any host. A worker claims it by one conditional
     UPDATE with a fresh token. A worker that does not find its token in the row does not
     run the job.
@@ -56,8 +56,8 @@ Sections
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
-A section calls only sections below it; all may use words, and those from jobs on may
-also use jobs and everything that stands above it.
+A section calls only sections below it; all may use words. Sections from jobs on may
+also use jobs, display, and what stands above these.
 """
 
 import errno
@@ -96,7 +96,7 @@ LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
 class Problem(Exception):
-    """What a person can cause or mend: one line that says what to do."""
+    """An error that a user can cause or fix; its text, one line, says what to do."""
 
     exit_status = 1
 
@@ -147,23 +147,22 @@ RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 
 
 def line_of(problem):
-    """What a Problem, or an error of the system, says, in one line."""
+    """The text of a Problem or an OSError, in one line."""
     if isinstance(problem, OSError):
         return '%s: %s' % (problem.filename or 'output', problem.strerror)
     return ' '.join(str(problem).split())
 
 
-# Rows of the tables. A Job without arguments is one that no longer exists.
-Job = namedtuple(
-    'Job',
+JOB_COLUMNS = (
     # those of the Perl program, in its order
     'id description command active start_anchor stop_anchor frequency max_run_time '
     'last_start last_end last_status last_worker '
     # ours
     'schedule next_run_utc run_no run_token run_deadline_utc claimed_start '
-    'run_requested stop_requested',
-    defaults=(None,) * 20,
-)
+    'run_requested stop_requested'
+).split()
+# Rows of the tables. A Job without arguments is one that no longer exists.
+Job = namedtuple('Job', JOB_COLUMNS, defaults=[None] * len(JOB_COLUMNS))
 Run = namedtuple(
     'Run',
     'job_id run_no due_utc started_at ended_at duration_ms worker status exit_code '
@@ -181,6 +180,21 @@ class Kind:
     GIVEN_BACK = 'back'  # it was claimed and never started
 
 
+MORE_OF_ENDING = {  # fields and their defaults
+    'run_no': None,  # None: only the row of the job knows it
+    'status': '',
+    'exit_code': None,  # of the command; a signal as a negative number
+    'output': None,  # the last of it
+    'duration_ms': None,
+    'ended': None,  # when, as boottime ...
+    'boot': None,  # ... of this boot
+    'due': None,  # for when it was due, UTC, as text
+    'started': None,  # when it was claimed, the database's local time, as text
+    'worker': None,  # that claimed it
+    'last_start': '',  # of its job before the run was claimed; '': not known
+}
+
+
 class Ending(
     namedtuple(
         'Ending',
@@ -188,19 +202,9 @@ class Ending(
             'token',  # of its claim
             'job',  # its id
             'kind',  # see Kind
-            'run_no',  # None: only the row of the job knows it
-            'status',
-            'exit_code',  # of the command; a signal as a negative number
-            'output',  # the last of it
-            'duration_ms',
-            'ended',  # when, as boottime ...
-            'boot',  # ... of this boot
-            'due',  # for when it was due, UTC, as text
-            'started',  # when it was claimed, the database's local time, as text
-            'worker',  # that claimed it
-            'last_start',  # of its job before the run was claimed; '': not known
+            *MORE_OF_ENDING,
         ),
-        defaults=(None, '') + (None,) * 8 + ('',),
+        defaults=MORE_OF_ENDING.values(),
     )
 ):
     """How a run ended. What is None is not known, and taken from the row of its job."""
@@ -225,13 +229,13 @@ def row_type(*names):
 
 
 def moment(value):
-    """A time as the database says it: text, to a datetime; None for none."""
+    """The datetime of a database's text; None for NULL."""
     with suppress(TypeError, ValueError):
         return datetime.fromisoformat(value)
 
 
 def text_of(when):
-    """A datetime as the database reads it, to the second; None for none."""
+    """A datetime as text for the database, to the second; None for None."""
     return when and when.isoformat(' ', 'seconds')
 
 
@@ -250,6 +254,12 @@ def from_json(text):
 def boottime():
     """Seconds since the machine's start, sleep included: no clock change moves it."""
     return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
+
+
+def skew_of(now):
+    """Milliseconds by which this host's clock is ahead of the database's, which shows
+    now, a datetime, UTC."""
+    return round(1000 * (time.time() - (now - EPOCH).total_seconds()))
 
 
 @lru_cache(None)
@@ -304,7 +314,7 @@ class Worker:
         self.signals = []  # came, and are not obeyed yet
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
-        self.misses = 0  # turns in a row in which something was due and none was had
+        self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.locked = LockedJobs()
         self.lost = False  # this turn, a step lost against another transaction
@@ -596,7 +606,7 @@ class Worker:
         share = self.burst <= SHARED
         skip = self.locked.jobs() | self.claims.here()
         jobs = self.store.find(slots, share, skip)
-        if not jobs:  # due by time, but for the window or a Perl worker's run
+        if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
         claim = self.claims.new(jobs)
@@ -639,7 +649,7 @@ class Worker:
             leave_worker(claim.file)
             Runner(self.config, self.name, claim, commands).loop()
         except BaseException as error:
-            Log(self.config.worker_log, self.name, 1 << 50).write('runner: %r' % error)
+            self.log.write('runner: %r' % error)
         finally:
             os._exit(0)
 
@@ -1055,6 +1065,7 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL. Returns the Endings to be reported."""
+        # Claims; not worker.lock, machine, wake, *.stop.
         tokens = [name for name in os.listdir(self.folder) if len(name) == 32]
         for token in set(self).difference(tokens):
             del self[token]
@@ -1207,7 +1218,7 @@ class Claim:
 
     def unreported_count(self):
         """How many runs have not ended, or are not reported."""
-        return sum(bool(facts) or not self.unheld for facts in self.runs.values())
+        return len([facts for facts in self.runs.values() if facts or not self.unheld])
 
     def end_left(self, grace):
         """End what is left of commands whose runner died, and of those that their
@@ -1494,7 +1505,6 @@ class Errands:
             time.sleep(0.01)
 
 
-@lru_cache(None)
 def status_of(code):
     """The last_status for an exit status, or for a signal as a negative number."""
     if code == 0:
@@ -1560,6 +1570,7 @@ class Log:
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
+# columns of job; an edit of one of them has the job planned anew
 PLANNED_FROM = ('schedule', 'frequency', 'start_anchor', 'stop_anchor', 'active')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
@@ -1604,7 +1615,7 @@ class Store:
             'SELECT * FROM job WHERE run_token IS NULL AND next_run_utc %s LIMIT 500'
             % which
         )
-        jobs = sorted(row for row in rows if row.id not in skip)
+        jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
         read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
         unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
         planned = 0
@@ -1641,8 +1652,9 @@ class Store:
         return when, 'Planned.' if mended else job.last_status
 
     def find(self, count, share=False, skip=()):
-        """Up to `count` due jobs, drawn at random from the first ones: {id: last_start}.
-        With `share`: an eighth of them, if `count` would take all. skip: as in plan."""
+        """Up to `count` due jobs, drawn at random from the first ones, as {id: its
+        last_start}. With `share`: an eighth of them, if `count` would take all.
+        skip: as in plan."""
         rows = self.query(
             'SELECT id, last_start FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
             count=count + CLAIM_SIZE,
@@ -1741,28 +1753,26 @@ class Store:
             if into_job and ending.kind == Kind.GIVEN_BACK:
                 self.take_back_start(ending)
             if into_job:
-                plan = plan_after(ending, job, ours, now, self.zone)
-                alike[(run.ended_at, *plan)].append(job.id)
+                released = released_job(ending, job, ours, now, self.zone)
+                alike[run.ended_at, released].append(job.id)
             if into_history and run.run_no is not None:
                 self.recorded_runs[run.job_id] = run.run_no
                 runs.append(run)
-        for values, ids in alike.items():
-            self.release(ids, *values)
+        for (ended, released), ids in alike.items():
+            self.release(ids, ended, released)
         if history:
             self.upsert('run', runs)
 
-    def release(self, ids, last_end, last_status, next_run_utc, run_requested):
-        """Write the end of runs into their jobs, which then run no more."""
+    def release(self, ids, ended, released):
+        """Write the end of runs, Released, into their jobs, which then run no more."""
         self.change(
             '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
             next_run_utc = :next_run_utc, run_requested = :run_requested,
             run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
             WHERE id IN (:ids)''',
-            last_end=last_end,
-            last_status=last_status,
-            next_run_utc=next_run_utc,
-            run_requested=run_requested,
+            last_end=ended,
             ids=ids,
+            **released._asdict(),
         )
 
     def take_back_start(self, ending):
@@ -1812,7 +1822,6 @@ class Store:
 
     def hello(self, worker, running, now):
         """Update this host's row. now: a datetime, UTC."""
-        skew = time.time() - (now - EPOCH).total_seconds()
         host = Host(
             name=self.config.name,
             last_seen=text_of(self.zone.local(now)),
@@ -1820,12 +1829,13 @@ class Store:
             version=VERSION,
             max_tasks=self.config.max_tasks,
             running=running,
-            skew_ms=round(1000 * skew),
+            skew_ms=skew_of(now),
         )
         self.upsert('host', [host])
 
     def purge(self, now):
-        """Delete a small batch of the history that is too old or too much."""
+        """Delete one batch of the history that is older than history.days or beyond
+        history.runs. now: a datetime, UTC."""
         oldest = self.zone.local(now) - self.config.history_days * DAY
         old = self.query(
             '''SELECT job_id, run_no FROM run WHERE ended_at < :oldest
@@ -2019,7 +2029,7 @@ def next_plan(job, ended, now, zone):
 
 
 def history_row(ending, job, ended):
-    """The Run that an ending is in the history. ended: local time, as text."""
+    """The row of the history for an ending. ended: local time, as text."""
     started = ending.started or job.last_start
     return Run(
         job_id=ending.job,
@@ -2035,16 +2045,19 @@ def history_row(ending, job, ended):
     )
 
 
-def plan_after(ending, job, ours, now, zone):
-    """What a job gets when a run has ended: its last_status, next_run_utc and
-    run_requested. ours: whether the row still has the run's token."""
+# What a job gets when its run has ended.
+Released = namedtuple('Released', 'last_status next_run_utc run_requested')
+
+
+def released_job(ending, job, ours, now, zone):
+    """The Released of a job. ours: whether its row still has the run's token."""
     if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
         wanted = job.run_requested == 1 or job.stop_requested == RUN_NOW
-        return job.last_status, job.next_run_utc, int(wanted)
+        return Released(job.last_status, job.next_run_utc, int(wanted))
     if not ours or job.run_requested or job.next_run_utc is None:
-        return ending.status, job.next_run_utc, job.run_requested
+        return Released(ending.status, job.next_run_utc, job.run_requested)
     when = next_plan(job, end_of(ending, job, now), now, zone)
-    return ending.status, text_of(when), 0
+    return Released(ending.status, text_of(when), run_requested=0)
 
 
 ########################################################################################
@@ -2061,7 +2074,7 @@ def next_run(job, after, now, zone):
     """
     if not job.active:
         return PARKED
-    window = Window.of(job)
+    window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)
     return next_by_expression(parse(str(job.schedule)), after, window, zone)
@@ -2131,21 +2144,15 @@ class Window:
     """The part of the day in which a job may start: [start, stop) in wall-clock time. A
     start after the stop crosses midnight."""
 
-    def __init__(self, start, stop):
-        self.start = start  # text, 00:00:00 to 23:59:59
-        self.stop = stop  # text, 00:00:00 to 24:00:00
-
-    @classmethod
-    def of(cls, job):
+    def __init__(self, job):
         """The window of a job; a missing end is midnight. Raises BadSchedule."""
-        start = cls.anchor(job, 'start_anchor', '00:00:00')
-        stop = cls.anchor(job, 'stop_anchor', '24:00:00')
-        if start == stop:
+        self.start = self.anchor(job, 'start_anchor', '00:00:00')
+        self.stop = self.anchor(job, 'stop_anchor', '24:00:00')
+        if self.start == self.stop:
             raise BadSchedule(
                 '%r is equal to start_anchor: an empty window' % job.stop_anchor,
                 'stop_anchor',
             )
-        return cls(start, stop)
 
     @staticmethod
     def anchor(job, column, midnight):
@@ -2485,7 +2492,7 @@ def parse(text):
 SQL_EXPRESSIONS = {
     # max_run_time in minutes, by the rules of the triggers, in case there are none; at
     # most a year, so that no time overflows
-    'run_time': '''{least}(525600, CASE
+    'run_time': '''{least}({longest_run}, CASE
         WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
         ELSE {greatest}(frequency >> 1, 1) END)''',
@@ -2494,8 +2501,8 @@ SQL_EXPRESSIONS = {
         ELSE COALESCE({time} >= start_anchor, 1 = 1)
          AND COALESCE({time} < stop_anchor, 1 = 1) END''',
     # seconds in which a Perl worker may be running a job that it has started
-    'perl_seconds': '''60 * {greatest}({least}(frequency, 5256000),
-        {least}(max_run_time, 525600))''',
+    'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
+        {least}(max_run_time, {longest_run}))''',
 }
 DUE = {
     'allowed': '''((run_requested = 1 OR (active = 1 AND {in_window}))
@@ -2506,9 +2513,8 @@ DUE = {
 
 
 def pieces_of(later, **words):
-    """What stands for {name} in statements, by name. later: the pattern of a time, and
-    of the seconds after it, with %s for each."""
-    pieces = words
+    """The dialect's pieces for {name}. later: time + seconds, with %s for each."""
+    pieces = dict(words, longest_run=LONGEST_RUN, longest_frequency=LONGEST_FREQUENCY)
     for name, text in SQL_EXPRESSIONS.items():
         pieces[name] = text.format(**pieces)
     # A second more, as the claim may come late in the whole second that is `utc`.
@@ -2560,6 +2566,7 @@ class Dialect:
         text = text.format(**self.pieces)
         if self.placeholder.startswith('%'):
             text = text.replace('%', '%%')
+        # No placeholders: '%H:%M', HH24:MI and ::time.
         return re.sub(r'(?<![\w:]):([a-z]\w*)', placeholder, text)
 
     def connect(self, create=False):
@@ -2716,7 +2723,7 @@ class MySQL(Dialect):
             conv={**self.driver.converters.conversions, **times},  # times stay text
         )
         is_local = socket or host in ('localhost', '127.0.0.1', '::1')
-        # For TLS, PyMySQL reads all certificates of the machine: not where it is local.
+        # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
         try:
             return connect(ssl_disabled=bool(is_local and not config.db_tls))
         except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
@@ -2761,7 +2768,7 @@ class MySQL(Dialect):
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL, by psycopg 3. With clock_timestamp() it would use no index."""
+    """PostgreSQL, by psycopg 3."""
 
     module = 'psycopg'
     returning = True
@@ -2770,6 +2777,7 @@ class PostgreSQL(Dialect):
         'INSERT INTO {table} ({columns}) VALUES ({placeholders}) '
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
     )
+    # With clock_timestamp() it would use no index.
     pieces = pieces_of(
         utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
         utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
@@ -2786,9 +2794,10 @@ class PostgreSQL(Dialect):
         by_due='run_token, next_run_utc',  # all of the index, or it sorts all rows
     )
     errors = (
-        ('40|55P03|57014', Again, ''),  # None: the driver knows no SQLSTATE
+        ('40|55P03|57014', Again, ''),
         ('42P01|42703', Problem, RUN_INIT),
         ('42501', Problem, '; the account needs more rights'),
+        # None: the driver knows no SQLSTATE.
         ('28|None.*authentication', Problem, '; look at db.username and db.password'),
         ('3D000|None.*database "', Problem, '; make it: createdb'),
         ('22|23|P0001|None.*NUL', BadData, ''),
@@ -2932,7 +2941,7 @@ KEYS = {  # key: (default, check)
     'history.runs': (1000, a_number(1, 10**15, whole=True)),
     'web.readonly': (False, YES_OR_NO),
     'web.editors': ((), TEXTS),
-    'clear_old_on_start': (True, YES_OR_NO),
+    'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
 }
 PORTS = {'mysql': 3306, 'postgresql': 5432, 'sqlite': 3306}  # sqlite uses none
 MYSQL_SOCKETS = '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock'
@@ -3177,7 +3186,7 @@ class Config:
 
 
 ########################################################################################
-# jobs: what the commands and the web page share: columns, checks, changes and words
+# jobs: what the commands and the web page share: columns, checks, changes
 ########################################################################################
 
 
@@ -3190,11 +3199,15 @@ def whole_number(text):
     return int(text)
 
 
-# What a column holds. json: its types in a fact of an exported crontab. keywords:
-# what argparse must know to read its option.
+# Keywords of argparse.
+WHOLE = {'type': whole_number}
+FLAG = {'action': 'store_true'}
+
+# What a column holds. json: the types that import accepts in a `#:` line. keywords: of
+# its option, for argparse.
 Type = namedtuple('Type', 'json keywords')
 TEXT = Type((str,), {})
-MINUTES = Type((int,), {'type': whole_number, 'metavar': 'MINUTES'})
+MINUTES = Type((int,), {**WHOLE, 'metavar': 'MINUTES'})
 ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
 CLOCK = Type((str, type(None)), {'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
@@ -3203,14 +3216,13 @@ EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
 # of the page and the table in the README follow from it.
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
-#   plans     whether the next run is computed from it
 #   option    of the commands `add` and `edit`
 #   exported  whether it is a fact above each exported line, which does not tell it
 #   label     on the page, and as help of its option
 Column = namedtuple(
     'Column',
-    'name type default plans option exported label',
-    defaults=(None, False, None, False, ''),
+    'name type default option exported label',
+    defaults=(None, None, False, ''),
 )
 COLUMNS = (
     Column(
@@ -3226,7 +3238,6 @@ COLUMNS = (
         'active',
         ACTIVE,
         default=1,
-        plans=True,
         option='--inactive',
         exported=True,
         label='Active: it runs when it is due',
@@ -3234,7 +3245,6 @@ COLUMNS = (
     Column(
         'start_anchor',
         CLOCK,
-        plans=True,
         option='--start',
         exported=True,
         label='No start before this time',
@@ -3242,7 +3252,6 @@ COLUMNS = (
     Column(
         'stop_anchor',
         CLOCK,
-        plans=True,
         option='--stop',
         exported=True,
         label='No start at or after this time',
@@ -3251,7 +3260,6 @@ COLUMNS = (
         'frequency',
         MINUTES,
         default=60,
-        plans=True,
         option='--every',
         label='Minutes from start to start',
     ),
@@ -3265,7 +3273,6 @@ COLUMNS = (
     Column(
         'schedule',
         EXPRESSION,
-        plans=True,
         option='--schedule',
         label='Minute, hour, day of month, month, day of week',
     ),
@@ -3309,7 +3316,8 @@ ACTIONS = {
 # An argument of a command: its name or option, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
 # A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: gets the configuration.
+# returns the exit status, None for 0. config_of: returns the configuration for these
+# arguments.
 Subcommand = namedtuple('Subcommand', 'function summary options config_of')
 COMMANDS = {}  # by name, in the order of --help
 
@@ -3328,16 +3336,6 @@ def command(name, *options, summary=None, config_of=given_config):
         return function
 
     return register
-
-
-def run_command(name, config):
-    """Run a command as if it were typed without options."""
-    chosen = COMMANDS[name]
-    values = {
-        option.flag.strip('-').replace('-', '_'): option.keywords.get('default')
-        for option in chosen.options
-    }
-    return chosen.function(SimpleNamespace(**values), config)
 
 
 class BadJob(BadConfig):
@@ -3420,7 +3418,7 @@ def save_job(store, id, values):
     changes = ', '.join('%s = :%s' % (name, name) for name in values)
     with store.transaction():
         store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
-        if any(column.plans for column in COLUMNS if column.name in values):
+        if any(name in values for name in PLANNED_FROM):
             announce(store, id, when)
     return id, when
 
@@ -3705,7 +3703,7 @@ def first_config(args):
     Option(
         '--print',
         {
-            'action': 'store_true',
+            **FLAG,
             'help': 'print the SQL that makes the tables, and stop',
         },
     ),
@@ -4124,8 +4122,6 @@ def parser():
     return top
 
 
-WHOLE = {'type': whole_number}
-FLAG = {'action': 'store_true'}
 JOB = Option('id', WHOLE)
 JOB_OR_ALL = Option('id', {**WHOLE, 'nargs': '?'})
 JOBS = Option('id', {**WHOLE, 'nargs': '+'})
@@ -4448,8 +4444,7 @@ def zone_in_words(store):
 
 def skew_in_words(store):
     """How far this host's clock is ahead of the database's."""
-    database = (store.now() - EPOCH).total_seconds()
-    return '%d ms' % (1000 * (time.time() - database))
+    return '%d ms' % skew_of(store.now())
 
 
 def last_seen_in_words(store):
@@ -4473,10 +4468,10 @@ def last_seen_in_words(store):
 @command(
     'import',
     Option('file', {}),
-    Option('--system', {'action': 'store_true', 'help': 'the file has a user column'}),
+    Option('--system', {**FLAG, 'help': 'the file has a user column'}),
     Option(
         '--max-run-time',
-        {'type': whole_number, 'metavar': 'MINUTES', 'help': 'default: 1440'},
+        {**MINUTES.keywords, 'help': 'default: 1440'},
     ),
 )
 def cmd_import(args, config):
@@ -4514,7 +4509,7 @@ def entries(lines, system):
     """The entries of a crontab, as pairs of a line number and the columns of a job, or
     the BadSchedule that says why it is none."""
     variables = {}
-    about = {}  # what the lines right above an entry say of it
+    about = {}  # columns, from the lines right above an entry
     for number, line in enumerate(lines, 1):
         line = line.strip(' \t')
         above, about = about, {}
@@ -4548,7 +4543,7 @@ def facts_of(line):
 
 
 def description_in(line):
-    """The description that a comment is for the next entry, but not a commented-out
+    """The description that a comment gives the next entry; {} for a commented-out
     entry."""
     comment = re.match(r'#[# ]*([^# \d*@].*)', line)
     if comment is None:
@@ -4685,7 +4680,7 @@ def cmd_demo(args, _):
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     configs = [demo_config(folder, name) for name in ('gamma', 'alpha', 'beta')]
-    run_command('init', configs[0])
+    COMMANDS['init'].function(SimpleNamespace(print=False), configs[0])
     store = Store(configs[0]).connect()
     limit = time.monotonic() + DEMO_SECONDS
     add_demo_jobs(store, DEMO[:1])

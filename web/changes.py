@@ -15,7 +15,7 @@ from .views import NUMBER, found_job
 
 PREVIEWED = 5  # times of a schedule
 LABELS = {column.name: column.label for column in dc.COLUMNS}
-PLANNED = [column for column in dc.COLUMNS if column.plans]
+PLANNED = [column for column in dc.COLUMNS if column.name in dc.PLANNED_FROM]
 PREFILLED = ('frequency', 'active')  # dc.save_job fills in what is empty
 KIND = 'kind'  # a field that is no column: by frequency, or by schedule
 NEW = dict.fromkeys(LABELS, '')  # the texts of a new job's form
