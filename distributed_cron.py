@@ -39,14 +39,17 @@ Exact behaviour
 Sections
     words      constants, errors, times and records that all sections share
     worker     the loop: report what ended, look, plan, start, pause
+    memory     what a worker learns in passing: locked rows, the database's clock
     runner     starts, limits and ends commands
-    state      what a host remembers: the lock, and the lines of each claim
+    state      the folder in which a host remembers its runs, and its lock
+    claims     the file of each claim, and what it tells of the runs
     processes  their start, signals, marks and logs
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
     schedule   the next run of a job, its window, and the time zone
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
+    sql        the conditions in statements, made of the words of a database
     config     the configuration file, and what it allows
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
@@ -285,9 +288,7 @@ SHARED = 4  # the first claims of a burst take only a share: other hosts get som
 SHARE_PAUSE = 0.02  # seconds after such a claim
 ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
-CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
 HELLO = 60  # seconds between two reports that this host is there
-LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
 
 def work(config, forever=False):
@@ -321,7 +322,7 @@ class Worker:
         self.gave_back = False  # this turn, a run was given back
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
-        self.clock = None  # (boottime, the database's time then), of the last look
+        self.clock = DatabaseClock()
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
@@ -547,17 +548,11 @@ class Worker:
         asked = boottime()
         seen = self.store.look()
         self.due_at = asked + seen.due_in
-        if self.clock and seen.now < self.expected_time(asked) - CLOCK_STEP:
+        if self.clock.was_set_back(seen.now, asked):
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
             seen = self.store.look()
-        self.clock = asked, seen.now
         return seen
-
-    def expected_time(self, asked):
-        """What the database's clock should say, by the last look at it."""
-        then, now = self.clock
-        return now + (asked - then) * SECOND
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
@@ -639,19 +634,22 @@ class Worker:
                 )
             )
         else:
-            self.become_runner(claim, commands)
+            become_runner(self.config, self.name, claim, commands)
 
-    def become_runner(self, claim, commands):
-        """The child's half of the fork; never returns."""
-        try:
-            # Collecting the worker's garbage would close fds that we use again.
-            gc.freeze()
-            leave_worker(claim.file)
-            Runner(self.config, self.name, claim, commands).loop()
-        except BaseException as error:
-            self.log.write('runner: %r' % error)
-        finally:
-            os._exit(0)
+
+########################################################################################
+# memory: what a worker learns in passing: locked rows, the database's clock
+########################################################################################
+
+CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
+LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
+
+
+def jitter(seconds):
+    """From half of the seconds to all of them, so that workers don't keep step."""
+    from random import uniform  # imported here: an idle pass does not need it
+
+    return uniform(seconds / 2, seconds)
 
 
 class LockedJobs:
@@ -678,11 +676,22 @@ class LockedJobs:
         return is_new
 
 
-def jitter(seconds):
-    """From half of the seconds to all of them, so that workers don't keep step."""
-    from random import uniform  # imported here: an idle pass does not need it
+class DatabaseClock:
+    """The database's clock, held against this host's time since its start."""
 
-    return uniform(seconds / 2, seconds)
+    def __init__(self):
+        self.asked = None  # the boottime of the last look
+        self.now = None  # what the database said then, a UTC datetime
+
+    def was_set_back(self, now, asked):
+        """Whether it says less than it should, by the look before."""
+        was = False
+        if self.now is not None:
+            expected = self.now + (asked - self.asked) * SECOND
+            was = now < expected - CLOCK_STEP
+        self.asked = asked
+        self.now = now
+        return was
 
 
 ########################################################################################
@@ -718,6 +727,19 @@ class Command:
         self.cause = None  # why we end it
         self.kill_at = None  # the boottime at which it gets SIGKILL
         self.tail = b''  # the last of its output
+
+
+def become_runner(config, worker, claim, commands):
+    """The child's half of the fork; never returns. worker: its name."""
+    try:
+        # Collecting the worker's garbage would close fds that we use again.
+        gc.freeze()
+        leave_worker(claim.file)
+        Runner(config, worker, claim, commands).loop()
+    except BaseException as error:
+        Log(config.worker_log, worker, config.log_max_bytes).write('runner: %r' % error)
+    finally:
+        os._exit(0)
 
 
 class Runner:
@@ -954,42 +976,12 @@ class Runner:
 
 
 ########################################################################################
-# state: what a host remembers: the lock, and the lines of each claim
+# state: the folder in which a host remembers its runs, and its lock
 ########################################################################################
 
 # The state folder makes runs survive their worker. It holds `worker.lock`, which a
 # worker keeps locked as long as it lives, `machine`, the FIFO `wake`, and one file for
 # each claim, named by its token.
-#
-# A claim's file is made and locked before the claim is sent. The worker forks the
-# runner and closes its own copy without unlocking it, so the file is locked exactly as
-# long as the runner lives. Lines of JSON are only appended to it, in this order:
-#
-#     event      what it holds                         written
-#     claimed    boot, born (boottime), starts (of     before the claim is sent
-#                the jobs, before)
-#     started    job, run_no, due, started, worker,    before a command is started
-#                limit (boottime)
-#     spawned    job, process, born (when, in ticks)   after that
-#     ended      job, kind, status, exit_code, …       after its end, then fsync
-#     reported   jobs                                  when the database has their ends
-#
-# A worker reads the file in each turn, its own and those of its predecessors alike:
-#
-#     lock held                          the run goes on, or is about to start; what
-#                                        is past its limit is ended here too
-#     lock free, with an end             report the end
-#     lock free, start without an end    the runner died: end what is left of the
-#                                        command, then report the run as lost
-#     lock free, no start, this boot     it never started: give the run back
-#     lock free, no start, other boot    the line may not have reached the disk: lost
-#
-# A claim whose answer never came may still land in the database for a while, so its
-# file stays for OPEN_CLAIM seconds. A reader skips events and keys that it does not
-# know: another version's worker may have written them.
-
-
-OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
 
 
 class State:
@@ -1046,6 +1038,50 @@ class State:
             return False
         self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         return True
+
+
+def user_name(id):
+    """The name of a user; its number, if there is no such user here."""
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(id).pw_name
+    except KeyError:
+        return str(id)
+
+
+########################################################################################
+# claims: the file of each claim, and what it tells of the runs
+########################################################################################
+
+# A claim's file is made and locked before the claim is sent. The worker forks the
+# runner and closes its own copy without unlocking it, so the file is locked exactly as
+# long as the runner lives. Lines of JSON are only appended to it, in this order:
+#
+#     event      what it holds                         written
+#     claimed    boot, born (boottime), starts (of     before the claim is sent
+#                the jobs, before)
+#     started    job, run_no, due, started, worker,    before a command is started
+#                limit (boottime)
+#     spawned    job, process, born (when, in ticks)   after that
+#     ended      job, kind, status, exit_code, …       after its end, then fsync
+#     reported   jobs                                  when the database has their ends
+#
+# A worker reads the file in each turn, its own and those of its predecessors alike:
+#
+#     lock held                          the run goes on, or is about to start; what
+#                                        is past its limit is ended here too
+#     lock free, with an end             report the end
+#     lock free, start without an end    the runner died: end what is left of the
+#                                        command, then report the run as lost
+#     lock free, no start, this boot     it never started: give the run back
+#     lock free, no start, other boot    the line may not have reached the disk: lost
+#
+# A claim whose answer never came may still land in the database for a while, so its
+# file stays for OPEN_CLAIM seconds. A reader skips events and keys that it does not
+# know: another version's worker may have written them.
+
+OPEN_CLAIM = 3600  # seconds in which a claim whose answer was lost may still land
 
 
 class Claims(dict):
@@ -1294,16 +1330,6 @@ class Claim:
         for path in self.path + '.stop', self.path:
             with suppress(FileNotFoundError):
                 os.unlink(path)
-
-
-def user_name(id):
-    """The name of a user; its number, if there is no such user here."""
-    from pwd import getpwuid
-
-    try:
-        return getpwuid(id).pw_name
-    except KeyError:
-        return str(id)
 
 
 def event_of(line):
@@ -1701,99 +1727,9 @@ class Store:
         )
 
     def end(self, endings):
-        """Write how runs ended, in one transaction. A row that the database refuses is
-        tried alone and never holds up the others. Returns a message for each ending
-        that could not be recorded whole."""
-        try:
-            with self.wanting([ending.job for ending in endings]), self.transaction():
-                self.end_all(endings)
-            return []
-        except BadData as problem:
-            if len(endings) > 1:
-                return sum((self.end([ending]) for ending in endings), [])
-            return self.end_refused(endings[0], problem)
-
-    def end_refused(self, ending, problem):
-        """Record as much of an ending as the database takes: without its output, or of
-        the job alone, or at least that it runs no more; it must not run again."""
-        if ending.output is not None:
-            return self.end([ending._replace(output=None)])
-        text = 'job %d: its end is not recorded: %s' % (ending.job, problem)
-        try:
-            with self.transaction():
-                self.end_all([ending], history=False)
-        except BadData:
-            self.change(
-                '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
-                next_run_utc = NULL WHERE id = :job AND run_token = :token''',
-                job=ending.job,
-                token=ending.token,
-            )
-        return [text]
-
-    def end_all(self, endings, history=True):
-        """The transaction of `end`; history: whether to write that too."""
-        ids = sorted({ending.job for ending in endings})
-        # The rows are locked, in order: no edit comes between, and none can deadlock.
-        rows = self.query(
-            'SELECT * FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
-        )
-        jobs = {row.id: row for row in rows}
-        now = self.now()
-        runs = []
-        alike = defaultdict(list)  # what to write into job -> the jobs that get it
-        for ending in sorted(endings, key=lambda ending: ending.job):
-            job = jobs.get(ending.job, Job())
-            ours = job.run_token == ending.token
-            late = job.run_token is None and job.run_no == ending.run_no
-            recorded = not ours and self.is_recorded(ending, job)
-            into_job, into_history = fate(ending.kind, ours, late, recorded)
-            ended = text_of(self.zone.local(end_of(ending, job, now)))
-            run = history_row(ending, job, ended)
-            if into_job and ending.kind == Kind.GIVEN_BACK:
-                self.take_back_start(ending)
-            if into_job:
-                released = released_job(ending, job, ours, now, self.zone)
-                alike[run.ended_at, released].append(job.id)
-            if into_history and run.run_no is not None:
-                self.recorded_runs[run.job_id] = run.run_no
-                runs.append(run)
-        for (ended, released), ids in alike.items():
-            self.release(ids, ended, released)
-        if history:
-            self.upsert('run', runs)
-
-    def release(self, ids, ended, released):
-        """Write the end of runs, Released, into their jobs, which then run no more."""
-        self.change(
-            '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
-            next_run_utc = :next_run_utc, run_requested = :run_requested,
-            run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
-            WHERE id IN (:ids)''',
-            last_end=ended,
-            ids=ids,
-            **released._asdict(),
-        )
-
-    def take_back_start(self, ending):
-        """A run that was given back has not started: its job did so before."""
-        if ending.last_start != '':
-            self.change(
-                '''UPDATE job SET last_start = :last_start, claimed_start = :last_start
-                WHERE id = :job''',
-                last_start=ending.last_start,
-                job=ending.job,
-            )
-
-    def is_recorded(self, ending, job):
-        """Whether the history has this run, of which nobody saw the end."""
-        return ending.kind == Kind.LOST and bool(
-            self.query(
-                'SELECT 1 FROM run WHERE job_id = :job AND run_no = :run_no',
-                job=ending.job,
-                run_no=ending.run_no or job.run_no,
-            )
-        )
+        """Write how runs ended. Returns a message for each ending that could not be
+        recorded whole."""
+        return write_endings(self, endings)
 
     def mine(self, tokens, unheld_tokens):
         """Rows of my claims that are to be stopped, or that no runner holds."""
@@ -1990,6 +1926,107 @@ class Store:
 ########################################################################################
 # endings: what the end of a run writes into its job and into the history
 ########################################################################################
+
+
+def write_endings(store, endings):
+    """Write how runs ended, in one transaction. A row that the database refuses is
+    tried alone and never holds up the others. Returns a message for each ending
+    that could not be recorded whole."""
+    try:
+        with store.wanting([ending.job for ending in endings]), store.transaction():
+            end_all(store, endings)
+        return []
+    except BadData as problem:
+        if len(endings) > 1:
+            return sum((write_endings(store, [ending]) for ending in endings), [])
+        return end_refused(store, endings[0], problem)
+
+
+def end_refused(store, ending, problem):
+    """Record as much of an ending as the database takes: without its output, or of
+    the job alone, or at least that it runs no more; it must not run again."""
+    if ending.output is not None:
+        return write_endings(store, [ending._replace(output=None)])
+    text = 'job %d: its end is not recorded: %s' % (ending.job, problem)
+    try:
+        with store.transaction():
+            end_all(store, [ending], history=False)
+    except BadData:
+        store.change(
+            '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
+            next_run_utc = NULL WHERE id = :job AND run_token = :token''',
+            job=ending.job,
+            token=ending.token,
+        )
+    return [text]
+
+
+def end_all(store, endings, history=True):
+    """The transaction of `end`; history: whether to write that too."""
+    ids = sorted({ending.job for ending in endings})
+    # The rows are locked, in order: no edit comes between, and none can deadlock.
+    rows = store.query(
+        'SELECT * FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
+    )
+    jobs = {row.id: row for row in rows}
+    now = store.now()
+    runs = []
+    alike = defaultdict(list)  # what to write into job -> the jobs that get it
+    for ending in sorted(endings, key=lambda ending: ending.job):
+        job = jobs.get(ending.job, Job())
+        ours = job.run_token == ending.token
+        late = job.run_token is None and job.run_no == ending.run_no
+        recorded = not ours and is_recorded(store, ending, job)
+        into_job, into_history = fate(ending.kind, ours, late, recorded)
+        ended = text_of(store.zone.local(end_of(ending, job, now)))
+        run = history_row(ending, job, ended)
+        if into_job and ending.kind == Kind.GIVEN_BACK:
+            take_back_start(store, ending)
+        if into_job:
+            released = released_job(ending, job, ours, now, store.zone)
+            alike[run.ended_at, released].append(job.id)
+        if into_history and run.run_no is not None:
+            store.recorded_runs[run.job_id] = run.run_no
+            runs.append(run)
+    for (ended, released), ids in alike.items():
+        release(store, ids, ended, released)
+    if history:
+        store.upsert('run', runs)
+
+
+def release(store, ids, ended, released):
+    """Write the end of runs, Released, into their jobs, which then run no more."""
+    store.change(
+        '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
+        next_run_utc = :next_run_utc, run_requested = :run_requested,
+        run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+        WHERE id IN (:ids)''',
+        last_end=ended,
+        ids=ids,
+        **released._asdict(),
+    )
+
+
+def take_back_start(store, ending):
+    """A run that was given back has not started: its job did so before."""
+    if ending.last_start != '':
+        store.change(
+            '''UPDATE job SET last_start = :last_start, claimed_start = :last_start
+            WHERE id = :job''',
+            last_start=ending.last_start,
+            job=ending.job,
+        )
+
+
+def is_recorded(store, ending, job):
+    """Whether the history has this run, of which nobody saw the end."""
+    return ending.kind == Kind.LOST and bool(
+        store.query(
+            'SELECT 1 FROM run WHERE job_id = :job AND run_no = :run_no',
+            job=ending.job,
+            run_no=ending.run_no or job.run_no,
+        )
+    )
 
 
 def fate(kind, ours, late, recorded):
@@ -2488,49 +2525,11 @@ def parse(text):
 ########################################################################################
 
 
-# In a statement of Store, {name} is a word of the database, or one of these.
-SQL_EXPRESSIONS = {
-    # max_run_time in minutes, by the rules of the triggers, in case there are none; at
-    # most a year, so that no time overflows
-    'run_time': '''{least}({longest_run}, CASE
-        WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
-        WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
-        ELSE {greatest}(frequency >> 1, 1) END)''',
-    'in_window': '''CASE WHEN start_anchor > stop_anchor
-        THEN {time} >= start_anchor OR {time} < stop_anchor
-        ELSE COALESCE({time} >= start_anchor, 1 = 1)
-         AND COALESCE({time} < stop_anchor, 1 = 1) END''',
-    # seconds in which a Perl worker may be running a job that it has started
-    'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
-        {least}(max_run_time, {longest_run}))''',
-}
-DUE = {
-    'allowed': '''((run_requested = 1 OR (active = 1 AND {in_window}))
-        AND (schedule IS NOT NULL OR last_start IS NULL OR {perl_end} <= {local}
-             OR COALESCE(claimed_start = last_start, 1 = 0)))''',
-    'due': 'run_token IS NULL AND next_run_utc <= {utc} AND {allowed}',
-}
-
-
-def pieces_of(later, **words):
-    """The dialect's pieces for {name}. later: time + seconds, with %s for each."""
-    pieces = dict(words, longest_run=LONGEST_RUN, longest_frequency=LONGEST_FREQUENCY)
-    for name, text in SQL_EXPRESSIONS.items():
-        pieces[name] = text.format(**pieces)
-    # A second more, as the claim may come late in the whole second that is `utc`.
-    seconds = '%s * :minute + :slack + 1' % pieces['run_time']
-    pieces['deadline'] = later % (pieces['utc'], seconds)
-    pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
-    for name, text in DUE.items():
-        pieces[name] = text.format(**pieces)
-    return pieces
-
-
 class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
-    pieces = {}  # see pieces_of
+    words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
     begin = 'BEGIN'
@@ -2542,6 +2541,7 @@ class Dialect:
 
     def __init__(self, config):
         self.config = config
+        self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
         try:
             self.driver = __import__(self.module)
@@ -2617,20 +2617,20 @@ class SQLite(Dialect):
     begin = 'BEGIN IMMEDIATE'
     locks_rows = False
     triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-    pieces = pieces_of(
-        utc="datetime('now')",
-        utc_exact="strftime('%Y-%m-%d %H:%M:%f', 'now')",
-        local="datetime('now', 'localtime')",
-        time="time('now', 'localtime')",
-        to_local="datetime(:when, 'localtime')",
-        same='IS',
-        greatest='MAX',
-        least='MIN',
-        lock='',
-        by_key='',
-        by_due='next_run_utc',
-        later="datetime(%s, '+' || (%s) || ' seconds')",
-    )
+    words = {
+        'utc': "datetime('now')",
+        'utc_exact': "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        'local': "datetime('now', 'localtime')",
+        'time': "time('now', 'localtime')",
+        'to_local': "datetime(:when, 'localtime')",
+        'same': 'IS',
+        'greatest': 'MAX',
+        'least': 'MIN',
+        'lock': '',
+        'by_key': '',
+        'by_due': 'next_run_utc',
+        'later': "datetime(%s, '+' || (%s) || ' seconds')",
+    }
     errors = (
         (r'\w+: no such (table|column)', Problem, RUN_INIT),
         ('IntegrityError|DataError', BadData, ''),
@@ -2660,21 +2660,21 @@ class MySQL(Dialect):
     triggers = Dialect.triggers % ('trigger_schema', 'DATABASE()')
     packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
-    pieces = pieces_of(
-        utc='UTC_TIMESTAMP()',
-        utc_exact='UTC_TIMESTAMP(6)',
-        local='NOW()',
-        time='CURRENT_TIME()',
-        to_local="CONVERT_TZ(:when, '+00:00', @@session.time_zone)",
-        same='<=>',
-        greatest='GREATEST',
-        least='LEAST',
-        lock='FOR UPDATE',
+    words = {
+        'utc': 'UTC_TIMESTAMP()',
+        'utc_exact': 'UTC_TIMESTAMP(6)',
+        'local': 'NOW()',
+        'time': 'CURRENT_TIME()',
+        'to_local': "CONVERT_TZ(:when, '+00:00', @@session.time_zone)",
+        'same': '<=>',
+        'greatest': 'GREATEST',
+        'least': 'LEAST',
+        'lock': 'FOR UPDATE',
         # or it may scan the table, and wait for a locked row that is not asked for
-        by_key='FORCE INDEX (PRIMARY)',
-        by_due='next_run_utc',
-        later='(%s + INTERVAL (%s) SECOND)',
-    )
+        'by_key': 'FORCE INDEX (PRIMARY)',
+        'by_due': 'next_run_utc',
+        'later': '(%s + INTERVAL (%s) SECOND)',
+    }
     errors = (
         ('1020|1205|1213|3572', Again, ''),
         ('1048|1062|126|1292|1366|1406|1644|1690|3819|4025', BadData, ''),
@@ -2778,21 +2778,21 @@ class PostgreSQL(Dialect):
         'ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET {new}'
     )
     # With clock_timestamp() it would use no index.
-    pieces = pieces_of(
-        utc="date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
-        utc_exact="to_char(statement_timestamp() AT TIME ZONE 'UTC', "
+    words = {
+        'utc': "date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
+        'utc_exact': "to_char(statement_timestamp() AT TIME ZONE 'UTC', "
         "'YYYY-MM-DD HH24:MI:SS.US')",
-        local="date_trunc('second', CAST(statement_timestamp() AS timestamp))",
-        time="CAST(date_trunc('second', statement_timestamp()) AS time)",
-        to_local="CAST(CAST(:when AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
-        same='IS NOT DISTINCT FROM',
-        greatest='GREATEST',
-        least='LEAST',
-        lock='FOR UPDATE',
-        by_key='',
-        later="(%s + (%s) * INTERVAL '1 second')",
-        by_due='run_token, next_run_utc',  # all of the index, or it sorts all rows
-    )
+        'local': "date_trunc('second', CAST(statement_timestamp() AS timestamp))",
+        'time': "CAST(date_trunc('second', statement_timestamp()) AS time)",
+        'to_local': "CAST(CAST(:when AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
+        'same': 'IS NOT DISTINCT FROM',
+        'greatest': 'GREATEST',
+        'least': 'LEAST',
+        'lock': 'FOR UPDATE',
+        'by_key': '',
+        'later': "(%s + (%s) * INTERVAL '1 second')",
+        'by_due': 'run_token, next_run_utc',  # all of the index, or it sorts all rows
+    }
     errors = (
         ('40|55P03|57014', Again, ''),
         ('42P01|42703', Problem, RUN_INIT),
@@ -2863,6 +2863,48 @@ class PostgreSQL(Dialect):
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
+
+
+########################################################################################
+# sql: the conditions in statements, made of the words of a database
+########################################################################################
+
+# In a statement of Store, {name} is a word of the database, or one of these.
+SQL_EXPRESSIONS = {
+    # max_run_time in minutes, by the rules of the triggers, in case there are none; at
+    # most a year, so that no time overflows
+    'run_time': '''{least}({longest_run}, CASE
+        WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
+        WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
+        ELSE {greatest}(frequency >> 1, 1) END)''',
+    'in_window': '''CASE WHEN start_anchor > stop_anchor
+        THEN {time} >= start_anchor OR {time} < stop_anchor
+        ELSE COALESCE({time} >= start_anchor, 1 = 1)
+         AND COALESCE({time} < stop_anchor, 1 = 1) END''',
+    # seconds in which a Perl worker may be running a job that it has started
+    'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
+        {least}(max_run_time, {longest_run}))''',
+}
+DUE = {
+    'allowed': '''((run_requested = 1 OR (active = 1 AND {in_window}))
+        AND (schedule IS NOT NULL OR last_start IS NULL OR {perl_end} <= {local}
+             OR COALESCE(claimed_start = last_start, 1 = 0)))''',
+    'due': 'run_token IS NULL AND next_run_utc <= {utc} AND {allowed}',
+}
+
+
+def pieces_of(later, **words):
+    """The dialect's pieces for {name}. later: time + seconds, with %s for each."""
+    pieces = dict(words, longest_run=LONGEST_RUN, longest_frequency=LONGEST_FREQUENCY)
+    for name, text in SQL_EXPRESSIONS.items():
+        pieces[name] = text.format(**pieces)
+    # A second more, as the claim may come late in the whole second that is `utc`.
+    seconds = '%s * :minute + :slack + 1' % pieces['run_time']
+    pieces['deadline'] = later % (pieces['utc'], seconds)
+    pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
+    for name, text in DUE.items():
+        pieces[name] = text.format(**pieces)
+    return pieces
 
 
 ########################################################################################

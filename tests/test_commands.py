@@ -506,6 +506,7 @@ def test_missing_old_and_myisam_tables(mysql_place):
             err = place.run(command, code=1)
             assert 'run: distributed_cron.py init' in err, err
     place.run('init')
+    place.run('run')
     for line in lines(place.run('check')):
         assert line.startswith('ok   '), line
 

@@ -102,6 +102,7 @@ def test_a_claim_is_on_the_disk_when_it_is_answered(server_place):
         assert place.new_store().query('SHOW synchronous_commit')[0][0] == 'on'
         return
     # No session can set this: so people are told.
+    place.run('run')
     with global_value(place, 'innodb_flush_log_at_trx_commit', 2):
         assert 'innodb_flush_log_at_trx_commit' in place.run('check')
     assert 'innodb_flush_log_at_trx_commit' not in place.run('check')

@@ -15,14 +15,17 @@ from conftest import SCRIPT
 ABOVE = [
     'words',
     'worker',
+    'memory',
     'runner',
     'state',
+    'claims',
     'processes',
     'store',
     'endings',
     'schedule',
     'fields',
     'dialects',
+    'sql',
     'config',
 ]
 SHARED = ['jobs', 'display']  # by the commands and the web page
