@@ -505,7 +505,7 @@ class Worker:
             refusals = self.store.end(unlocked) if unlocked else []
             return unlocked, refusals
 
-        written, refusals = self.attempt(write) or ([], [])
+        written, refusals = self.attempt(write, otherwise=([], []))
         for refusal in refusals:
             self.complain(refusal)
         for ending in written:
@@ -517,10 +517,10 @@ class Worker:
             )
         return written
 
-    def attempt(self, step, *args):
+    def attempt(self, step, *args, otherwise=0):
         """Do a step. When it loses against another transaction, leave alone the jobs
-        whose rows are locked, and do it once more. Returns None if that fails too: no
-        step keeps the turn from the next one."""
+        whose rows are locked, and do it once more. If that fails too, the answer is
+        `otherwise`: no step keeps the turn from the next one."""
         for _ in range(2):
             try:
                 return step(*args)
@@ -532,7 +532,7 @@ class Worker:
                             'left alone meanwhile' % job
                         )
         self.lost = True
-        return None
+        return otherwise
 
     def look_after_claims(self):
         """mine: pass on requests to stop; give back what was claimed and never started,
@@ -547,25 +547,20 @@ class Worker:
         """look: what there is to do, and when the next job is due."""
         asked = boottime()
         seen = self.store.look()
-        self.due_at = asked + seen.due_in
         if self.clock.was_set_back(seen.now, asked):
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
             seen = self.store.look()
+        self.due_at = asked + seen.due_in
         return seen
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
-        may_leave = (
-            self.store.recorded_runs
-            and not self.forever
-            and not self.claims.running_count()
-        )
+        running = self.claims.running_count()
+        may_leave = self.store.recorded_runs and not self.forever and not running
         if boottime() >= self.next_hello or may_leave:
             self.next_hello = boottime() + HELLO
-            self.attempt(
-                self.store.hello, self.name, self.claims.running_count(), seen.now
-            )
+            self.attempt(self.store.hello, self.name, running, seen.now)
             self.attempt(self.store.purge, seen.now)
 
     def end_overdue(self, seen):
@@ -579,10 +574,7 @@ class Worker:
         """plan: returns how many jobs got a time, or were parked."""
         if not seen.unplanned:
             return 0
-        return (
-            self.attempt(lambda: self.store.plan(seen.now, skip=self.locked.jobs()))
-            or 0
-        )
+        return self.attempt(lambda: self.store.plan(seen.now, skip=self.locked.jobs()))
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -595,7 +587,7 @@ class Worker:
         """find, claim, collect, start: returns how many runs were started."""
         if not slots:
             return 0
-        return self.attempt(self.claim_and_start, seen, slots) or 0
+        return self.attempt(self.claim_and_start, seen, slots)
 
     def claim_and_start(self, seen, slots):
         share = self.burst <= SHARED
@@ -625,16 +617,10 @@ class Worker:
 
     def start_runner(self, claim, commands):
         """start: fork one runner for the claim."""
-        if os.fork():
-            self.log.write(
-                'start: '
-                + ', '.join(
-                    'job %d run %d' % (command.job, command.run_no)
-                    for command in commands
-                )
-            )
-        else:
+        if not os.fork():
             become_runner(self.config, self.name, claim, commands)
+        runs = ['job %d run %d' % (command.job, command.run_no) for command in commands]
+        self.log.write('start: ' + ', '.join(runs))
 
 
 ########################################################################################
