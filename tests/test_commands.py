@@ -208,6 +208,7 @@ def test_log_follow(place):
 
 
 def test_check(place):
+    place.run('run')
     out = place.run('check')
     for what in ('config', 'database', 'schema', 'time zone', 'clock skew', 'folders'):
         assert re.search('(?m)^ok   %s: ' % what, out), out
