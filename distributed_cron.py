@@ -1798,6 +1798,7 @@ class Store:
         if self.connection is None:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
+            # The newest column, and all three tables.
             self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
             self.dialect.check_tables(self)
         return self
