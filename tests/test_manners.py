@@ -7,7 +7,7 @@ import signal
 import pytest
 from conftest import dc, wait_until
 from hosts import start_worker
-from test_worker import children, processes
+from test_worker import children
 
 # A command that notes each SIGTERM, and takes its time.
 NOTES = (
@@ -87,33 +87,6 @@ def test_wake_is_made_anew(place):
     assert run.status == 'Success' and run.run_no <= 3
     assert place.job(job).run_no == run.run_no and worker.poll() is None
     assert os.path.exists(os.path.join(state_folder(place), 'wake'))
-
-
-def test_a_claim_belongs_to_its_database(sqlite_place):
-    """A worker of another database, in the same state folder, writes no end of it there,
-    and leaves it for a worker of its own database."""
-    place = sqlite_place
-    job = place.add('echo first; sleep 1', max_run_time=30)
-    worker = start_worker(place, 'one')
-    wait_until(lambda: place.job(job).run_token)
-    wait_until(lambda: 'first' in place.read('log/%d.log' % job))
-    worker.kill()
-    worker.wait()
-    first = dict(place.values['db'])
-    place.write(db=dict(first, path='other.db'))
-    place.init()
-    other = place.add('echo other', max_run_time=30)
-    assert other == job
-    place.run('run', name='one')
-    wait_until(lambda: not processes(place, 'echo first; sleep 1'))
-    place.run('run', name='one')
-    (run,) = place.runs()
-    assert (run.status, run.output) == ('Success', 'other\n')
-    place.write(db=first)
-    place.store = place.new_store()
-    place.run('run', name='one')
-    (run,) = place.runs()
-    assert (run.status, run.output) == ('Success', 'first\n')
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason='only root could')
