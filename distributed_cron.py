@@ -920,7 +920,8 @@ class Runner:
     def cause_to_end(self, command, to_stop):
         """Why a command is to be ended now; None if it may go on."""
         if boottime() >= command.limit:
-            minutes = max(1, round(command.max_run_time / self.config.minute))
+            # Rounded down: up to a second of it is the database's, see pieces_of.
+            minutes = max(1, int(command.max_run_time / self.config.minute))
             return 'timed out after %d min' % minutes
         return 'stopped' if str(command.job) in to_stop else None
 
@@ -3044,7 +3045,8 @@ def from_file(text):
     )
     try:
         # From a stream, YAML errors don't quote the line, which might hold a password.
-        return yaml.safe_load(io.StringIO(text))
+        loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # ten times as fast
+        return yaml.load(io.StringIO(text), loader)
     except (yaml.YAMLError, RecursionError) as error:
         said = line_of(error)
     except (ValueError, LookupError, AttributeError):  # PyYAML's, for `!!bool maybe`
