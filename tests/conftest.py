@@ -277,6 +277,9 @@ class Place:
         for process in dc.living_processes():
             if any(self.owns(mark.split('.')[0]) for mark in process.marks):
                 dc.send_signal(os.kill, process.id, signal.SIGKILL)
+        while left := processes_of(self.mark):  # also what has shed its mark
+            for process in left:
+                dc.send_signal(os.kill, process, signal.SIGKILL)
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')
@@ -284,6 +287,17 @@ class Place:
             os.path.exists(os.path.join(log, state, token))
             for state in (os.listdir(log) if os.path.isdir(log) else ())
         )
+
+
+def processes_of(text):
+    """Ids of living processes whose command line holds a text."""
+    found = []
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            with open('/proc/%s/cmdline' % name, 'rb') as file:
+                if text.encode() in file.read() and int(name) != os.getpid():
+                    found.append(int(name))
+    return found
 
 
 def answers(process, port):

@@ -1,7 +1,6 @@
 """Real workers, runners and commands, on each database."""
 
 import collections
-import contextlib
 import os
 import random
 import signal
@@ -12,7 +11,7 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import ROOT, dc, exit_status, fork
+from conftest import ROOT, dc, exit_status, fork, processes_of
 from faults.proxy import Proxy
 from servers import wait_until
 
@@ -24,17 +23,6 @@ def status_of(place, job):
 def run_to_end(place, name='one'):
     """What the line in a crontab does: one worker, until there is nothing to do."""
     return place.run('run', name=name)
-
-
-def processes(place, text):
-    """Ids of processes whose command line holds a text."""
-    found = []
-    for name in filter(str.isdigit, os.listdir('/proc')):
-        with contextlib.suppress(OSError):
-            with open('/proc/%s/cmdline' % name, 'rb') as file:
-                if text.encode() in file.read() and int(name) != os.getpid():
-                    found.append(int(name))
-    return found
 
 
 def children(process):
@@ -170,9 +158,6 @@ def test_a_background_process_does_not_keep_the_run(place):
     assert time.monotonic() - begin < 6
     (run,) = place.runs()
     assert run.status == 'Success' and run.output == 'early\n'
-    left = processes(place, 'sleep\x00' + place.mark)
-    for process in left:
-        os.kill(process, signal.SIGKILL)
 
 
 def test_a_command_that_cant_be_started_is_reported(place):
@@ -195,9 +180,9 @@ def test_timeouts_end_the_tree(place):
     config = place.config('one')
     config.minute = 1.5
     worker = fork(dc.work, config)
-    wait_until(lambda: len(processes(place, 'sleep\x00' + mark)) == 3)
+    wait_until(lambda: len(processes_of('sleep\x00' + mark)) == 3)
     assert exit_status(worker) == 0
-    assert not processes(place, 'sleep\x00' + mark)
+    assert not processes_of('sleep\x00' + mark)
     (run,) = place.runs()
     assert run.status == 'ERROR: timed out after 1 min'
     assert run.duration_ms < 6000 and place.job(job).run_token is None
@@ -338,7 +323,7 @@ def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
     os.kill(runner, signal.SIGKILL)
     (run,) = place.wait_runs(1)
     assert run.status.startswith('ERROR: lost') and run.run_no == 1
-    assert not processes(place, 'sleep\x00' + place.mark)
+    assert not processes_of('sleep\x00' + place.mark)
     assert worker.poll() is None
 
 
@@ -376,16 +361,16 @@ def test_kill_of_both_the_hosts_next_worker_ends_the_command_first(place):
     worker.kill()
     os.kill(runner, signal.SIGKILL)
     worker.wait()
-    assert processes(place, 'sleep\x00' + place.mark)
+    assert processes_of('sleep\x00' + place.mark)
     run_to_end(place)
-    assert not processes(place, 'sleep\x00' + place.mark)
+    assert not processes_of('sleep\x00' + place.mark)
     assert [run.status for run in place.runs()] == [dc.LOST]
 
 
 def test_the_hosts_next_worker_needs_no_database_to_end_the_command(place):
     place.add('sleep %(m)s' % {'m': place.mark})
     worker = place.worker('one')
-    wait_until(lambda: processes(place, 'sleep\x00' + place.mark))
+    wait_until(lambda: processes_of('sleep\x00' + place.mark))
     (runner,) = children(worker.pid)
     worker.kill()
     os.kill(runner, signal.SIGKILL)
@@ -397,7 +382,7 @@ def test_the_hosts_next_worker_needs_no_database_to_end_the_command(place):
         else dict(good, host='127.0.0.1:1')
     )
     second = place.worker('one')
-    wait_until(lambda: not processes(place, 'sleep\x00' + place.mark))
+    wait_until(lambda: not processes_of('sleep\x00' + place.mark))
     place.write(db=good)
     second.send_signal(signal.SIGHUP)
     assert place.wait_runs(1)[0].status == dc.LOST
@@ -407,7 +392,7 @@ def test_another_hosts_worker_ends_the_run_at_its_deadline(mysql_place):
     place = mysql_place
     job = place.add('sleep %(m)s' % {'m': place.mark})
     worker = place.worker('one')
-    wait_until(lambda: processes(place, 'sleep\x00' + place.mark))
+    wait_until(lambda: processes_of('sleep\x00' + place.mark))
     (runner,) = children(worker.pid)
     worker.kill()
     os.kill(runner, signal.SIGKILL)
@@ -418,7 +403,7 @@ def test_another_hosts_worker_ends_the_run_at_its_deadline(mysql_place):
     assert status_of(place, job).startswith('ERROR: lost: no word of one-')
     run_to_end(place, 'one')  # and the host's own finds it later, and changes nothing
     assert [run.status for run in place.runs()] == [status_of(place, job)]
-    assert not processes(place, 'sleep\x00' + place.mark)
+    assert not processes_of('sleep\x00' + place.mark)
 
 
 def work_with_a_late_start(place):
@@ -651,7 +636,7 @@ def test_the_password_is_in_no_process_list_and_no_log(mysql_place):
     place.add('sleep 1')
     place.worker('one')
     place.wait_runs(1)
-    assert not processes(place, 'secret')
+    assert not processes_of('secret')
     place.write(db=dict(place.values['db'], password='other-secret'))
     assert 'other-secret' not in place.run('list', code=1)
     assert 'secret' not in place.worker_log()
