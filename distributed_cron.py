@@ -366,6 +366,7 @@ class Worker:
         slots = self.slots_for(seen)
         self.count_burst(seen, slots)
         moved = self.plan(seen) + self.start_due(seen, slots)
+        self.log_bugs()
         self.failures = 0
         return self.pause(seen, slots, moved)
 
@@ -575,6 +576,13 @@ class Worker:
         if not seen.unplanned:
             return 0
         return self.attempt(lambda: self.store.plan(seen.now, skip=self.locked.jobs()))
+
+    def log_bugs(self):
+        """Log why jobs could not be planned, if that is our fault; leave them alone."""
+        for job, text in self.store.bugs.items():
+            if self.locked.add(job):
+                self.log.write('plan: job %d: a bug:' % job, *text.splitlines())
+        self.store.bugs.clear()
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -1605,6 +1613,7 @@ class Store:
         self.connection = None  # the driver's
         self.zone = None  # the database's time zone, once connected
         self.used = 0  # the boottime of the last statement
+        self.bugs = {}  # job id -> the traceback of why it could not be planned
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
 
     def look(self):
@@ -1634,7 +1643,10 @@ class Store:
         planned = 0
         with self.wanting([job.id for job in jobs]), self.transaction():
             for job in jobs:
-                when, status = self.plan_of(job, now)
+                plan = self.plan_of(job, now)
+                if plan is None:
+                    continue
+                when, status = plan
                 planned += self.change(
                     '''UPDATE job SET next_run_utc = :when, last_status = :status
                     WHERE id = :id AND run_token IS NULL AND '''
@@ -1655,12 +1667,20 @@ class Store:
         )
 
     def plan_of(self, job, now):
-        """When a job is due next, and its last_status: bad schedules are parked."""
+        """When a job is due next, and its last_status. A bad schedule is parked. None if
+        a bug of ours prevents it: the job stays as it is."""
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
         except BadSchedule as error:
             column = '' if error.column == 'schedule' else error.column + ' '
             return PARKED, 'ERROR: schedule: %s%s' % (column, error)
+        except Problem:
+            raise
+        except Exception:
+            from traceback import format_exc
+
+            self.bugs[job.id] = format_exc()
+            return None
         mended = job.last_status.startswith('ERROR: schedule:')
         return when, 'Planned.' if mended else job.last_status
 
@@ -2049,8 +2069,12 @@ def next_plan(job, ended, now, zone):
     # Not before it was due, should the database's clock have been set back.
     due = moment(job.next_run_utc) or ended
     after = max(ended, min(now, due))
-    with suppress(BadSchedule):
+    try:
         return next_run(job, after, now, zone)
+    except (Away, Again):
+        raise
+    except Exception:  # a bad schedule, or a bug of ours: the end is recorded
+        return None
 
 
 def history_row(ending, job, ended):

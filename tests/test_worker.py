@@ -502,6 +502,89 @@ def test_late_landing_claims_are_given_back(place):
     assert [run.status for run in place.runs()] == ['Success'] * 2
 
 
+@pytest.mark.parametrize(
+    'lines',
+    [
+        # Those of version 1.0, which had no events.
+        [
+            {'job': 1, 'run_no': 1, 'due': None, 'started': None, 'worker': 'one-1'},
+            {'job': 1, 'kind': 'done', 'status': 'Success', 'exit_code': 0},
+        ],
+        # Those of a version to come.
+        [
+            {'event': 'frozen', 'job': 1, 'why': 'nobody knows'},
+            {'event': 'started', 'job': 1, 'run_no': 1, 'worker': 'one-1', 'x': 1},
+            {'event': 'thawed'},
+            {'event': 'ended', 'job': 1, 'kind': 'done', 'status': 'Success', 'y': [2]},
+        ],
+        # Those of nobody.
+        [
+            [1, 2],
+            'text',
+            None,
+            7,
+            {},
+            {'event': ['started'], 'job': 1},
+            {'event': 'started', 'job': 'one'},
+            {'event': 'started', 'job': 1, 'run_no': 1, 'worker': 'one-1'},
+            {'event': 'ended', 'job': 1, 'kind': 'done', 'status': 'Success'},
+        ],
+    ],
+)
+def test_lines_of_a_claims_file_that_are_not_known_stop_no_worker(sqlite_place, lines):
+    place = sqlite_place
+    job = place.add('echo x', schedule='0 0 1 1 *')
+    worker = dc.Worker(place.config('one'), False)
+    worker.state.lock()
+    worker.listen()
+    worker.turn()
+    claim = dc.Claim(worker.state.folder, 'f' * 32)
+    claim.create()
+    dc.append(claim.file, *lines)
+    os.close(claim.file)
+    place.store.execute(
+        'UPDATE job SET run_token = :token, run_no = 1 WHERE id = :job',
+        token=claim.token,
+        job=job,
+    )
+    worker.turn()
+    (run,) = place.runs()
+    assert (run.status, run.run_no, run.worker) == ('Success', 1, 'one-1')
+    assert place.job(job).run_token is None
+    wait_until(lambda: (worker.turn(), not worker.claims)[1])
+
+
+def test_a_bug_in_planning_is_logged_and_parks_no_job(sqlite_place, monkeypatch):
+    place = sqlite_place
+    bad, ended = place.add(schedule='0 5 * * *'), place.add('true')
+    worker = dc.Worker(place.config('one'), False)
+    worker.state.lock()
+    worker.listen()
+    next_run = dc.next_run
+
+    def broken(job, *args):
+        if job.id == bad or job.last_start:
+            raise TypeError('planted')
+        return next_run(job, *args)
+
+    monkeypatch.setattr(dc, 'next_run', broken)
+    wait_until(lambda: (worker.turn(), place.runs())[1])  # the other one runs
+    for job in bad, ended:
+        wait_until(lambda job=job: 'job %d: a bug' % job in log_after(worker, place))
+        assert place.job(job).next_run_utc is None
+        assert not place.job(job).last_status.startswith('ERROR')
+    assert 'Traceback' in place.worker_log() and 'planted' in place.worker_log()
+    monkeypatch.setattr(dc, 'next_run', next_run)
+    worker.locked.until.clear()
+    worker.turn()
+    assert place.job(bad).next_run_utc and place.job(ended).next_run_utc
+
+
+def log_after(worker, place):
+    worker.turn()
+    return place.worker_log()
+
+
 # Many at once.
 
 
