@@ -366,7 +366,6 @@ class Worker:
         slots = self.slots_for(seen)
         self.count_burst(seen, slots)
         moved = self.plan(seen) + self.start_due(seen, slots)
-        self.log_bugs()
         self.failures = 0
         return self.pause(seen, slots, moved)
 
@@ -463,10 +462,8 @@ class Worker:
                 list(dead_children())  # buries them
             else:
                 self.stopping += 1
-                self.log.write(
-                    '%s: drain, %d runs go on'
-                    % (signum.name, self.claims.running_count())
-                )
+                running = self.claims.running_count()
+                self.log.write('%s: drain, %d runs go on' % (signum.name, running))
 
     def reload(self):
         """Read the configuration again; a bad one changes nothing."""
@@ -572,17 +569,18 @@ class Worker:
             self.record('recover', [run for run in overdue if run.job not in here])
 
     def plan(self, seen):
-        """plan: returns how many jobs got a time, or were parked."""
+        """plan: returns how many jobs got a time, or were parked. A job that can't be
+        planned by a bug of ours is left alone, and the log says why."""
         if not seen.unplanned:
             return 0
-        return self.attempt(lambda: self.store.plan(seen.now, skip=self.locked.jobs()))
-
-    def log_bugs(self):
-        """Log why jobs could not be planned, if that is our fault; leave them alone."""
+        planned = self.attempt(
+            lambda: self.store.plan(seen.now, skip=self.locked.jobs())
+        )
         for job, text in self.store.bugs.items():
             if self.locked.add(job):
                 self.log.write('plan: job %d: a bug:' % job, *text.splitlines())
         self.store.bugs.clear()
+        return planned
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -1667,8 +1665,8 @@ class Store:
         )
 
     def plan_of(self, job, now):
-        """When a job is due next, and its last_status. A bad schedule is parked. None if
-        a bug of ours prevents it: the job stays as it is."""
+        """When a job is due next, and its last_status. A bad schedule is parked. None
+        if a bug of ours prevents it: the job stays as it is."""
         try:
             when = now if job.run_requested else next_run(job, now, now, self.zone)
         except BadSchedule as error:
