@@ -4399,7 +4399,7 @@ def cmd_check(args, config):
     for what, result_of in (
         ('config', lambda store: store.config.file),
         ('folders', folders_of),
-        ('database', lambda store: store.connect().config.db_engine),
+        ('database', lambda store: store.config.db_engine),
         ('schema', count_jobs),
         ('writing', try_to_write),
         ('triggers', try_triggers),
@@ -4409,6 +4409,8 @@ def cmd_check(args, config):
         ('worker', last_seen_in_words),
     ):
         try:
+            if what not in ('config', 'folders'):
+                store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
             print('bad  %s: %s' % (what, problem))
