@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cron for several machines: one script; all that the machines share is a SQL database.
+"""Cron for several machines, in one script. The machines share only a SQL database.
 
 Each host runs this script, from its crontab every minute or as a loop (--forever). Each
 running copy, a worker, claims due jobs from the table `job`, runs them, and records how
@@ -21,18 +21,21 @@ Exact behaviour
  6. The deadline of a run is max_run_time + kill_grace + 21 seconds after its claim. Its
     host has ended it by then: its runner, without worker and database, or its host's
     worker, if the runner is stuck or dead. After the deadline any worker records the
-    run as lost. A job that was claimed and never started is due again at once.
+    run as lost. A run that was claimed and never started is due again at once when its
+    host's worker gives it back; after a reboot, or past its deadline, it is recorded as
+    lost.
  7. A time that was missed because no worker was up: the job runs once, late, if its
     window allows. A time that was missed because the last run was still running is not
     made up for.
  8. Exit status 0 is 'Success', everything else is 'ERROR: …'. A run ends when its
-    command itself ends; processes that it left in the background keep running.
+    command itself ends. Processes that it left in the background keep running, without
+    a limit; their output goes to the job's log as long as they keep it open.
  9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
     comes twice runs the first time. Expressions whose minute or hour field begins with
     * follow elapsed time: minutes that do not exist are left out, and the hour that
     comes twice counts twice.
-10. An edit wins over what was computed from the row before it. A run in progress keeps
-    its command.
+10. If a job is edited while a worker plans it, the edit wins. A run in progress keeps
+    the command with which it started.
 11. Worker and database may die at any moment: runners keep running, and the host's next
     worker reports what they wrote into the state folder.
 
@@ -3356,7 +3359,7 @@ ACTIONS = {
     'stop': Action(
         '''UPDATE job SET stop_requested = run_no
             WHERE id = :id AND run_token IS NOT NULL''',
-        'end runs, on whichever host they are',
+        'end the current runs of jobs, on whichever host',
         'will be ended',
     ),
 }
@@ -3676,7 +3679,7 @@ db:
                                    # else sqlite
     path: distributed_cron.db      # for sqlite: the file, on a local disk
 
-    # For a server, used by any number of hosts: engine: mysql or postgresql, and
+    # For several hosts, set engine to mysql or postgresql, and:
     # host: db.example.com         # host, host:port, [address]:port or /socket; or a
     #                              # list, in the order to try; by default localhost
     # database: distributed_cron   # its name
@@ -3692,12 +3695,13 @@ db:
     #                              # over it; by default none
 
 log:
-    # A folder: <host>.log is the worker's log there, <job id>.log that of a job.
+    # A folder for the worker's log, <host>.log, and each job's log, <job id>.log.
     location: distributed_cron_log    # by default /tmp/distributed_cron
     max_bytes: 10000000      # a log of this size becomes FILE.1; at least 1000
 
-# state:                     # what this host runs: a folder on a local disk that
-#                            # survives a restart and that no other machine uses
+# state:                     # where this host remembers its runs: a folder on a
+#                            # local disk that survives a restart and that no other
+#                            # machine uses
 #     location: /var/lib/distributed_cron  # by default state-<host> in log.location
 
 max_tasks: cpu_full          # runs at once on this host: 1 to 100000, or cpu_full (one
@@ -3713,7 +3717,7 @@ history:
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
 #     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
 
-clear_old_on_start: yes      # yes or no; the Perl program's, has no effect
+clear_old_on_start: yes      # yes or no; the Perl program's key, has no effect
 '''
 
 
@@ -3752,7 +3756,8 @@ def first_config(args):
         '--print',
         {
             **FLAG,
-            'help': 'print the SQL that makes the tables, and stop',
+            'help': 'print the SQL that makes the tables, and change nothing in the '
+            'database',
         },
     ),
     config_of=first_config,
@@ -4159,7 +4164,9 @@ def parser():
         help='the configuration; otherwise $DISTRIBUTED_CRON_CONFIG, or '
         'distributed_cron.yml beside the script, in ~/.config or in /etc',
     )
-    top.add_argument('--name', metavar='HOST', help="this host's name, if not its own")
+    top.add_argument(
+        '--name', metavar='HOST', help='use this name for this host instead of its own'
+    )
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
     for name, registered in COMMANDS.items():
         text = registered.summary
@@ -4170,11 +4177,22 @@ def parser():
     return top
 
 
-JOB = Option('id', WHOLE)
-JOB_OR_ALL = Option('id', {**WHOLE, 'nargs': '?'})
-JOBS = Option('id', {**WHOLE, 'nargs': '+'})
-COUNT = Option('-n', {**WHOLE, 'default': 20, 'metavar': 'COUNT'})
-JSON = Option('--json', {**FLAG, 'help': 'for programs'})
+JOB = Option('id', {**WHOLE, 'help': 'the id of a job'})
+JOB_OR_ALL = Option(
+    'id',
+    {**WHOLE, 'nargs': '?', 'help': 'the id of a job; default: all jobs'},
+)
+JOBS = Option('id', {**WHOLE, 'nargs': '+', 'help': 'the ids of jobs'})
+COUNT = Option(
+    '-n',
+    {
+        **WHOLE,
+        'default': 20,
+        'metavar': 'COUNT',
+        'help': 'print at most so many; default: 20',
+    },
+)
+JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
@@ -4290,7 +4308,15 @@ def cmd_show(args, config):
 @command(
     'next',
     Option('what', {'metavar': 'EXPR|ID', 'help': 'a cron expression, or a job'}),
-    Option('--from', {'metavar': "'YYYY-MM-DD HH:MM:SS'", 'dest': 'after'}),
+    Option(
+        '--from',
+        {
+            'metavar': "'YYYY-MM-DD HH:MM:SS'",
+            'dest': 'after',
+            'help': "list the times after this one, in the database's time zone; "
+            'default: now',
+        },
+    ),
     COUNT,
 )
 def cmd_next(args, config):
@@ -4353,7 +4379,12 @@ def seconds_of(run):
     return '%.1f' % (run.duration_ms / 1000)
 
 
-@command('log', JOB, COUNT, Option('--follow', FLAG))
+@command(
+    'log',
+    JOB,
+    COUNT,
+    Option('--follow', {**FLAG, 'help': 'keep printing what is added to the log'}),
+)
 def cmd_log(args, config):
     """show what a job wrote on this host"""
     path = config.job_log(args.id)
@@ -4376,7 +4407,7 @@ def cmd_log(args, config):
 
 @command('hosts', JSON)
 def cmd_hosts(args, config):
-    """list the hosts, as of their last minute"""
+    """list the hosts, as each last reported (every minute)"""
     rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
     print_rows(rows, args.json, *map(cell, Host._fields))
 
@@ -4528,11 +4559,14 @@ def last_seen_in_words(store):
 
 @command(
     'import',
-    Option('file', {}),
+    Option('file', {'help': 'the crontab'}),
     Option('--system', {**FLAG, 'help': 'the file has a user column'}),
     Option(
         '--max-run-time',
-        {**MINUTES.keywords, 'help': 'default: 1440'},
+        {
+            **MINUTES.keywords,
+            'help': 'minutes after which a run is killed; default: 1440',
+        },
     ),
 )
 def cmd_import(args, config):

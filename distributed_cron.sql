@@ -1,4 +1,4 @@
--- The tables of distributed cron, for MySQL 5.7+ and MariaDB 10.3+.
+-- The tables of distributed cron, for MySQL 8.0+ and MariaDB 10.3+.
 --
 -- Safe to run again: it creates what is missing and drops no data.
 --     mysql < distributed_cron.sql

@@ -43,7 +43,7 @@ EARLY = 0.05  # what /proc/uptime and the databases' clocks leave in doubt
 # Kinds of faults after which two runs at once are not promised, in the README's words.
 NOT_PROMISED = {
     'kill-both-and-stay-away': 'after `kill -9` of worker and runner both',
-    'stop-host': 'when a whole host is frozen and thawed',
+    'stop-host': "when a whole host is frozen and thawed after a run's deadline",
     'failover-that-loses-claims': 'when a failover loses claims',
 }
 
