@@ -287,10 +287,7 @@ def read_text(path):
 ########################################################################################
 
 STAY = 5  # seconds: a worker started by cron stays for what is due within them
-SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
-SHARE_PAUSE = 0.02  # seconds after such a claim
 ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
-FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
 HELLO = 60  # seconds between two reports that this host is there
 
 
@@ -318,8 +315,8 @@ class Worker:
         self.signals = []  # came, and are not obeyed yet
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
-        self.misses = 0  # turns in a row that found due jobs and could claim none
-        self.burst = 0  # turns in a row in which something was due and a slot was free
+        self.pace = Pace()
+        self.one_by_one = False  # claim one job a time: one of many was refused
         self.locked = LockedJobs()
         self.lost = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
@@ -367,7 +364,7 @@ class Worker:
         self.say_hello(seen)
         self.end_overdue(seen)
         slots = self.slots_for(seen)
-        self.count_burst(seen, slots)
+        self.pace.count(seen.due_in <= 0, slots)
         moved = self.plan(seen) + self.start_due(seen, slots)
         self.failures = 0
         return self.pause(seen, slots, moved)
@@ -378,31 +375,20 @@ class Worker:
         """Seconds to wait after a turn. slots: how many due jobs could be started;
         moved: how many were planned or started."""
         if self.gave_back:  # whatever the reason is, it may still be there
-            return self.config.poll_seconds
+            return min(1, self.config.poll_seconds)
         if self.lost:
             return jitter(0.05)
         if moved:  # there may be more to do
-            self.misses = 0
-            others_first = 0 < self.burst <= SHARED and moved < slots
-            return SHARE_PAUSE if others_first else 0
+            return self.pace.after_success(slots, moved)
         longest = self.config.poll_seconds
         if self.claims.orphaned():
             longest = ORPHAN_PAUSE
         if slots:  # others were faster, or the row can't be had: never a busy loop
-            self.misses = min(self.misses + 1, 9)
-            return min(longest, jitter(FIRST_RETRY * 2**self.misses))
-        self.misses = 0
+            return min(longest, self.pace.after_miss())
         if seen.due_in <= 0:  # no slot is free, or this worker drains
             return longest
         seconds_left = max(0, self.due_at - boottime())
         return min(longest, seconds_left + 0.0005)  # then it is due for certain
-
-    def count_burst(self, seen, slots):
-        """Count the turns since jobs fell due, for the share of other hosts."""
-        if seen.due_in > 0:
-            self.burst = 0
-        elif slots:
-            self.burst += 1
 
     def back_off(self, problem):
         """Log a failed turn, more and more seldom; returns the seconds to wait."""
@@ -410,6 +396,7 @@ class Worker:
         if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
+        self.due_at = 0  # not known
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
             self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
@@ -423,7 +410,7 @@ class Worker:
             return True
         if self.forever:
             return False
-        return self.failures or self.due_at - boottime() > STAY
+        return self.failures > 2 or self.due_at - boottime() > STAY
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -442,18 +429,8 @@ class Worker:
     def wait(self, seconds):
         """Wait so long, or until a signal comes or a run ends. One report can carry
         many results, so wait briefly until a quarter of the runs have ended."""
-        until = boottime() + seconds
         enough = max(1, self.claims.running_count() / 4)
-        woken = 0
-        while woken < enough:
-            seconds_left = until - boottime()
-            # select() may oversleep by 0.1 % (timer slack).
-            timeout = max(0, 0.998 * seconds_left)
-            if select.select([self.state.fifo], [], [], timeout)[0]:
-                woken += len(os.read(self.state.fifo, 65536))
-                until = min(until, boottime() + 0.02)
-            elif seconds_left < 0.0001:
-                break
+        wait_for(self.state.fifo, enough, seconds)
 
     def obey_signals(self):
         """Do what the signals ask for that have come."""
@@ -471,12 +448,7 @@ class Worker:
     def reload(self):
         """Read the configuration again; a bad one changes nothing."""
         try:
-            config = load_config(self.config.file, self.config.name)
-            if config.state_location != self.config.state_location:
-                raise config.bad(
-                    'state.location: can change at a restart only (unless it is given, '
-                    'it is in log.location)'
-                )
+            config = reload_config(self.config)
             State(config)  # makes the folders, or says what is wrong with them
             store = Store(config)
         except Problem as problem:
@@ -499,16 +471,9 @@ class Worker:
     def record(self, step, endings):
         """Write Endings into the database, and into the log. Returns those that were
         written; the others wait for a later turn."""
-
-        def write():
-            locked = self.locked.jobs()
-            unlocked = [ending for ending in endings if ending.job not in locked]
-            refusals = self.store.end(unlocked) if unlocked else []
-            return unlocked, refusals
-
-        written, refusals = self.attempt(write, otherwise=([], []))
-        for refusal in refusals:
-            self.complain(refusal)
+        written = self.attempt(self.write_ends, endings, otherwise=None)
+        if written is None:
+            written = self.write_one_by_one(endings)
         for ending in written:
             if ending.kind == Kind.GIVEN_BACK:
                 self.gave_back = True
@@ -516,6 +481,26 @@ class Worker:
                 '%s: job %d run %s: %s'
                 % (step, ending.job, ending.run_no, ending.status)
             )
+        return written
+
+    def write_ends(self, endings):
+        locked = self.locked.jobs()
+        unlocked = [ending for ending in endings if ending.job not in locked]
+        for refusal in self.store.end(unlocked) if unlocked else ():
+            self.complain(refusal)
+        return unlocked
+
+    def write_one_by_one(self, endings):
+        """Something else than a row of `job` is locked: leave alone the jobs that need
+        it. Each costs a wait, so not too many in a turn."""
+        written = []
+        for ending in endings:
+            try:
+                written += self.write_ends([ending])
+            except Again:
+                self.leave_alone([ending.job], 'another transaction locks its history')
+                if len(self.locked.jobs()) > 3:
+                    break
         return written
 
     def attempt(self, step, *args, otherwise=0):
@@ -526,14 +511,17 @@ class Worker:
             try:
                 return step(*args)
             except Again as problem:
-                for job in self.store.locked(problem.jobs):
-                    if self.locked.add(job):
-                        self.log.write(
-                            'job %d: another transaction keeps its row locked; it is '
-                            'left alone meanwhile' % job
-                        )
+                locked = self.store.locked(problem.jobs)
+                self.leave_alone(locked, 'another transaction keeps its row locked')
         self.lost = True
         return otherwise
+
+    def leave_alone(self, jobs, why):
+        """Leave jobs alone for a while, and log that when it begins."""
+        first, *more = why.splitlines()
+        for job in jobs:
+            if self.locked.add(job):
+                self.log.write('job %d is left alone: %s' % (job, first), *more)
 
     def look_after_claims(self):
         """mine: pass on requests to stop; give back what was claimed and never started,
@@ -580,8 +568,7 @@ class Worker:
             lambda: self.store.plan(seen.now, skip=self.locked.jobs())
         )
         for job, text in self.store.bugs.items():
-            if self.locked.add(job):
-                self.log.write('plan: job %d: a bug:' % job, *text.splitlines())
+            self.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
         return planned
 
@@ -599,9 +586,9 @@ class Worker:
         return self.attempt(self.claim_and_start, seen, slots)
 
     def claim_and_start(self, seen, slots):
-        share = self.burst <= SHARED
+        share = self.pace.is_shared()
         skip = self.locked.jobs() | self.claims.here()
-        jobs = self.store.find(slots, share, skip)
+        jobs = self.store.find(1 if self.one_by_one else slots, share, skip)
         if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
@@ -618,11 +605,23 @@ class Worker:
             return len(rows)
         except Away:
             raise  # it may land yet
-        except Problem:
+        except BadData as problem:
             claim.landed = True  # it failed for certain
+            return self.claim_refused(list(jobs), problem)
+        except Problem:
+            claim.landed = True
             raise
         finally:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
+
+    def claim_refused(self, jobs, problem):
+        """The database refuses to write one of the rows: find out which, and leave it
+        alone. Returns how many runs were started."""
+        self.one_by_one = len(jobs) > 1
+        self.lost = True
+        if not self.one_by_one:
+            self.leave_alone(jobs, str(problem))
+        return 0
 
     def start_runner(self, claim, commands):
         """start: fork one runner for the claim."""
@@ -637,6 +636,9 @@ class Worker:
 ########################################################################################
 
 CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
+SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
+SHARE_PAUSE = 0.02  # seconds after such a claim
+FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
 
@@ -645,6 +647,52 @@ def jitter(seconds):
     from random import uniform  # imported here: an idle pass does not need it
 
     return uniform(seconds / 2, seconds)
+
+
+def wait_for(fifo, enough, seconds):
+    """Wait so long; after the first byte from a FIFO, until there are enough."""
+    until = boottime() + seconds
+    woken = 0
+    while woken < enough:
+        seconds_left = until - boottime()
+        # select() may oversleep by 0.1 % (timer slack).
+        timeout = max(0, 0.998 * seconds_left)
+        if select.select([fifo], [], [], timeout)[0]:
+            woken += len(os.read(fifo, 65536))
+            until = min(until, boottime() + 0.02)
+        elif seconds_left < 0.0001:
+            break
+
+
+class Pace:
+    """How fast a worker takes what is due, so that other hosts get their share."""
+
+    def __init__(self):
+        self.misses = 0  # turns in a row that found due jobs and could claim none
+        self.burst = 0  # turns in a row in which something was due and a slot was free
+
+    def count(self, is_due, slots):
+        """Count the turns since jobs fell due."""
+        if not is_due:
+            self.burst = 0
+            self.misses = 0
+        elif slots:
+            self.burst += 1
+
+    def is_shared(self):
+        """Whether to claim only a share of what is due."""
+        return self.burst <= SHARED
+
+    def after_success(self, slots, moved):
+        """Seconds to wait when so many jobs were planned or started in the slots."""
+        self.misses = 0
+        others_first = 0 < self.burst <= SHARED and moved < slots
+        return SHARE_PAUSE if others_first else 0
+
+    def after_miss(self):
+        """Seconds to wait when all that was due could not be had."""
+        self.misses = min(self.misses + 1, 9)
+        return jitter(FIRST_RETRY * 2**self.misses)
 
 
 class LockedJobs:
@@ -664,7 +712,7 @@ class LockedJobs:
         """Leave a job alone. Returns whether it was not locked a while ago."""
         first, longest = LOCKED
         now = boottime()
-        is_new = self.until.get(job, 0) < now - longest
+        is_new = job not in self.until or self.until[job] < now - longest
         seconds = first if is_new else min(longest, 2 * self.seconds[job])
         self.seconds[job] = seconds
         self.until[job] = now + seconds
@@ -684,7 +732,7 @@ class DatabaseClock:
         if self.now is not None:
             expected = self.now + (asked - self.asked) * SECOND
             was = now < expected - CLOCK_STEP
-        self.asked = asked
+        self.asked = boottime()  # not `asked`, as the answer may have been slow
         self.now = now
         return was
 
@@ -794,14 +842,20 @@ class Runner:
 
     def wait(self, seconds):
         """Until somebody writes, or a command ends: copy output."""
-        for key, _ in self.selector.select(seconds):
+        ready = self.selector.select(seconds)
+        until = boottime() + 1  # a slow disk may delay limits no longer
+        for key, _ in ready:
             with suppress(OSError):  # no error of one run may end the others
                 key.data()
+            if boottime() > until:
+                break
 
     def bury(self):
         """Note the commands that have ended."""
         for process, status in dead_children():
-            command = self.live[process]
+            command = self.live.get(process)
+            if command is None:
+                continue
             command.exit = os.waitstatus_to_exitcode(status)
             if not command.cause:  # else its tree has to end too
                 self.finish(command, status_of(command.exit))
@@ -819,8 +873,8 @@ class Runner:
         del self.results[: len(results)]
         with suppress(OSError):
             wake = os.open(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
-            os.write(wake, b'.' * len(results))
-            os.close(wake)
+            with open(wake, 'wb', buffering=0) as file:
+                file.write(b'.' * len(results))
 
     # Starting.
 
@@ -880,7 +934,7 @@ class Runner:
         }
 
     def environment_of(self, command):
-        due = command.due.replace(' ', 'T') + 'Z' if command.due else ''
+        due = str(command.due).replace(' ', 'T') + 'Z' if command.due else ''
         return {
             **self.environment,
             'DISTRIBUTED_CRON_JOB_ID': str(command.job),
@@ -1027,12 +1081,15 @@ class State:
 
     def make_wake(self):
         """Make and open the FIFO, if it is not there. Returns whether it was opened."""
-        with suppress(FileExistsError):
+        try:
             os.mkfifo(self.wake, 0o600)
-            self.fifo = None  # what is open was removed
+        except FileExistsError:
+            if self.fifo is not None:
+                return False
+        fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
         if self.fifo is not None:
-            return False
-        self.fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+            os.close(self.fifo)  # it was removed
+        self.fifo = fifo
         return True
 
 
@@ -1267,7 +1324,8 @@ class Claim:
         processes = living_processes() if jobs else ()
         for job in jobs:
             facts = self.runs[job]
-            leader = facts.get('process')
+            # In another boot, that is the id of another process.
+            leader = facts.get('process') if self.born else None
             mark = mark_of(self.token, job)
             tree = tree_of(processes, mark, leader, facts.get('born'))
             if tree:
@@ -1379,7 +1437,16 @@ def leave_worker(lock):
     for standard in range(3):
         os.dup2(null, standard)
     os.closerange(3, lock)
-    os.closerange(lock + 1, max(map(int, os.listdir('/dev/fd'))) + 1)
+    os.closerange(lock + 1, highest_descriptor(lock) + 1)
+
+
+def highest_descriptor(lock):
+    """The highest that may be open. lock: one that is."""
+    with suppress(OSError):
+        found = max(map(int, os.listdir('/dev/fd')))
+        if found >= lock:  # without fdescfs, BSD shows 0 to 2 only
+            return found
+    return os.sysconf('SC_OPEN_MAX')
 
 
 def spawn(text, environment, output):
@@ -1514,17 +1581,22 @@ class Errands:
     def run(self):
         while True:
             function, args = self.queue.get()
-            function(*args)
+            with suppress(Exception):  # it must not end the thread
+                function(*args)
             self.hangs = False
             self.queue.task_done()
             with suppress(OSError):  # the pipe is full: it wakes in any case
                 os.write(self.wakeup, b'.')
 
     def finish(self):
-        """Wait until all is done, or hangs for a second."""
+        """Wait until all is done, or nothing has been done for a second."""
+        left = self.queue.unfinished_tasks
         until = boottime() + 1
-        while self.is_busy() and boottime() < until:
+        while left and boottime() < until:
             time.sleep(0.01)
+            if self.queue.unfinished_tasks < left:
+                left = self.queue.unfinished_tasks
+                until = boottime() + 1
 
 
 def status_of(code):
@@ -1614,7 +1686,7 @@ class Store:
         self.connection = None  # the driver's
         self.zone = None  # the database's time zone, once connected
         self.used = 0  # the boottime of the last statement
-        self.bugs = {}  # job id -> the traceback of why it could not be planned
+        self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
 
     def look(self):
@@ -1626,8 +1698,10 @@ class Store:
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
         now = moment(now)
-        due = moment(due) or PARKED
-        return Look(now, (due - now).total_seconds(), unplanned, overdue)
+        when = moment(due) or PARKED
+        if due is not None and when == PARKED and str(due) < text_of(now):
+            when = now  # a text that is no time and sorts first hides no other job
+        return Look(now, (when - now).total_seconds(), unplanned, overdue)
 
     def plan(self, now, due=False, skip=()):
         """Write next_run_utc of jobs that have none, or park them. With `due`: of those
@@ -1639,6 +1713,19 @@ class Store:
             % which
         )
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
+        return self.plan_jobs(jobs, now)
+
+    def plan_jobs(self, jobs, now):
+        """Plan these rows in one transaction; where one is refused, each alone."""
+        try:
+            return self.plan_all(jobs, now)
+        except BadData as problem:
+            if len(jobs) > 1:
+                return sum(self.plan_jobs([job], now) for job in jobs)
+            self.bugs[jobs[0].id] = str(problem)
+            return 0
+
+    def plan_all(self, jobs, now):
         read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
         unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
         planned = 0
@@ -1778,23 +1865,8 @@ class Store:
         self.upsert('host', [host])
 
     def purge(self, now):
-        """Delete one batch of the history that is older than history.days or beyond
-        history.runs. now: a datetime, UTC."""
-        oldest = self.zone.local(now) - self.config.history_days * DAY
-        old = self.query(
-            '''SELECT job_id, run_no FROM run WHERE ended_at < :oldest
-            ORDER BY ended_at LIMIT 2000''',
-            oldest=text_of(oldest),
-        )
-        too_many = [
-            {'job_id': job, 'run_no': run_no - self.config.history_runs}
-            for job, run_no in sorted(self.recorded_runs.items())
-        ]
-        delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
-        with self.transaction():
-            self.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
-            self.execute_many(delete % '<=', too_many)
-        self.recorded_runs.clear()
+        """Delete what the history need not keep. now: a datetime, UTC."""
+        purge_history(self, now)
 
     def locked(self, jobs):
         """Those of the jobs whose rows another transaction has locked."""
@@ -2093,6 +2165,26 @@ def history_row(ending, job, ended):
         exit_code=ending.exit_code,
         output=ending.output,
     )
+
+
+def purge_history(store, now):
+    """Delete one batch of the history that is older than history.days or beyond
+    history.runs. now: a datetime, UTC."""
+    oldest = store.zone.local(now) - store.config.history_days * DAY
+    old = store.query(
+        '''SELECT job_id, run_no FROM run WHERE ended_at < :oldest
+        ORDER BY ended_at LIMIT 2000''',
+        oldest=text_of(oldest),
+    )
+    too_many = [
+        {'job_id': job, 'run_no': run_no - store.config.history_runs}
+        for job, run_no in sorted(store.recorded_runs.items())
+    ]
+    delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
+    with store.transaction():
+        store.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
+        store.execute_many(delete % '<=', too_many)
+    store.recorded_runs.clear()
 
 
 # What a job gets when its run has ended.
@@ -3049,6 +3141,17 @@ def load_config(file, name=None):
     return Config(values, file, name)
 
 
+def reload_config(config):
+    """A configuration, read again. Raises BadConfig."""
+    new = load_config(config.file, config.name)
+    if new.state_location != config.state_location:
+        raise new.bad(
+            'state.location: can change at a restart only (unless it is given, it is '
+            'in log.location)'
+        )
+    return new
+
+
 def from_file(text):
     """What a YAML text says. Raises BadConfig."""
     try:
@@ -3470,6 +3573,8 @@ def save_job(store, id, values):
     with store.transaction():
         store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
         if any(name in values for name in PLANNED_FROM):
+            job, now = job_of(store, id), store.now()  # as it is now
+            when = next_run(job, now, now, store.zone)
             announce(store, id, when)
     return id, when
 
