@@ -73,15 +73,17 @@ def work_without_a_configuration(installed, home):
     assert 'configuration written: %s\n' % file in said and 'tables ready' in said
     elsewhere = home / 'elsewhere'
     elsewhere.mkdir()
+    run(installed, elsewhere, home=home)  # or no worker has ever been there
     said = run(installed, elsewhere, 'check', home=home)
     assert 'ok   config: %s\n' % file in said and 'ok   schema: jobs: 0' in said
 
 
 def work_with(installed, place, *config):
-    """init, twice, check, add, and a pass of the crontab's."""
+    """init, twice, a pass of the crontab's, check, add, and another pass."""
     assert 'CREATE TABLE' in run(installed, place.folder, *config, 'init', '--print')
     for _ in range(2):
         assert 'tables ready' in run(installed, place.folder, *config, 'init')
+    run(installed, place.folder, *config)
     said = run(installed, place.folder, *config, 'check')
     assert 'ok   schema: jobs: 0' in said and 'bad' not in said
     run(installed, place.folder, *config, 'add', '--every', '5', 'true')
