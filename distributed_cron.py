@@ -625,6 +625,7 @@ class Worker:
 
     def start_runner(self, claim, commands):
         """start: fork one runner for the claim."""
+        load_modules()
         if not os.fork():
             become_runner(self.config, self.name, claim, commands)
         runs = ['job %d run %d' % (command.job, command.run_no) for command in commands]
@@ -765,11 +766,17 @@ class Command:
         self.pipe = None  # the end from which its output is read
         self.begun = None  # time.monotonic()
         self.process = None  # process id
-        self.born = None  # when that process was started; see begin_of
+        self.born = None  # the boottime at which that process was started
         self.exit = None  # its exit status, once it has ended
         self.cause = None  # why we end it
         self.kill_at = None  # the boottime at which it gets SIGKILL
         self.tail = b''  # the last of its output
+
+
+def load_modules():
+    """Import what each runner needs, once: an idle pass does without."""
+    for name in ('queue', 'selectors', 'threading'):
+        __import__(name)
 
 
 def become_runner(config, worker, claim, commands):
@@ -798,7 +805,7 @@ class Runner:
         self.results = []  # lines for the claim's file, until the disk has taken them
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
-        from selectors import DefaultSelector  # here: an idle pass does not need it
+        from selectors import DefaultSelector
 
         self.selector = DefaultSelector()
         self.wakeup = self.watch_signals()
@@ -826,9 +833,7 @@ class Runner:
         """Start the commands, and stay until each has its result on the disk; then as
         long as somebody has a pipe of theirs, who would die of SIGPIPE without us."""
         while self.waiting or self.live or self.results or self.disk.is_busy():
-            for command in self.waiting[:AT_ONCE]:
-                self.start(command)
-            del self.waiting[:AT_ONCE]
+            self.start_some()
             self.wait(0 if self.waiting else max(0, self.next_check - boottime()))
             self.bury()
             if boottime() >= self.next_check:
@@ -878,6 +883,17 @@ class Runner:
 
     # Starting.
 
+    def start_some(self):
+        """Start a few of the commands, and note their processes."""
+        some = self.waiting[:AT_ONCE]
+        del self.waiting[:AT_ONCE]
+        for command in some:
+            self.start(command)
+        lines = [spawned_line(command) for command in some if command.process]
+        if lines:
+            with suppress(OSError):  # a full disk
+                append(self.claim.file, *lines)
+
     def start(self, command):
         """Start one command, unless too little of its time is left."""
         if command.limit - boottime() < command.max_run_time / 2:
@@ -918,9 +934,7 @@ class Runner:
         finally:
             os.close(output)
         self.live[command.process] = command
-        command.born = begin_of(command.process)
-        with suppress(OSError):  # a full disk
-            append(self.claim.file, spawned_line(command))
+        command.born = boottime()
 
     def start_line(self, command):
         return {
@@ -1008,7 +1022,8 @@ class Runner:
         if command.pipe and not command.pipe.closed:
             with suppress(OSError):
                 self.copy(command)  # once: a background process may write for ever
-        self.logs.do(command.log.end_line)
+        if command.tail:
+            self.logs.do(command.log.end_line)
         self.live.pop(command.process, None)
         output = command.tail.decode('utf-8', 'replace')
         self.results.append(
@@ -1116,7 +1131,7 @@ def user_name(id):
 #                the jobs, before)
 #     started    job, run_no, due, started, worker,    before a command is started
 #                limit (boottime)
-#     spawned    job, process, born (when, in ticks)   after that
+#     spawned    job, process, born (boottime)         after that
 #     ended      job, kind, status, exit_code, …       after its end, then fsync
 #     reported   jobs                                  when the database has their ends
 #
@@ -1477,21 +1492,31 @@ def mark_of(token, job):
     return '%s.%d' % (token, job)
 
 
-# id; ids of its group and session; when it was started, in clock ticks since the
-# machine's start; the marks in its environment, as far as that can be read.
+# id; ids of its group and session; the boottime of its start; the marks in its
+# environment, as far as that can be read.
 Process = namedtuple('Process', 'id group session born marks')
+
+
+SAME_START = 5  # seconds between a start and our note of it, on a very busy machine
 
 
 def living_processes():
     """All processes but zombies; none where there is no /proc."""
     found = []
+    ticks = os.sysconf('SC_CLK_TCK')  # in a second
     for name in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
-        with suppress(OSError, IndexError):  # it has ended since
+        with suppress(OSError, IndexError, ValueError):  # it has ended since
             state, _, group, session, *more = stat_of(name)
             if state not in 'ZX':
                 marks = marks_of(name)
                 found.append(
-                    Process(int(name), int(group), int(session), int(more[15]), marks)
+                    Process(
+                        int(name),
+                        int(group),
+                        int(session),
+                        int(more[15]) / ticks,
+                        marks,
+                    )
                 )
     return found
 
@@ -1500,13 +1525,6 @@ def stat_of(process):
     """The fields of /proc/PID/stat from the state on; see proc(5)."""
     with open('/proc/%s/stat' % process, encoding='latin-1') as file:
         return file.read().rpartition(') ')[2].split()
-
-
-def begin_of(process):
-    """When a process was started, in ticks; with its id that names it for ever."""
-    with suppress(OSError, IndexError):
-        return int(stat_of(process)[19])
-    return None
 
 
 def marks_of(process):
@@ -1521,7 +1539,7 @@ def tree_of(processes, mark, leader, born):
     """Those of the processes that belong to a run: by its mark, or by the session that
     its first process, the leader, began. The leader's id may be another's by now."""
     for process in processes:
-        if process.id == leader and process.born != born:
+        if process.id == leader and abs(process.born - born) > SAME_START:
             leader = None
     return [
         process
@@ -1559,17 +1577,20 @@ class Errands:
     def __init__(self, wakeup):
         """wakeup: a descriptor that gets a byte after each errand."""
         from queue import Queue
-        from threading import Thread
 
         self.wakeup = wakeup
         self.queue = Queue(self.ROOM)
+        self.thread = None  # until there is an errand
         self.hangs = False
-        Thread(target=self.run, daemon=True).start()
 
     def do(self, function, *args):
         """Have it done; waits for room, but for a second at most."""
         from queue import Full
+        from threading import Thread
 
+        if self.thread is None:
+            self.thread = Thread(target=self.run, daemon=True)
+            self.thread.start()
         try:
             self.queue.put((function, args), not self.hangs, timeout=1)
         except Full:
