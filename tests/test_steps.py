@@ -633,3 +633,14 @@ def test_importing_does_nothing(tmp_path):
         )
         == 0
     )
+
+
+@pytest.mark.parametrize('odd', ['', '0', 'soon'])
+def test_a_time_that_is_none_hides_no_other_job(sqlite_place, odd):
+    """SQLite takes any text: what sorts first is looked at, and is in nobody's way."""
+    place = sqlite_place
+    place.add('true', schedule='0 0 1 1 *', next_run_utc=odd)
+    good = place.add('true', next_run_utc='2020-01-01 00:00:00')
+    assert place.store.look().due_in <= 0
+    place.run('run')
+    assert place.runs(good)[0].status == 'Success'
