@@ -797,6 +797,8 @@ class Runner:
     nor the database: it starts, limits and stops them, and writes their results."""
 
     def __init__(self, config, worker, claim, commands):
+        from selectors import DefaultSelector
+
         self.config = config
         self.worker = worker  # its name
         self.claim = claim
@@ -805,8 +807,6 @@ class Runner:
         self.results = []  # lines for the claim's file, until the disk has taken them
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
-        from selectors import DefaultSelector
-
         self.selector = DefaultSelector()
         self.wakeup = self.watch_signals()
         # What may block is done elsewhere, so that it delays no limit.
