@@ -27,9 +27,11 @@ ALONE = {  # database: its faults; MariaDB's in groups, which run side by side
     'out-of-connections',
     'mariadb wires': 'database-slow half-open cut-claim cut-claim-answered cut-report '
     'cut-report-answered',
+    'mariadb holds': 'stop-inside-plan stop-inside-report vanish-inside-report stop-runner '
+    'row-locked',
     'sqlite': 'kill-both kill-host lose-host stop-host state-full locked',
     'postgresql': 'database-killed read-only cut-claim-answered cut-report-answered '
-    'kill-in-claim stop-in-report',
+    'kill-in-claim stop-in-report vanish-inside-plan row-locked',
     'replica': 'promote',
 }
 

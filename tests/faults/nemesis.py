@@ -220,7 +220,17 @@ class KillInReport(KillInClaim):
     statement = REPORT
 
 
-class StopInsidePlan(StopInClaim):
+class RowsHeld:
+    """What it had begun to plan is late by as long as the server takes to end its session.
+    That no other job is late, tests/test_blocking.py looks at."""
+
+    def end(self):
+        held = checker.Fault('rows-held', [], self.begin, now(), now() + 3)
+        self.attack.faults.append(held)
+        return super().end()
+
+
+class StopInsidePlan(RowsHeld, StopInClaim):
     """The worker is frozen within a transaction: its COMMIT is not sent."""
 
     databases, statement = DATABASES, b'UPDATE job SET next_run_utc'
@@ -233,7 +243,7 @@ class StopInsideReport(StopInsidePlan):
     statement = b' SET last_end'
 
 
-class VanishInsidePlan(KillWorker):
+class VanishInsidePlan(RowsHeld, KillWorker):
     """The host dies within a transaction, and no FIN says so to the server."""
 
     databases, statement = DATABASES, b'UPDATE job SET next_run_utc'
@@ -275,8 +285,8 @@ class StopRunner(Fault):
         return self.cluster.deadline + self.random.uniform(6, 8)
 
     def inflict(self, length):
-        jobs = [self.attack.add_job(300) for _ in range(6)]
-        within(lambda: all(map(self.attack.has_started, jobs)), 3)
+        jobs = [self.attack.add_job(300) for _ in range(12)]
+        within(lambda: all(map(self.attack.has_started, jobs)), 5)
         super().inflict(length)
 
     def start(self):
