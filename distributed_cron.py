@@ -396,7 +396,6 @@ class Worker:
         if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
-        self.due_at = 0  # not known
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
             self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
@@ -410,7 +409,7 @@ class Worker:
             return True
         if self.forever:
             return False
-        return self.failures > 2 or self.due_at - boottime() > STAY
+        return self.failures or self.due_at - boottime() > STAY
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""

@@ -607,8 +607,10 @@ class RowLocked(Fault):
         cursor.execute(text % self.job)
 
     def heal(self):
-        self.connection.cursor().execute('ROLLBACK')
-        self.connection.close()
+        with contextlib.suppress(self.server.errors):  # the server may have gone
+            self.connection.cursor().execute('ROLLBACK')
+        with contextlib.suppress(self.server.errors):
+            self.connection.close()
         # Left alone for a while, it is late, and then runs once.
         if not within(lambda: self.attack.has_started(self.job), 45):
             self.attack.fail('%s: the job whose row was locked never ran' % self.name)
