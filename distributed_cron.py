@@ -326,6 +326,7 @@ class Worker:
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
+        gc.enable()
         if not self.state.lock():
             self.log.write('Already running.')
             return 0
@@ -4251,6 +4252,7 @@ def main(arguments=None):
         arguments = sys.argv[1:]
     try:
         if not arguments:  # the crontab line: importing argparse would take its time
+            gc.disable()  # until the worker loops: imports leave little garbage
             return work(load_config(find_config()))
         args = parser().parse_args(arguments)
         chosen = COMMANDS[args.action]
