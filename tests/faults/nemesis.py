@@ -615,7 +615,8 @@ class RowLocked(Fault):
         if not within(lambda: self.attack.has_started(self.job), 45):
             self.attack.fail('%s: the job whose row was locked never ran' % self.name)
         jobs = self.attack.jobs
-        jobs[self.job] = jobs[self.job]._replace(due=[now() - 1])
+        starts = [run.start for run in self.attack.read_runs() if run.job == self.job]
+        jobs[self.job] = jobs[self.job]._replace(due=[min(starts, default=now())])
 
 
 # Nodes of a cluster.
