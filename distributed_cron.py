@@ -3594,22 +3594,25 @@ def save_job(store, id, values):
     with store.transaction():
         store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
         if any(name in values for name in PLANNED_FROM):
-            job, now = job_of(store, id), store.now()  # as it is now
-            when = next_run(job, now, now, store.zone)
-            announce(store, id, when)
+            when = announce(store, id)
     return id, when
 
 
-def announce(store, id, when):
-    """Write the next run of a job whose schedule has changed. It is kept, also if no
-    worker comes before that time. A statement of its own, as the trigger clears the
-    time in the one that changes the schedule."""
+def announce(store, id):
+    """Write the next run of a job whose schedule has changed, and return it, a UTC
+    datetime. It is kept, also if no worker comes before that time. A statement of its
+    own, as the trigger clears the time in the one that changes the schedule. Raises
+    BadSchedule."""
+    job = job_of(store, id)
+    now = store.now()
+    when = next_run(job, now, now, store.zone)
     store.change(
         '''UPDATE job SET next_run_utc = :when
             WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
         when=text_of(when),
         id=id,
     )
+    return when
 
 
 def act(store, name, id):
@@ -3617,10 +3620,8 @@ def act(store, name, id):
     with store.transaction():
         changed = store.change(ACTIONS[name].sql, id=id)
         if name == 'enable':
-            job = job_of(store, id)
             with suppress(BadSchedule):  # a worker will say what is wrong
-                now = store.now()
-                announce(store, id, next_run(job, now, now, store.zone))
+                announce(store, id)
     return bool(changed)
 
 
