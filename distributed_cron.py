@@ -57,7 +57,8 @@ Sections
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
-    schema     the tables, as each database is told to make them
+    schema     the SQL that makes the tables, for each database
+    tables     their columns and indexes, and what the triggers set
     commands   what people type
     check      does everything work that a worker needs?
     crontab    import and export
@@ -86,7 +87,7 @@ from types import SimpleNamespace
 # words: constants, errors, times and records that all sections share
 ########################################################################################
 
-VERSION = '1.1'
+VERSION = '2.0'
 HERE = os.path.dirname(os.path.realpath(__file__))
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -97,7 +98,6 @@ LONGEST_FREQUENCY = 5256000  # minutes: ten years
 LONGEST_RUN = 525600  # minutes: a year, the longest max_run_time
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
-RUN_NOW = 0  # as stop_requested of a run in progress: run-now asked for that run
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
 
 
@@ -165,7 +165,17 @@ JOB_COLUMNS = (
     'last_start last_end last_status last_worker '
     # ours
     'schedule next_run_utc run_no run_token run_deadline_utc claimed_start '
-    'run_requested stop_requested'
+    'run_requested stop_requested '
+    # since version 2.0
+    'start_before_utc run_was_requested changed_utc name run_on each_host parent_id '
+    'time_zone start_within retries retry_delay attempt after_job after_run '
+    'followers_due failures paused_until_utc paused_by alert_after alert_to rev '
+    'signature not_after applied_by'
+).split()
+# An edit of one of these columns has the job planned anew.
+PLANNED_FROM = (
+    'schedule frequency start_anchor stop_anchor active '
+    'time_zone start_within each_host after_job paused_until_utc'
 ).split()
 # Rows of the tables. A Job without arguments is one that no longer exists.
 Job = namedtuple('Job', JOB_COLUMNS, defaults=[None] * len(JOB_COLUMNS))
@@ -257,6 +267,11 @@ def from_json(text):
     return json.loads(text)
 
 
+def server_name(host, port, socket):
+    """One of db.host, for messages."""
+    return socket or '%s:%d' % (host, port)
+
+
 def boottime():
     """Seconds since the machine's start, sleep included: no clock change moves it."""
     return time.clock_gettime(getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC))
@@ -322,7 +337,7 @@ class Worker:
         self.gave_back = False  # this turn, a run was given back
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
-        self.clock = DatabaseClock()
+        self.clock = DatabaseClock(self.state.folder)
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
@@ -357,9 +372,9 @@ class Worker:
         self.gave_back = False
         if self.state.make_wake():
             self.listen()
-        endings = self.claims.settle(self.config.kill_grace)
-        self.store.connect()
-        self.report_ended(endings)
+        self.claims.settle(self.config.kill_grace)
+        connect(self.store, self.claims, self.clock, self.log)
+        self.report_ended()
         self.look_after_claims()
         seen = self.look()
         self.say_hello(seen)
@@ -418,8 +433,6 @@ class Worker:
         with suppress(OSError):  # a terminal that has gone
             print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
 
-    # Signals, and the wait that they end.
-
     def listen(self):
         """Make signals end the wait through the FIFO, as results do."""
         signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
@@ -464,9 +477,9 @@ class Worker:
     # The steps in the life of a run. What stands before a docstring's colon is the
     # step's word in the log, or its method in Store.
 
-    def report_ended(self, endings):
+    def report_ended(self):
         """end: report how runs have ended; the folder then forgets them."""
-        self.claims.forget(self.record('end', endings))
+        self.claims.forget(self.record('end', self.claims.endings()))
 
     def record(self, step, endings):
         """Write Endings into the database, and into the log. Returns those that were
@@ -549,6 +562,7 @@ class Worker:
         may_leave = self.store.recorded_runs and not self.forever and not running
         if boottime() >= self.next_hello or may_leave:
             self.next_hello = boottime() + HELLO
+            self.clock.save()
             self.attempt(self.store.hello, self.name, running, seen.now)
             self.attempt(self.store.purge, seen.now)
 
@@ -592,7 +606,7 @@ class Worker:
         if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
-        claim = self.claims.new(jobs)
+        claim = self.claims.new(self.store.identity, jobs)
         try:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
@@ -636,6 +650,7 @@ class Worker:
 # memory: what a worker learns in passing: locked rows, the database's clock
 ########################################################################################
 
+CLOCK_KEPT = 3600  # seconds for which a worker goes by what the last one saw
 CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
 SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
 SHARE_PAUSE = 0.02  # seconds after such a claim
@@ -720,19 +735,64 @@ class LockedJobs:
         return is_new
 
 
-class DatabaseClock:
-    """The database's clock, held against this host's time since its start."""
+def connect(store, claims, clock, log):
+    """Connect, and set the claims of other databases aside. A server whose clock does
+    not go with that of the last one is passed over while there is another: runs that
+    go on would be past their deadline for it, or new ones not due."""
+    before = store.connection
+    servers = store.config.hosts
+    for others in reversed(range(len(servers))):
+        store.connect()
+        if store.connection is before:
+            break
+        if not others or clock.agrees(store.now(), boottime(), servers[0]):
+            clock.server = server_name(*servers[0])
+            break
+        log.write("%s is passed over: its clock is another" % server_name(*servers[0]))
+        store.close()
+        servers.append(servers.pop(0))
+    set_aside = claims.set_aside(store.identity)
+    if set_aside > 0:
+        log.write('%d claims of another database are left alone' % set_aside)
 
-    def __init__(self):
+
+class DatabaseClock:
+    """The database's clock, held against this host's time since its start. The state
+    folder keeps what was seen last."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, 'clock')
         self.asked = None  # the boottime of the last look
         self.now = None  # what the database said then, a UTC datetime
+        self.server = None  # which of db.host said so
+        with suppress(ValueError):  # there is none, or it was cut off
+            boot, asked, now, server, _ = read_text(self.path).split('\n')
+            if boot == boot_id() and boottime() < float(asked) + CLOCK_KEPT:
+                self.asked = float(asked)
+                self.now = moment(now)
+                self.server = server
+
+    def save(self):
+        """Keep what was seen last for the host's next worker."""
+        lines = (boot_id(), self.asked, self.now, self.server, '')
+        with suppress(OSError), open(self.path, 'w', encoding='utf-8') as file:
+            file.write('\n'.join(map(str, lines)))
+
+    def agrees(self, now, asked, server):
+        """Whether a server's time, a UTC datetime, goes with what another one said."""
+        if self.now is None or self.server == server_name(*server):
+            return True
+        return abs(now - self.expected(asked)) < CLOCK_STEP
+
+    def expected(self, asked):
+        """What the database should say at a boottime, a UTC datetime."""
+        return self.now + (asked - self.asked) * SECOND
 
     def was_set_back(self, now, asked):
         """Whether it says less than it should, by the look before."""
         was = False
         if self.now is not None:
-            expected = self.now + (asked - self.asked) * SECOND
-            was = now < expected - CLOCK_STEP
+            was = now < self.expected(asked) - CLOCK_STEP
         self.asked = boottime()  # not `asked`, as the answer may have been slow
         self.now = now
         return was
@@ -1127,8 +1187,8 @@ def user_name(id):
 # long as the runner lives. Lines of JSON are only appended to it, in this order:
 #
 #     event      what it holds                         written
-#     claimed    boot, born (boottime), starts (of     before the claim is sent
-#                the jobs, before)
+#     claimed    boot, born (boottime), database,      before the claim is sent
+#                starts (of the jobs, before)
 #     started    job, run_no, due, started, worker,    before a command is started
 #                limit (boottime)
 #     spawned    job, process, born (boottime)         after that
@@ -1158,25 +1218,45 @@ class Claims(dict):
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
+        self.others = {}  # claims of other databases, which are left to their workers
 
-    def new(self, starts):
-        """A new claim, whose file is made and locked. starts: {job id: last_start}."""
+    def new(self, database, starts):
+        """A new claim, whose file is made and locked. database: its identity; starts:
+        {job id: last_start}."""
         claim = Claim(self.folder, os.urandom(16).hex())
-        claim.create(starts)
+        claim.create(database, starts)
         self[claim.token] = claim
         return claim
 
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
-        so many seconds from SIGTERM to SIGKILL. Returns the Endings to be reported."""
+        so many seconds from SIGTERM to SIGKILL."""
         # Claims; not worker.lock, machine, wake, *.stop.
         tokens = [name for name in os.listdir(self.folder) if len(name) == 32]
         for token in set(self).difference(tokens):
             del self[token]
         for token in tokens:
-            self.setdefault(token, Claim(self.folder, token)).read()
-        for claim in self.values():
+            claim = self.others.get(token) or self.setdefault(
+                token, Claim(self.folder, token)
+            )
+            claim.read()
             claim.end_left(grace)
+
+    def set_aside(self, database):
+        """Keep only the claims of this database, by its identity, and those without
+        one, of version 1.0: in another database, a job of that id is another job.
+        Returns how many more were set aside."""
+        before = len(self.others)
+        claims = {**self, **self.others}
+        self.clear()
+        self.others.clear()
+        for token, claim in claims.items():
+            ours = claim.database in ('', database)
+            (self if ours else self.others)[token] = claim
+        return len(self.others) - before
+
+    def endings(self):
+        """The Endings that are to be reported."""
         return [ending for claim in self.values() for ending in claim.endings()]
 
     def forget(self, endings):
@@ -1250,13 +1330,14 @@ class Claim:
         self.size = 0  # bytes that were read
         self.runs = {}  # job id -> what its lines say; until it is reported
         self.born = 0  # boottime of its making; 0 if that was in another boot
+        self.database = ''  # the identity of the database that it was sent to
         self.starts = {}  # job id, as text -> its last_start before the claim
         self.landed = False  # the database has answered
         self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
 
-    def create(self, starts=()):
+    def create(self, database='', starts=()):
         """Make the file, before the claim is sent, and lock it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
@@ -1265,6 +1346,7 @@ class Claim:
             'event': 'claimed',
             'boot': boot_id(),
             'born': boottime(),
+            'database': database,
             'starts': dict(starts),
         }
         try:
@@ -1295,6 +1377,7 @@ class Claim:
         event = event_of(line)
         if event == 'claimed':
             self.starts = line.get('starts', {})
+            self.database = line.get('database', '')
             if line.get('boot') == boot_id():
                 self.born = line.get('born', 0)
         elif event == 'collected':  # in memory only: the database has answered
@@ -1685,8 +1768,6 @@ class Log:
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
-# columns of job; an edit of one of them has the job planned anew
-PLANNED_FROM = ('schedule', 'frequency', 'start_anchor', 'stop_anchor', 'active')
 CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
     {utc_exact} AS now'''
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
@@ -1706,6 +1787,7 @@ class Store:
         self.dialect = DIALECTS[config.db_engine](config)
         self.connection = None  # the driver's
         self.zone = None  # the database's time zone, once connected
+        self.identity = ''  # of the database, once connected
         self.used = 0  # the boottime of the last statement
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
@@ -1757,7 +1839,8 @@ class Store:
                     continue
                 when, status = plan
                 planned += self.change(
-                    '''UPDATE job SET next_run_utc = :when, last_status = :status
+                    '''UPDATE job SET next_run_utc = :when, changed_utc = NULL,
+                    last_status = :status
                     WHERE id = :id AND run_token IS NULL AND '''
                     + unedited,
                     when=text_of(when),
@@ -1778,8 +1861,11 @@ class Store:
     def plan_of(self, job, now):
         """When a job is due next, and its last_status. A bad schedule is parked. None
         if a bug of ours prevents it: the job stays as it is."""
+        after = now
+        if job.next_run_utc is None and job.changed_utc is not None:
+            after = min(now, moment(job.changed_utc) or now)
         try:
-            when = now if job.run_requested else next_run(job, now, now, self.zone)
+            when = now if job.run_requested else next_run(job, after, now, self.zone)
         except BadSchedule as error:
             column = '' if error.column == 'schedule' else error.column + ' '
             return PARKED, 'ERROR: schedule: %s%s' % (column, error)
@@ -1813,13 +1899,12 @@ class Store:
         update = '''UPDATE job {by_key} SET run_token = :token, run_no = run_no + 1,
             last_start = {local}, claimed_start = {local}, last_worker = :worker,
             run_deadline_utc = {deadline},
-            stop_requested = CASE WHEN run_requested = 1 THEN :run_now END,
+            stop_requested = NULL, run_was_requested = run_requested,
             run_requested = 0 -- last, as MySQL assigns from left to right
             WHERE id IN (:jobs) AND {due}'''
         values = {
             'token': token,
             'worker': worker,
-            'run_now': RUN_NOW,
             'minute': self.config.minute,
             'slack': self.config.kill_grace + MARGIN,
             'jobs': list(jobs),
@@ -1913,8 +1998,10 @@ class Store:
         if self.connection is None:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
-            # The newest column, and all three tables.
-            self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
+            about = self.query('''SELECT value, (SELECT COUNT(applied_by)
+                FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
+                FROM about WHERE name = 'identity' ''')
+            self.identity = about[0].value if about else ''
             self.dialect.check_tables(self)
         return self
 
@@ -2056,7 +2143,8 @@ def end_refused(store, ending, problem):
     except BadData:
         store.change(
             '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
-            next_run_utc = NULL WHERE id = :job AND run_token = :token''',
+            next_run_utc = NULL, run_was_requested = 0
+            WHERE id = :job AND run_token = :token''',
             job=ending.job,
             token=ending.token,
         )
@@ -2100,7 +2188,8 @@ def release(store, ids, ended, released):
     """Write the end of runs, Released, into their jobs, which then run no more."""
     store.change(
         '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
-        next_run_utc = :next_run_utc, run_requested = :run_requested,
+        next_run_utc = :next_run_utc, changed_utc = NULL,
+        run_requested = :run_requested, run_was_requested = 0,
         run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
         WHERE id IN (:ids)''',
         last_end=ended,
@@ -2215,7 +2304,7 @@ Released = namedtuple('Released', 'last_status next_run_utc run_requested')
 def released_job(ending, job, ours, now, zone):
     """The Released of a job. ours: whether its row still has the run's token."""
     if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
-        wanted = job.run_requested == 1 or job.stop_requested == RUN_NOW
+        wanted = job.run_requested == 1 or job.run_was_requested == 1
         return Released(job.last_status, job.next_run_utc, int(wanted))
     if not ours or job.run_requested or job.next_run_utc is None:
         return Released(ending.status, job.next_run_utc, job.run_requested)
@@ -2859,6 +2948,7 @@ class MySQL(Dialect):
             'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
             'SET SESSION innodb_lock_wait_timeout = %d' % lock_wait,
+            'SET SESSION lock_wait_timeout = %d' % lock_wait,
             'SET SESSION wait_timeout = %d' % self.idle_limit(),
         )
 
@@ -2882,9 +2972,7 @@ class MySQL(Dialect):
 
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
-        hosts = ', '.join(
-            socket or '%s:%d' % (host, port) for host, port, socket in self.config.hosts
-        )
+        hosts = ', '.join(server_name(*host) for host in self.config.hosts)
         text = str(text).split(' (')[0]
         return str(number), 'database %s: error %s: %s' % (hosts, number, text)
 
@@ -2956,7 +3044,7 @@ class PostgreSQL(Dialect):
         return (
             ('datestyle', 'ISO'),
             ('client_encoding', 'utf8'),
-            ('lock_timeout', limit // 2),
+            ('lock_timeout', int(500 * self.config.db_timeout)),
             ('statement_timeout', limit),
             ('idle_in_transaction_session_timeout', 1000 * self.idle_limit()),
             ('synchronous_commit', 'on'),  # a claim that is answered survives a crash
@@ -3607,7 +3695,7 @@ def announce(store, id):
     now = store.now()
     when = next_run(job, now, now, store.zone)
     store.change(
-        '''UPDATE job SET next_run_utc = :when
+        '''UPDATE job SET next_run_utc = :when, changed_utc = NULL
             WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
         when=text_of(when),
         id=id,
@@ -3848,6 +3936,9 @@ clear_old_on_start: yes      # yes or no; the Perl program's key, has no effect
 '''
 
 
+ATTEMPTS = 30  # to change a table that others use, a second or two each
+
+
 def write_first_config():
     """Write a commented configuration to the first place that allows it, but not among
     Python's packages. Returns the file. Raises BadConfig."""
@@ -3887,65 +3978,416 @@ def first_config(args):
             'database',
         },
     ),
+    Option(
+        '--new-identity',
+        {
+            **FLAG,
+            'help': 'make this database another one than that of which it is a copy',
+        },
+    ),
     config_of=first_config,
 )
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
     if args.print:
         print_schema(config)
-    else:
-        create_tables(Store(config))
+        return
+    store = Store(config)
+    create_tables(store)
+    if args.new_identity:
+        random = SCHEMAS[config.db_engine].words['random']
+        store.change("UPDATE about SET value = %s WHERE name = 'identity'" % random)
 
 
 def print_schema(config):
     """Print the SQL that makes the tables, for the database's own client."""
-    schema = SCHEMAS[config.db_engine]
-    for statement in schema.database(config.db_database):
-        print(statement + ';')
+    schema = SCHEMAS[config.db_engine]()
+    statements = [*schema.database(config.db_database)]
     for table in TABLES:
-        print('\n' + table.about)
-        for statement in (schema.create(table), *schema.indexes(table)):
-            print(statement + ';')
-    print('\n' + ABOUT_TRIGGERS)
-    for statement in schema.triggers:
+        statements += ['\n' + table.about + '\n' + schema.create(table)]
+        statements += schema.indexes(table)
+    statements += [schema.identity()]
+    about = '\n' + ABOUT_TRIGGERS + '\n'
+    for name in schema.triggers:
+        statements += [about + schema.drop_trigger % name, *schema.triggers[name]]
+        about = ''
+    statements += [schema.drop_trigger % name for name in OLD_TRIGGERS]
+    for statement in statements:
         print(statement + ';')
 
 
 def create_tables(store):
     """Make the tables, or add what they lack. Connects the store, and leaves it so."""
-    schema = SCHEMAS[store.config.db_engine]
+    schema = SCHEMAS[store.config.db_engine]()
     store.connection = store.dialect.connect(create=True)
     for statement in schema.database(store.config.db_database):
-        execute_plain(store, statement)
+        execute_plain(store, schema, statement)
     for table in TABLES:
-        execute_plain(store, schema.create(table))
+        execute_plain(store, schema, schema.create(table))
         for statement in schema.upgrade(store, table):
-            execute_plain(store, statement)
-    try:
-        for statement in schema.triggers:
-            execute_plain(store, statement)
-    except Problem as problem:
-        print(
-            'note: no triggers (%s); the workers apply the same rules, but after you '
-            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
-        )
+            execute_plain(store, schema, statement)
+    execute_plain(store, schema, schema.identity())
+    create_triggers(store, schema)
     store.close()
     store.connect()  # it looks at the tables
     print('tables ready')
 
 
-def execute_plain(store, statement):
+def create_triggers(store, schema):
+    """Make the triggers that are not there, and then drop those of older versions."""
+    there = {row[0] for row in store.query(schema.trigger_names)}
+    try:
+        for name in set(schema.triggers) - there:
+            for statement in schema.triggers[name]:
+                execute_plain(store, schema, statement)
+        for name in there.intersection(OLD_TRIGGERS):
+            execute_plain(store, schema, schema.drop_trigger % name)
+    except Problem as problem:
+        print(
+            'note: no triggers (%s); the workers apply the same rules, but after you '
+            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
+        )
+
+
+def execute_plain(store, schema, statement):
     """Execute SQL without placeholders and pieces. It leaves out comments: SQLite
-    keeps the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them."""
-    with store.translated_errors():
-        store.connection.cursor().execute(re.sub('(?m)^ *--.*\n', '', statement))
+    keeps the text of CREATE TABLE, and its DROP COLUMN stumbles over commas in them.
+    A change of a table waits until all transactions that use it are over, and whoever
+    comes later waits behind it: so it waits briefly, and tries again."""
+    statement = re.sub('(?m)^ *--.*\n', '', statement)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with store.translated_errors():
+                return store.connection.cursor().execute(statement)
+        except Again as problem:
+            blockers = ['another program']
+            with suppress(Problem):  # the account may not see them
+                blockers = [row[0] for row in store.query(schema.blockers)] or blockers
+            text = '%s; blocked by %s' % (problem, '; '.join(blockers))
+            if attempt == ATTEMPTS:
+                raise Problem(text) from None
+            print('waiting: ' + text, file=sys.stderr, flush=True)
+            time.sleep(1)
 
 
 ########################################################################################
-# schema: the tables, as each database is told to make them
+# schema: the SQL that makes the tables, for each database
 ########################################################################################
 
-Table = namedtuple('Table', 'name about columns indexes')
+
+class Schema:
+    """The SQL that makes the tables, and that adds what older tables lack."""
+
+    words = {}  # what this database writes for the {words} in TABLES and RULES
+    options = ''  # of each table
+    triggers = {}  # by name, the statements that make it, with RULES by name
+    trigger_names = ''  # the query for the names of those that are there
+    drop_trigger = 'DROP TRIGGER IF EXISTS %s'
+    # the query for who keeps a table from being changed, in words
+    blockers = "SELECT 'another process'"
+
+    def __init__(self):
+        unchanged = ['NEW.%s {same} OLD.%s' % (name, name) for name in PLANNED_FROM]
+        words = {
+            **self.words,
+            'unchanged': '\n         AND '.join(unchanged).format(**self.words),
+            'planned_from': ', '.join(PLANNED_FROM),
+        }
+        for column, rule in RULES.items():
+            words[column] = rule.format(**words)
+        self.triggers = {
+            name: [text.format(**words) for text in statements]
+            for name, statements in self.triggers.items()
+        }
+
+    def database(self, name):
+        """The statements that make the database and enter it."""
+        return []
+
+    def create(self, table):
+        """The statement that makes a table where there is none."""
+        return 'CREATE TABLE IF NOT EXISTS %s (\n    %s\n)%s' % (
+            table.name,
+            self.body(table).replace('\n', '\n    '),
+            self.options,
+        )
+
+    def body(self, table):
+        """What stands between the parentheses of CREATE TABLE."""
+        return table.columns.strip().format(**self.words)
+
+    def indexes(self, table, how='IF NOT EXISTS'):
+        """The statements that make a table's indexes where there are none."""
+        return [
+            'CREATE %s %s %s ON %s %s' % (kind, how, name, table.name, columns)
+            for kind, name, columns in kinds_of_indexes(table)
+        ]
+
+    def identity(self):
+        """The statement that gives the database an identity if it has none."""
+        return (
+            "INSERT INTO about (name, value) SELECT 'identity', %s\n"
+            "FROM (SELECT COUNT(*) AS found FROM about WHERE name = 'identity') AS n\n"
+            'WHERE found = 0' % self.words['random']
+        )
+
+    def columns(self, table):
+        """{name: definition} of what ALTER TABLE adds; the primary key is PRIMARY."""
+        lines = table.columns.strip().format(**self.words).split('\n')
+        return {
+            line.split()[0]: line.rstrip(',')
+            for line in lines
+            if not line.startswith('--')
+        }
+
+    def missing(self, store, table):
+        """The definitions of the columns that a table lacks."""
+        cursor = store.execute('SELECT * FROM %s WHERE 1 = 0' % table.name)
+        there = ['PRIMARY', *[column[0] for column in cursor.description]]
+        columns = self.columns(table)
+        return [columns[name] for name in columns if name not in there]
+
+    def upgrade(self, store, table):
+        """The statements that add what a table lacks. None keeps workers waiting."""
+        missing = [
+            'ALTER TABLE %s ADD COLUMN %s' % (table.name, definition)
+            for definition in self.missing(store, table)
+        ]
+        return missing + self.indexes(table)
+
+
+def kinds_of_indexes(table):
+    """(INDEX or UNIQUE INDEX, name, columns) of each index of a table."""
+    return [
+        *[('INDEX', *index) for index in table.indexes.items()],
+        *[('UNIQUE INDEX', *index) for index in table.unique.items()],
+    ]
+
+
+class SQLiteSchema(Schema):
+    """A trigger can't change the new row: it updates the row that was written, where
+    that is needed. So none calls itself, also where recursive_triggers are on."""
+
+    words = {
+        'id': 'INTEGER PRIMARY KEY AUTOINCREMENT',
+        'flag': 'TINYINT(1)',
+        'count': 'INT UNSIGNED',
+        'clock': 'TIME',
+        'moment': 'DATETIME',
+        'exact': 'DATETIME(6)',
+        'long_text': 'MEDIUMTEXT',
+        'binary': '',
+        'same': 'IS',
+        'greatest': 'MAX',
+        'utc_exact': "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        'random': 'lower(hex(randomblob(16)))',
+    }
+    trigger_names = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    triggers = {
+        'job_changes_2': [
+            '''CREATE TRIGGER job_changes_2 AFTER UPDATE
+OF {planned_from} ON job
+WHEN NOT ({unchanged})
+BEGIN UPDATE job SET
+    next_run_utc = NULL,
+    start_before_utc = NULL,
+    changed_utc = {utc_exact}
+    WHERE id = NEW.id; END'''
+        ],
+        'job_plans_2': [
+            '''CREATE TRIGGER job_plans_2 AFTER UPDATE OF next_run_utc ON job
+WHEN NEW.next_run_utc IS NULL AND OLD.next_run_utc IS NOT NULL
+BEGIN UPDATE job SET
+    start_before_utc = NULL,
+    changed_utc = {utc_exact}
+    WHERE id = NEW.id; END'''
+        ],
+        'job_limits_2': [
+            '''CREATE TRIGGER job_limits_2 AFTER UPDATE
+OF max_run_time, frequency, schedule ON job
+WHEN NEW.frequency < 1 OR NEW.max_run_time IS NOT {max_run_time}
+BEGIN UPDATE job SET
+    max_run_time = {max_run_time},
+    frequency = {frequency}
+    WHERE id = NEW.id; END'''
+        ],
+        'job_checks_2': [
+            '''CREATE TRIGGER job_checks_2 AFTER INSERT ON job
+BEGIN UPDATE job SET
+    changed_utc = {added_utc},
+    max_run_time = {max_run_time},
+    frequency = {frequency}
+    WHERE id = NEW.id; END'''
+        ],
+    }
+
+
+class MySQLSchema(Schema):
+    """MySQL has no CREATE INDEX IF NOT EXISTS: indexes are a part of CREATE TABLE."""
+
+    words = {
+        'id': 'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
+        'flag': 'TINYINT(1)',
+        'count': 'INT UNSIGNED',
+        'clock': 'TIME',
+        'moment': 'DATETIME',
+        'exact': 'DATETIME(6)',
+        'long_text': 'MEDIUMTEXT',
+        'binary': ' COLLATE utf8mb4_bin',
+        'same': '<=>',
+        'greatest': 'GREATEST',
+        'utc_exact': 'UTC_TIMESTAMP(6)',
+        'random': "REPLACE(UUID(), '-', '')",
+    }
+    options = ' ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4'
+    trigger_names = '''SELECT trigger_name FROM information_schema.triggers
+        WHERE trigger_schema = DATABASE()'''
+    blockers = '''SELECT CONCAT('connection ', id, ' of ', user, '@', host,
+        ', in a transaction since ', trx_started)
+        FROM information_schema.innodb_trx
+        JOIN information_schema.processlist ON id = trx_mysql_thread_id
+        WHERE id <> CONNECTION_ID() ORDER BY trx_started LIMIT 3'''
+    triggers = {  # the order counts: each assignment is seen by the next
+        'job_changes_2': [
+            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
+    NEW.changed_utc = {changed_utc},
+    NEW.next_run_utc = {next_run_utc},
+    NEW.start_before_utc = {start_before_utc},
+    NEW.max_run_time = {max_run_time},
+    NEW.frequency = {frequency}'''
+        ],
+        'job_checks_2': [
+            '''CREATE TRIGGER job_checks_2 BEFORE INSERT ON job FOR EACH ROW SET
+    NEW.changed_utc = {added_utc},
+    NEW.max_run_time = {max_run_time},
+    NEW.frequency = {frequency}'''
+        ],
+    }
+
+    def database(self, name):
+        quoted = '`%s`' % name.replace('`', '``')
+        return [
+            'CREATE DATABASE IF NOT EXISTS %s DEFAULT CHARACTER SET utf8mb4' % quoted,
+            'USE ' + quoted,
+        ]
+
+    def body(self, table):
+        return ',\n'.join([super().body(table), *self.keys(table).values()])
+
+    def indexes(self, table):
+        return []
+
+    def keys(self, table):
+        """{name: definition} of a table's indexes."""
+        return {
+            name: '%s %s %s' % (kind, name, columns)
+            for kind, name, columns in kinds_of_indexes(table)
+        }
+
+    def upgrade(self, store, table):
+        """One ALTER TABLE, while workers write. A table of the Perl program is copied
+        to InnoDB and utf8mb4, with texts as wide as they are now."""
+        columns = self.columns(table)
+        wanted = {**columns, **self.keys(table)}
+        there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table.name)}
+        there |= {row[2] for row in store.query('SHOW INDEX FROM ' + table.name)}
+        changes = ['ADD ' + wanted[name] for name in wanted if name not in there]
+        unsafe = table.name in dict(store.dialect.unsafe_tables(store))
+        if unsafe or (table.name == 'job' and 'run_no' not in there):
+            changes += ['ENGINE=InnoDB', 'CONVERT TO CHARACTER SET utf8mb4']
+            changes += [
+                'MODIFY ' + definition
+                for name, definition in columns.items()
+                if name in there and 'VARCHAR' in definition and 'KEY' not in definition
+            ]
+        elif changes:
+            changes += ['ALGORITHM=INPLACE', 'LOCK=NONE']
+        if not changes:
+            return []
+        return ['ALTER TABLE %s %s' % (table.name, ', '.join(changes))]
+
+
+class PostgreSQLSchema(Schema):
+    """A trigger calls a function."""
+
+    words = {
+        'id': 'BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY',
+        'flag': 'SMALLINT',
+        'count': 'BIGINT',
+        'clock': 'TIME(0)',
+        'moment': 'TIMESTAMP(0)',
+        'exact': 'TIMESTAMP(6)',
+        'long_text': 'TEXT',
+        'binary': '',
+        'same': 'IS NOT DISTINCT FROM',
+        'greatest': 'GREATEST',
+        'utc_exact': "statement_timestamp() AT TIME ZONE 'UTC'",
+        'random': "replace(CAST(gen_random_uuid() AS text), '-', '')",
+    }
+    drop_trigger = 'DROP TRIGGER IF EXISTS %s ON job'
+    trigger_names = '''SELECT tgname FROM pg_trigger
+        WHERE tgrelid = CAST('job' AS regclass) AND NOT tgisinternal'''
+    blockers = '''SELECT 'connection ' || pid || ' of ' || usename
+        || ', in a transaction since ' || xact_start FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid() AND datname = current_database()
+        AND xact_start IS NOT NULL
+        ORDER BY xact_start LIMIT 3'''
+    triggers = {
+        'job_changes_2': [
+            '''CREATE OR REPLACE FUNCTION job_changes_2()
+RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.changed_utc = {changed_utc};
+    NEW.next_run_utc = {next_run_utc};
+    NEW.start_before_utc = {start_before_utc};
+    NEW.max_run_time = {max_run_time};
+    NEW.frequency = {frequency};
+    RETURN NEW;
+END $$''',
+            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job
+FOR EACH ROW EXECUTE FUNCTION job_changes_2()''',
+        ],
+        'job_checks_2': [
+            '''CREATE OR REPLACE FUNCTION job_checks_2()
+RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.changed_utc = {added_utc};
+    NEW.max_run_time = {max_run_time};
+    NEW.frequency = {frequency};
+    RETURN NEW;
+END $$''',
+            '''CREATE TRIGGER job_checks_2 BEFORE INSERT ON job
+FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
+        ],
+    }
+
+    def upgrade(self, store, table):
+        """An index is made while workers write. One whose making was broken off stays
+        behind, is no use, and goes first."""
+        broken = store.query(
+            '''SELECT CAST(indexrelid AS regclass) FROM pg_index
+            WHERE NOT indisvalid AND indrelid = CAST(:name AS regclass)''',
+            name=table.name,
+        )
+        missing = ['ADD COLUMN ' + column for column in self.missing(store, table)]
+        statements = ['DROP INDEX %s' % row[0] for row in broken]
+        if missing:
+            statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
+        return statements + self.indexes(table, 'CONCURRENTLY IF NOT EXISTS')
+
+
+SCHEMAS = {
+    'sqlite': SQLiteSchema,
+    'mysql': MySQLSchema,
+    'postgresql': PostgreSQLSchema,
+}
+
+
+########################################################################################
+# tables: their columns and indexes, and what the triggers set
+########################################################################################
+
+Table = namedtuple('Table', 'name about columns indexes unique', defaults=({}, {}))
 
 # One column a line. {id}, {flag}, … are types that each database names in its own way;
 # all else is the same SQL on all three. A new column goes to the end of its table, NULL
@@ -3982,13 +4424,59 @@ run_deadline_utc {moment} NULL DEFAULT NULL,
 claimed_start    {moment} NULL DEFAULT NULL,
 -- 1: run now, whatever active, window and schedule say
 run_requested    {flag} NOT NULL DEFAULT 0,
--- the run_no that is to be stopped; 0: run-now asked for the run in progress
-stop_requested   BIGINT NULL DEFAULT NULL
+-- the run_no that is to be stopped
+stop_requested   BIGINT NULL DEFAULT NULL,
+-- Since version 2.0:
+-- until when the planned start is allowed; NULL: without a limit
+start_before_utc {moment} NULL DEFAULT NULL,
+-- 1: the run in progress was asked for by run-now
+run_was_requested {flag} NOT NULL DEFAULT 0,
+-- while next_run_utc is NULL: since when, set by the triggers
+changed_utc      {exact} NULL DEFAULT NULL,
+-- a name that commands take instead of the id
+name             VARCHAR(64){binary} NULL DEFAULT NULL,
+-- a host's name, or a tag of hosts: only they run it; NULL: all hosts
+run_on           VARCHAR(191){binary} NULL DEFAULT NULL,
+-- 1: a template; each host that run_on allows has a row of its own, with this parent_id
+each_host        {flag} NOT NULL DEFAULT 0,
+parent_id        {count} NULL DEFAULT NULL,
+-- of schedule and window, an IANA name; NULL: the database's
+time_zone        VARCHAR(64) NULL DEFAULT NULL,
+-- minutes after its time in which a run may start; NULL: without a limit
+start_within     {count} NULL DEFAULT NULL,
+-- how often a failed run is tried again, after how many seconds, and which try this is
+retries          {count} NOT NULL DEFAULT 0,
+retry_delay      {count} NULL DEFAULT NULL,
+attempt          {count} NOT NULL DEFAULT 0,
+-- the job after whose success it runs, and the run_no of that job that it has run after
+after_job        {count} NULL DEFAULT NULL,
+after_run        BIGINT NULL DEFAULT NULL,
+-- the run_no of a success that the jobs with this after_job are yet to be told of
+followers_due    BIGINT NULL DEFAULT NULL,
+-- failures in a row
+failures         {count} NOT NULL DEFAULT 0,
+-- no start before; who paused it, and why
+paused_until_utc {moment} NULL DEFAULT NULL,
+paused_by        VARCHAR(255) NULL DEFAULT NULL,
+-- after how many failures in a row to tell somebody, 0: never; whom, by mail
+alert_after      {count} NULL DEFAULT NULL,
+alert_to         VARCHAR(255) NULL DEFAULT NULL,
+-- of a signed job: when it was signed, by whom and how, and until when that holds
+rev              BIGINT NOT NULL DEFAULT 0,
+signature        TEXT NULL,
+not_after        {moment} NULL DEFAULT NULL,
+-- the owner of the file from which `apply` made it
+applied_by       VARCHAR(255) NULL DEFAULT NULL
 ''',
         indexes={
             'job_due': '(run_token, next_run_utc)',
             'job_deadline': '(run_deadline_utc)',
+            'job_here': '(run_on, run_token, next_run_utc)',
+            'job_after': '(after_job)',
+            'job_followers': '(followers_due)',
+            'job_failures': '(failures)',
         },
+        unique={'job_name': '(name)', 'job_parent': '(parent_id, run_on)'},
     ),
     Table(
         name='run',
@@ -4005,6 +4493,14 @@ status           VARCHAR(255) NOT NULL DEFAULT '',
 exit_code        INT NULL DEFAULT NULL,
 -- the last 4 KiB of what the command wrote
 output           TEXT NULL,
+-- Since version 2.0:
+-- what it took of the processor and, at most, of the memory
+cpu_ms           BIGINT NULL DEFAULT NULL,
+max_rss_kb       BIGINT NULL DEFAULT NULL,
+-- which try it was
+attempt          {count} NOT NULL DEFAULT 0,
+-- why it was late, and what was passed over
+note             VARCHAR(255) NULL DEFAULT NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
         indexes={'run_ended': '(ended_at)'},
@@ -4019,19 +4515,71 @@ worker           VARCHAR(255) NOT NULL DEFAULT '',
 version          VARCHAR(32) NOT NULL DEFAULT '',
 max_tasks        INT NOT NULL DEFAULT 0,
 running          INT NOT NULL DEFAULT 0,
-skew_ms          BIGINT NOT NULL DEFAULT 0
+skew_ms          BIGINT NOT NULL DEFAULT 0,
+-- Since version 2.0:
+-- words that run_on of a job can name
+tags             VARCHAR(255) NULL DEFAULT NULL,
+-- the last time for which nothing was seen of it
+gap_from         {moment} NULL DEFAULT NULL,
+gap_until        {moment} NULL DEFAULT NULL
 ''',
-        indexes={},
+    ),
+    Table(
+        name='about',
+        about='-- Facts on this database. identity: what tells it from others.',
+        columns='''
+name             VARCHAR(64) NOT NULL PRIMARY KEY,
+value            VARCHAR(255) NOT NULL DEFAULT ''
+''',
+    ),
+    Table(
+        name='pause',
+        about='-- Which hosts start no jobs for a while; *: all.',
+        columns='''
+target           VARCHAR(191) NOT NULL PRIMARY KEY,
+until_utc        {moment} NULL DEFAULT NULL,
+paused_by        VARCHAR(255) NOT NULL DEFAULT '',
+note             VARCHAR(255) NOT NULL DEFAULT ''
+''',
+    ),
+    Table(
+        name='live',
+        about='-- Runs in progress whose output somebody watches, and the last of it.',
+        columns='''
+job_id           {count} NOT NULL,
+run_no           BIGINT NOT NULL,
+watched_until_utc {moment} NULL DEFAULT NULL,
+output           {long_text} NULL,
+PRIMARY KEY      (job_id, run_no)
+''',
+    ),
+    Table(
+        name='trouble',
+        about='-- What is wrong, since when, and when that was told.',
+        columns='''
+kind             VARCHAR(32) NOT NULL,
+subject          VARCHAR(191) NOT NULL,
+since_utc        {moment} NULL DEFAULT NULL,
+text             VARCHAR(255) NOT NULL DEFAULT '',
+told_mail_utc    {moment} NULL DEFAULT NULL,
+told_webhook_utc {moment} NULL DEFAULT NULL,
+told_command_utc {moment} NULL DEFAULT NULL,
+PRIMARY KEY      (kind, subject)
+''',
     ),
 )
 RULES = {  # what the triggers set in the new row
+    'changed_utc': '''CASE
+        WHEN NOT ({unchanged}) THEN {utc_exact}
+        WHEN NEW.next_run_utc IS NOT NULL THEN NULL
+        WHEN OLD.next_run_utc IS NULL THEN NEW.changed_utc
+        ELSE {utc_exact} END''',
     'next_run_utc': '''CASE
-        WHEN NEW.schedule {same} OLD.schedule
-         AND NEW.frequency {same} OLD.frequency
-         AND NEW.start_anchor {same} OLD.start_anchor
-         AND NEW.active {same} OLD.active
-         AND NEW.stop_anchor {same} OLD.stop_anchor THEN NEW.next_run_utc
-        ELSE NULL END''',
+        WHEN NEW.changed_utc IS NULL THEN NEW.next_run_utc ELSE NULL END''',
+    'start_before_utc': '''CASE
+        WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END''',
+    'added_utc': '''CASE
+        WHEN NEW.next_run_utc IS NULL THEN {utc_exact} ELSE NULL END''',
     'max_run_time': '''CASE
         WHEN NEW.schedule IS NOT NULL THEN {greatest}(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= {greatest}(NEW.frequency, 1)
@@ -4041,202 +4589,10 @@ RULES = {  # what the triggers set in the new row
 }
 ABOUT_TRIGGERS = '''-- Rules on rows. They come last, because an account may lack the
 -- right to create triggers. The workers apply the same rules in any case; but without
--- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.'''
-
-
-class Schema:
-    """The SQL that makes the tables, and that adds what older tables lack."""
-
-    words = {}  # what this database writes for the {words} in TABLES and RULES
-    options = ''  # of each table
-    triggers = ()  # statements, with RULES by name
-
-    def __init__(self):
-        rules = {column: rule.format(**self.words) for column, rule in RULES.items()}
-        self.triggers = [text.format(**self.words, **rules) for text in self.triggers]
-
-    def database(self, name):
-        """The statements that make the database and enter it."""
-        return []
-
-    def create(self, table):
-        """The statement that makes a table where there is none."""
-        return 'CREATE TABLE IF NOT EXISTS %s (\n    %s\n)%s' % (
-            table.name,
-            self.body(table).replace('\n', '\n    '),
-            self.options,
-        )
-
-    def body(self, table):
-        """What stands between the parentheses of CREATE TABLE."""
-        return table.columns.strip().format(**self.words)
-
-    def indexes(self, table):
-        """The statements that make a table's indexes where there are none."""
-        return [
-            'CREATE INDEX IF NOT EXISTS %s ON %s %s' % (name, table.name, columns)
-            for name, columns in table.indexes.items()
-        ]
-
-    def columns(self, table):
-        """{name: definition} of what ALTER TABLE adds; the primary key is PRIMARY."""
-        lines = table.columns.strip().format(**self.words).split('\n')
-        return {
-            line.split()[0]: line.rstrip(',')
-            for line in lines
-            if not line.startswith('--')
-        }
-
-    def upgrade(self, store, table):
-        """The statements that add what a table lacks."""
-        cursor = store.execute('SELECT * FROM %s WHERE 1 = 0' % table.name)
-        there = ['PRIMARY', *[column[0] for column in cursor.description]]
-        missing = [
-            'ALTER TABLE %s ADD COLUMN %s' % (table.name, definition)
-            for name, definition in self.columns(table).items()
-            if name not in there
-        ]
-        return missing + self.indexes(table)
-
-
-class SQLiteSchema(Schema):
-    """A trigger can't change the new row: it updates the row that was written."""
-
-    words = {
-        'id': 'INTEGER PRIMARY KEY AUTOINCREMENT',
-        'flag': 'TINYINT(1)',
-        'count': 'INT UNSIGNED',
-        'clock': 'TIME',
-        'moment': 'DATETIME',
-        'same': 'IS',
-        'greatest': 'MAX',
-    }
-    triggers = (
-        'DROP TRIGGER IF EXISTS job_changes',
-        '''CREATE TRIGGER job_changes AFTER UPDATE
-OF max_run_time, schedule, frequency, start_anchor, stop_anchor, active ON job
-BEGIN UPDATE job SET
-    next_run_utc = {next_run_utc},
-    max_run_time = {max_run_time},
-    frequency = {frequency}
-    WHERE id = NEW.id; END''',
-        'DROP TRIGGER IF EXISTS job_checks',
-        '''CREATE TRIGGER job_checks AFTER INSERT ON job
-BEGIN UPDATE job SET
-    max_run_time = {max_run_time},
-    frequency = {frequency}
-    WHERE id = NEW.id; END''',
-    )
-
-
-class MySQLSchema(Schema):
-    """MySQL has no CREATE INDEX IF NOT EXISTS: indexes are a part of CREATE TABLE."""
-
-    words = {
-        'id': 'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
-        'flag': 'TINYINT(1)',
-        'count': 'INT UNSIGNED',
-        'clock': 'TIME',
-        'moment': 'DATETIME',
-        'same': '<=>',
-        'greatest': 'GREATEST',
-    }
-    options = ' ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4'
-    triggers = (
-        'DROP TRIGGER IF EXISTS job_changes',
-        '''CREATE TRIGGER job_changes BEFORE UPDATE ON job FOR EACH ROW SET
-    NEW.next_run_utc = {next_run_utc},
-    NEW.max_run_time = {max_run_time},
-    NEW.frequency = {frequency}''',
-        'DROP TRIGGER IF EXISTS job_checks',
-        '''CREATE TRIGGER job_checks BEFORE INSERT ON job FOR EACH ROW SET
-    NEW.max_run_time = {max_run_time},
-    NEW.frequency = {frequency}''',
-    )
-
-    def database(self, name):
-        quoted = '`%s`' % name.replace('`', '``')
-        return [
-            'CREATE DATABASE IF NOT EXISTS %s DEFAULT CHARACTER SET utf8mb4' % quoted,
-            'USE ' + quoted,
-        ]
-
-    def body(self, table):
-        return ',\n'.join([super().body(table), *self.keys(table).values()])
-
-    def indexes(self, table):
-        return []
-
-    def keys(self, table):
-        """{name: definition} of a table's indexes."""
-        return {
-            name: 'INDEX %s %s' % (name, columns)
-            for name, columns in table.indexes.items()
-        }
-
-    def upgrade(self, store, table):
-        """One ALTER TABLE, so that a table is copied once. It also makes a table of the
-        Perl program InnoDB and utf8mb4, with texts as wide as they are now."""
-        columns = self.columns(table)
-        wanted = {**columns, **self.keys(table)}
-        there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table.name)}
-        there |= {row[2] for row in store.query('SHOW INDEX FROM ' + table.name)}
-        missing = [name for name in wanted if name not in there]
-        if not missing and table.name not in dict(store.dialect.unsafe_tables(store)):
-            return []
-        texts = [
-            name
-            for name, definition in columns.items()
-            if name in there and 'VARCHAR' in definition and 'KEY' not in definition
-        ]
-        changes = ['ENGINE=InnoDB', 'CONVERT TO CHARACTER SET utf8mb4']
-        changes += ['MODIFY ' + wanted[name] for name in texts]
-        changes += ['ADD ' + wanted[name] for name in missing]
-        return ['ALTER TABLE %s %s' % (table.name, ', '.join(changes))]
-
-
-class PostgreSQLSchema(Schema):
-    """A trigger calls a function."""
-
-    words = {
-        'id': 'BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY',
-        'flag': 'SMALLINT',
-        'count': 'BIGINT',
-        'clock': 'TIME(0)',
-        'moment': 'TIMESTAMP(0)',
-        'same': 'IS NOT DISTINCT FROM',
-        'greatest': 'GREATEST',
-    }
-    triggers = (
-        '''CREATE OR REPLACE FUNCTION job_changes()
-RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.next_run_utc = {next_run_utc};
-    NEW.max_run_time = {max_run_time};
-    NEW.frequency = {frequency};
-    RETURN NEW;
-END $$''',
-        'DROP TRIGGER IF EXISTS job_changes ON job',
-        '''CREATE TRIGGER job_changes BEFORE UPDATE ON job
-FOR EACH ROW EXECUTE FUNCTION job_changes()''',
-        '''CREATE OR REPLACE FUNCTION job_checks()
-RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.max_run_time = {max_run_time};
-    NEW.frequency = {frequency};
-    RETURN NEW;
-END $$''',
-        'DROP TRIGGER IF EXISTS job_checks ON job',
-        '''CREATE TRIGGER job_checks BEFORE INSERT ON job
-FOR EACH ROW EXECUTE FUNCTION job_checks()''',
-    )
-
-
-SCHEMAS = {
-    'sqlite': SQLiteSchema(),
-    'mysql': MySQLSchema(),
-    'postgresql': PostgreSQLSchema(),
-}
+-- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
+-- Each new version of a trigger gets a new number.'''
+# Of version 1 and of the Perl program; the new ones are there before these are dropped.
+OLD_TRIGGERS = ('job_changes', 'job_checks')
 
 
 ########################################################################################
@@ -4565,6 +4921,7 @@ def cmd_check(args, config):
         ('durability', durability_in_words),
         ('time zone', zone_in_words),
         ('clock skew', skew_in_words),
+        ('servers', servers_in_words),
         ('worker', last_seen_in_words),
     ):
         try:
@@ -4665,6 +5022,26 @@ def zone_in_words(store):
 def skew_in_words(store):
     """How far this host's clock is ahead of the database's."""
     return '%d ms' % skew_of(store.now())
+
+
+def servers_in_words(store):
+    """Each of db.host: whether it can be used, and that their clocks are one."""
+    from copy import copy
+
+    said = []
+    skews = []
+    for server in store.config.hosts:
+        one = Store(copy(store.config))
+        one.config.hosts = [server]
+        try:
+            skews.append(skew_of(one.connect().now()))
+            said.append('%s is %d ms behind here' % (server_name(*server), skews[-1]))
+        except Problem as problem:
+            said.append(str(problem))
+        one.close()
+    if max(skews) - min(skews) > 1000 * CLOCK_STEP.total_seconds():
+        raise Problem('their clocks differ: ' + '; '.join(said))
+    return '; '.join(said)
 
 
 def last_seen_in_words(store):
@@ -4903,7 +5280,9 @@ def cmd_demo(args, _):
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     configs = [demo_config(folder, name) for name in ('gamma', 'alpha', 'beta')]
-    COMMANDS['init'].function(SimpleNamespace(print=False), configs[0])
+    COMMANDS['init'].function(
+        SimpleNamespace(print=False, new_identity=False), configs[0]
+    )
     store = Store(configs[0]).connect()
     limit = time.monotonic() + DEMO_SECONDS
     add_demo_jobs(store, DEMO[:1])

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from conftest import dc
-from test_steps import due, plan
+from test_steps import at, claim, due, end, plan  # noqa: F401
 
 FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), None)
 FAR = '0 0 1 1 *'
@@ -60,25 +60,74 @@ def test_a_frequency_is_counted_from_when_it_was_edited(utc):
 
 
 @pytest.mark.skipif(FAKETIME is None, reason='libfaketime is missing')
-@pytest.mark.parametrize('change', ['edit', 'enable'])
+@pytest.mark.parametrize('change', ['edit', 'enable', 'insert', 'update'])
 def test_a_worker_that_comes_after_the_time_runs_it_late(sqlite_place, change):
     place = sqlite_place
     os.environ['TZ'] = 'UTC'
     time.tzset()
     schedule, when = in_two_minutes()
-    if change == 'enable':
+    if change == 'insert':
+        job = place.add(schedule=schedule)
+    elif change == 'enable':
         job = place.add(schedule=schedule, active=0)
         plan(place)
         place.run('enable', str(job))
     else:
         job = place.add(schedule=FAR)
         plan(place)
-        place.run('edit', str(job), '--schedule', schedule)
+        if change == 'edit':
+            place.run('edit', str(job), '--schedule', schedule)
+        else:
+            place.store.change(
+                'UPDATE job SET schedule = :schedule WHERE id = :job',
+                schedule=schedule,
+                job=job,
+            )
     later = dict(os.environ, LD_PRELOAD=FAKETIME, FAKETIME='+5m')
     later['FAKETIME_DONT_FAKE_MONOTONIC'] = '1'
     place.run('run', name='one', env=later)
     (run,) = place.runs()
     assert (run.due_utc, run.status) == (when, 'Success')
+
+
+@pytest.mark.parametrize('change', ['insert', 'update', 'null'])
+def test_a_row_that_was_changed_by_hand_is_planned_from_then(at, change):  # noqa: F811
+    """Not from when a worker saw it."""
+    if change == 'insert':
+        job = at.add(schedule='1 12 * * *')
+    else:
+        job = at.add(schedule='1 12 * * *' if change == 'null' else FAR)
+        plan(at)
+        values = (
+            'next_run_utc = NULL' if change == 'null' else "schedule = '1 12 * * *'"
+        )
+        at.store.change('UPDATE job SET %s WHERE id = :job' % values, job=job)
+    at.set_clock('2026-05-20 12:05:00')
+    plan(at)
+    assert due(at, job) == '2026-05-20 12:01:00'
+    assert at.job(job).changed_utc is None
+
+
+def test_the_last_of_two_changes_counts(at):  # noqa: F811
+    """A time of the new schedule that was over when it was given is not made up."""
+    job = at.add(schedule=FAR)
+    at.set_clock('2026-05-20 12:05:00')
+    at.store.change("UPDATE job SET schedule = '1 12 * * *' WHERE id = :job", job=job)
+    at.set_clock('2026-05-20 12:10:00')
+    plan(at)
+    assert due(at, job) == '2026-05-21 12:01:00'
+
+
+def test_a_change_during_a_run_is_planned_from_its_end(at):  # noqa: F811
+    """What would have been due while the job still ran is not made up."""
+    job = at.add(frequency=60, max_run_time=30)
+    plan(at)
+    assert claim(at, job)
+    at.store.change("UPDATE job SET schedule = '1 12 * * *' WHERE id = :job", job=job)
+    at.set_clock('2026-05-20 12:05:00')
+    end(at, job)
+    plan(at)
+    assert due(at, job) == '2026-05-21 12:01:00'
 
 
 def test_a_clock_that_was_set_back_stops_no_schedule(place):

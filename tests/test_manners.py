@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import dc, wait_until
+from conftest import dc, processes_of, wait_until
 from hosts import start_worker
 from test_worker import children
 
@@ -87,6 +87,67 @@ def test_wake_is_made_anew(place):
     assert run.status == 'Success' and run.run_no <= 3
     assert place.job(job).run_no == run.run_no and worker.poll() is None
     assert os.path.exists(os.path.join(state_folder(place), 'wake'))
+
+
+def test_a_claim_belongs_to_its_database(sqlite_place):
+    """A worker of another database, in the same state folder, writes no end of it there,
+    and leaves it for a worker of its own database."""
+    place = sqlite_place
+    job = place.add('echo first; sleep 1; : ' + place.mark, max_run_time=30)
+    worker = start_worker(place, 'one')
+    wait_until(lambda: place.job(job).run_token)
+    wait_until(lambda: 'first' in place.read('log/%d.log' % job))
+    worker.kill()
+    worker.wait()
+    first = dict(place.values['db'])
+    place.write(db=dict(first, path='other.db'))
+    place.init()
+    other = place.add('echo other', max_run_time=30)
+    assert other == job
+    place.run('run', name='one')
+    assert '1 claims of another database are left alone' in place.read('log/one.log')
+    wait_until(lambda: not processes_of(place.mark))
+    place.run('run', name='one')
+    (run,) = place.runs()
+    assert (run.status, run.output) == ('Success', 'other\n')
+    place.write(db=first)
+    place.store = place.new_store()
+    place.run('run', name='one')
+    (run,) = place.runs()
+    assert (run.status, run.output) == ('Success', 'first\n')
+
+
+def test_a_reload_to_another_database_keeps_claims_apart(sqlite_place):
+    """And what runs is reported once the first database is there again."""
+    place = sqlite_place
+    place.add('echo first; sleep 1; : ' + place.mark, max_run_time=30)
+    worker = start_worker(place, 'one')
+    wait_until(lambda: 'first' in place.read('log/1.log'))
+    first, first_store = dict(place.values['db']), place.store
+    place.write(db=dict(first, path='other.db'))
+    place.init()
+    place.add('echo other', max_run_time=30)
+    worker.send_signal(signal.SIGHUP)
+    wait_until(place.runs)
+    assert place.runs()[0].output == 'other\n'
+    wait_until(lambda: not processes_of(place.mark))
+    place.write(db=first)
+    place.store = first_store
+    worker.send_signal(signal.SIGHUP)
+    wait_until(place.runs)
+    assert [run.output for run in place.runs()] == ['first\n']
+    worker.terminate()
+    assert worker.wait(20) == 0
+
+
+def test_a_copy_of_a_database_gets_an_identity_of_its_own(place):
+    first = place.store.identity
+    assert len(first) == 32
+    place.run('init')
+    assert place.new_store().identity == first
+    place.run('init', '--new-identity')
+    second = place.new_store().identity
+    assert len(second) == 32 and second != first
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason='only root could')

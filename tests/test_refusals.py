@@ -155,7 +155,7 @@ def check(place, name='here', **how):
 def test_check_misses_the_triggers(place):
     place.run('run')
     assert check(place)[1] == ''
-    place.drop_trigger('job_changes')
+    place.drop_triggers()
     assert 'trigger' in check(place)[1]
 
 
@@ -205,7 +205,10 @@ def test_check_knows_that_statements_in_a_binlog_do_not_do(tmp_path):
     server.start().make_account()
     place = Place(tmp_path, 'mysql', server)
     try:
+        assert 'BINLOG_FORMAT' in place.run('init', code=1).upper()
+        server.client('SET GLOBAL binlog_format = ROW')
         place.run('init')
+        server.client('SET GLOBAL binlog_format = STATEMENT')
         assert 'BINLOG_FORMAT' in check(place)[1].upper()
     finally:
         server.stop()

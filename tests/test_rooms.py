@@ -29,7 +29,7 @@ ABOVE = [
     'config',
 ]
 SHARED = ['jobs', 'display']  # by the commands and the web page
-BELOW = [*SHARED, 'setup', 'schema', 'commands', 'check', 'crontab', 'demo']
+BELOW = [*SHARED, 'setup', 'schema', 'tables', 'commands', 'check', 'crontab', 'demo']
 ORDER = ABOVE + BELOW  # the banner stands between them
 LONGEST = 350  # lines of a section
 HEADING = re.compile(r'(?m)^#{88}\n# (\w+): .*\n#{88}$')

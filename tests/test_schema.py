@@ -9,7 +9,17 @@ import subprocess
 
 from conftest import ROOT, Place, dc
 
-COLUMNS = {'job': dc.Job._fields, 'run': dc.Run._fields, 'host': dc.Host._fields}
+COLUMNS = {  # of each table; what runs beside version 2.0 needs them in this order
+    'job': dc.Job._fields,
+    'run': (*dc.Run._fields, 'cpu_ms', 'max_rss_kb', 'attempt', 'note'),
+    'host': (*dc.Host._fields, 'tags', 'gap_from', 'gap_until'),
+    'about': ('name', 'value'),
+    'pause': ('target', 'until_utc', 'paused_by', 'note'),
+    'live': ('job_id', 'run_no', 'watched_until_utc', 'output'),
+    'trouble': (
+        'kind subject since_utc text told_mail_utc told_webhook_utc told_command_utc'
+    ).split(),
+}
 TYPES = {  # a type of SQLite: what MySQL and PostgreSQL call theirs
     'INTEGER': ('int unsigned', 'bigint'),
     'TINYINT(1)': ('tinyint', 'smallint'),
@@ -18,10 +28,12 @@ TYPES = {  # a type of SQLite: what MySQL and PostgreSQL call theirs
     'BIGINT': ('bigint', 'bigint'),
     'TIME': ('time', 'time(0) without time zone'),
     'DATETIME': ('datetime', 'timestamp(0) without time zone'),
+    'DATETIME(6)': ('datetime(6)', 'timestamp(6) without time zone'),
     'TEXT': ('text', 'text'),
+    'MEDIUMTEXT': ('mediumtext', 'text'),
     **{
         'VARCHAR(%d)' % width: ('varchar(%d)' % width, 'character varying(%d)' % width)
-        for width in (32, 191, 255, 12000)
+        for width in (32, 64, 191, 255, 12000)
     },
 }
 PERL_DEFAULTS = {  # which people's plain INSERTs count on
@@ -184,10 +196,20 @@ def test_keys_and_defaults(sqlite_place):
         'job': {
             'PRIMARY': ['id'],
             'job_due': ['run_token', 'next_run_utc'],
+            'job_here': ['run_on', 'run_token', 'next_run_utc'],
             'job_deadline': ['run_deadline_utc'],
+            'job_after': ['after_job'],
+            'job_followers': ['followers_due'],
+            'job_failures': ['failures'],
+            'job_name': ['name'],
+            'job_parent': ['parent_id', 'run_on'],
         },
         'run': {'PRIMARY': ['job_id', 'run_no'], 'run_ended': ['ended_at']},
         'host': {'PRIMARY': ['name']},
+        'about': {'PRIMARY': ['name']},
+        'pause': {'PRIMARY': ['target']},
+        'live': {'PRIMARY': ['job_id', 'run_no']},
+        'trouble': {'PRIMARY': ['kind', 'subject']},
     }
 
 
@@ -233,18 +255,27 @@ def test_triggers_forget_a_plan_that_is_out_of_date(place):
         'start_anchor': '01:00:00',
         'stop_anchor': '02:00:00',
         'active': '0',
+        'time_zone': 'Europe/Berlin',
+        'start_within': '5',
+        'each_host': '1',
+        'after_job': '7',
+        'paused_until_utc': '2031-01-01 00:00:00',
     }
     assert set(changed) == set(dc.PLANNED_FROM)
     others = {'description': 'new', 'max_run_time': '5', 'run_no': '3'}
     for column, value in {**changed, **others}.items():
-        id = place.add('true', next_run_utc='2031-01-01 00:00:00')
+        when = '2031-01-01 00:00:00'
+        id = place.add('true', next_run_utc=when, start_before_utc=when)
         for same in (True, False):  # as it is; then another value
             place.store.execute(
                 'UPDATE job SET %s = %s WHERE id = %d'
                 % (column, column if same else quoted(value), id)
             )
-            forgotten = place.job(id).next_run_utc is None
-            assert forgotten == (column in changed and not same), column
+            job = place.job(id)
+            forgotten = column in changed and not same
+            assert (job.next_run_utc is None) == forgotten, column
+            assert (job.start_before_utc is None) == forgotten, column
+            assert (job.changed_utc is not None) == forgotten, column
 
 
 def pipe(place, text):

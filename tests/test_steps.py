@@ -107,8 +107,7 @@ def test_rules_on_rows_by_trigger(at, given, kept):
     [((0, 5), 60), ((10, 0), 300), ((10, 10), 300), ((10, 9), 540), ((7, 100), 180)],
 )
 def test_rules_on_rows_without_trigger(at, given, seconds):
-    for trigger in ('job_checks', 'job_changes'):
-        at.drop_trigger(trigger)
+    at.drop_triggers()
     job = at.add(frequency=given[0], max_run_time=given[1])
     plan(at)
     (row,) = claim(at)
@@ -373,7 +372,7 @@ def test_run_now_during_a_run_is_one_more_run(at):
 @pytest.mark.parametrize('trigger', [True, False])
 def test_an_edit_between_reading_and_writing_wins(at, change, trigger):
     if not trigger:
-        at.drop_trigger('job_changes')
+        at.drop_triggers()
         change += ', next_run_utc = NULL'
     planned, ended = at.add(), at.add(frequency=30)
     at.store.execute(
