@@ -1105,8 +1105,8 @@ class Runner:
 ########################################################################################
 
 # The state folder makes runs survive their worker. It holds `worker.lock`, which a
-# worker keeps locked as long as it lives, `machine`, the FIFO `wake`, and one file for
-# each claim, named by its token.
+# worker keeps locked as long as it lives, `machine`, `clock`, the FIFO `wake`, and one
+# file for each claim, named by its token.
 
 
 class State:

@@ -155,7 +155,7 @@ def test_a_day_of_10080_runs_leaves_nothing_behind(sqlite_place):
     assert descriptors_now <= descriptors
     assert memory_now - memory < 1 << 20, (memory, memory_now)
     state = os.path.join(place.folder, 'log', 'state-one')
-    assert sorted(os.listdir(state)) == ['machine', 'wake', 'worker.lock']
+    assert sorted(os.listdir(state)) == ['clock', 'machine', 'wake', 'worker.lock']
 
 
 def day_of(place):

@@ -32,7 +32,7 @@ def children(process):
 
 def state_is_clean(place, name='one'):
     folder = os.path.join(place.folder, 'log', 'state-' + name)
-    return sorted(os.listdir(folder)) == ['machine', 'wake', 'worker.lock']
+    return sorted(os.listdir(folder)) == ['clock', 'machine', 'wake', 'worker.lock']
 
 
 # What commands do, and how it is reported.
