@@ -331,7 +331,6 @@ class Worker:
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
         self.pace = Pace()
-        self.one_by_one = False  # claim one job a time: one of many was refused
         self.locked = LockedJobs()
         self.lost = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
@@ -602,7 +601,7 @@ class Worker:
     def claim_and_start(self, seen, slots):
         share = self.pace.is_shared()
         skip = self.locked.jobs() | self.claims.here()
-        jobs = self.store.find(1 if self.one_by_one else slots, share, skip)
+        jobs = self.store.find(1 if self.pace.one_by_one else slots, share, skip)
         if not jobs:  # due, but outside its window, or a Perl worker may be running it
             self.store.plan(seen.now, due=True, skip=skip)
             return 0
@@ -631,9 +630,9 @@ class Worker:
     def claim_refused(self, jobs, problem):
         """The database refuses to write one of the rows: find out which, and leave it
         alone. Returns how many runs were started."""
-        self.one_by_one = len(jobs) > 1
+        self.pace.one_by_one = len(jobs) > 1
         self.lost = True
-        if not self.one_by_one:
+        if not self.pace.one_by_one:
             self.leave_alone(jobs, str(problem))
         return 0
 
@@ -686,12 +685,14 @@ class Pace:
     def __init__(self):
         self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
+        self.one_by_one = False  # claim one job a time: one of many was refused
 
     def count(self, is_due, slots):
         """Count the turns since jobs fell due."""
         if not is_due:
             self.burst = 0
             self.misses = 0
+            self.one_by_one = False
         elif slots:
             self.burst += 1
 

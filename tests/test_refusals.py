@@ -214,6 +214,17 @@ def test_check_knows_that_statements_in_a_binlog_do_not_do(tmp_path):
         server.stop()
 
 
+def test_claims_are_large_again_when_nothing_is_due():
+    """After a claim that was refused, jobs are claimed one by one; the one that was
+    refused may be gone."""
+    pace = dc.Pace()
+    pace.one_by_one = True
+    pace.count(is_due=True, slots=5)
+    assert pace.one_by_one
+    pace.count(is_due=False, slots=0)
+    assert not pace.one_by_one
+
+
 @pytest.mark.parametrize('number', [1644, 3819, 4025])
 def test_errors_that_are_of_the_data(mysql_place, number):
     """SIGNAL of a trigger, and CHECK constraints of MySQL and MariaDB."""
