@@ -47,6 +47,7 @@ Sections
     state      the folder in which a host remembers its runs, and its lock
     claims     the file of each claim, and what it tells of the runs
     processes  their start, signals, marks and logs
+    live       what a run has written so far, for those who watch it
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
     schedule   the next run of a job, its window, and the time zone
@@ -378,6 +379,8 @@ class Worker:
         seen = self.look()
         self.say_hello(seen)
         self.end_overdue(seen)
+        if seen.watched or self.claims.watched:
+            self.attempt(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
         moved = self.plan(seen) + self.start_due(seen, slots)
@@ -804,7 +807,6 @@ class DatabaseClock:
 ########################################################################################
 
 AT_ONCE = 8  # commands that are started before the runner looks at what has ended
-TAIL = 4096  # bytes of a run's output that the history keeps
 
 
 class Command:
@@ -832,6 +834,7 @@ class Command:
         self.cause = None  # why we end it
         self.kill_at = None  # the boottime at which it gets SIGKILL
         self.tail = b''  # the last of its output
+        self.watch = claim.watch_file(row.id)
 
 
 def load_modules():
@@ -898,6 +901,7 @@ class Runner:
             self.wait(0 if self.waiting else max(0, self.next_check - boottime()))
             self.bury()
             if boottime() >= self.next_check:
+                self.show_output()
                 self.next_check = boottime() + (0.05 if self.enforce_limits() else 1)
             if self.results and not self.disk.is_busy():
                 self.disk.do(self.keep_results)
@@ -1034,10 +1038,16 @@ class Runner:
         data = command.pipe.read(1 << 20)  # more than a pipe holds; None: nothing now
         if data:
             self.logs.do(command.log.feed, data)
-            command.tail = (command.tail + data[-TAIL:])[-TAIL:]
+            command.tail = (command.tail + data)[-MOST_SHOWN:]
         elif data is not None:
             self.selector.unregister(command.pipe)
             command.pipe.close()
+
+    def show_output(self):
+        """Write what watched runs have written so far; see live."""
+        for command in self.live.values():
+            if command.tail and os.path.exists(command.watch):
+                self.disk.do(overwrite, command.watch, command.tail)
 
     def enforce_limits(self):
         """End what ran out of time or is to be stopped. Returns the commands that are
@@ -1086,7 +1096,7 @@ class Runner:
         if command.tail:
             self.logs.do(command.log.end_line)
         self.live.pop(command.process, None)
-        output = command.tail.decode('utf-8', 'replace')
+        beginning = max(0, len(command.tail) - self.config.history_output_bytes)
         self.results.append(
             ending_line(
                 command.job,
@@ -1095,7 +1105,7 @@ class Runner:
                 exit_code=command.exit,
                 ended=boottime(),
                 boot=boot_id(),
-                output=output.replace('\0', '\ufffd'),
+                output=plain_text(command.tail[beginning:]),
                 duration_ms=round(1000 * (time.monotonic() - command.begun)),
             )
         )
@@ -1220,6 +1230,7 @@ class Claims(dict):
         super().__init__()
         self.folder = folder
         self.others = {}  # claims of other databases, which are left to their workers
+        self.watched = {}  # (claim, job id) -> what was shown of its output
 
     def new(self, database, starts):
         """A new claim, whose file is made and locked. database: its identity; starts:
@@ -1479,8 +1490,12 @@ class Claim:
         with open(self.path + '.stop', 'a') as file:
             file.write('%d\n' % job)
 
+    def watch_file(self, job):
+        """The file into which a run's output is written while it is watched."""
+        return '%s.%d.watch' % (self.path, job)
+
     def remove(self):
-        for path in self.path + '.stop', self.path:
+        for path in (self.path + '.stop', self.path):
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -1766,6 +1781,95 @@ class Log:
 
 
 ########################################################################################
+# live: what a run has written so far, for those who watch it
+########################################################################################
+
+# Who watches a run says so in the table `live`, for a few seconds. The worker that has
+# the run sees that in its look, and leaves a file `<token>.<job>.watch` in the state
+# folder. The run's runner writes the end of the output into it each second, and the
+# worker copies that into `live`. So nobody reads a log, and it costs nothing when
+# nobody watches.
+
+WATCHED = 15  # seconds for which a run is watched, if nobody asks again
+ASK_AGAIN = 7  # seconds before that, at which somebody who still watches asks again
+MOST_WATCHED = 8  # runs of one host
+MOST_SHOWN = 65536  # bytes of a run's output
+
+
+def output_so_far(store, job, run_no):
+    """What a run in progress has written so far, and ask its host for more. Empty if
+    that is not known yet."""
+    run = {'job': job, 'run_no': run_no}
+    rows = store.query(
+        '''SELECT output, watched_until_utc, {utc_exact} AS now FROM live
+        WHERE job_id = :job AND run_no = :run_no''',
+        **run,
+    )
+    now = moment(rows[0].now) if rows else store.now()
+    until = text_of(now + WATCHED * SECOND)
+    if not rows:
+        with suppress(BadData):  # somebody else has just done so
+            store.change(
+                '''INSERT INTO live (job_id, run_no, watched_until_utc)
+                VALUES (:job, :run_no, :until)''',
+                until=until,
+                **run,
+            )
+        return ''
+    if moment(rows[0].watched_until_utc) < now + ASK_AGAIN * SECOND:
+        store.change(
+            '''UPDATE live SET watched_until_utc = :until
+            WHERE job_id = :job AND run_no = :run_no''',
+            until=until,
+            **run,
+        )
+    return rows[0].output or ''
+
+
+def show_output(store, claims):
+    """Put into the database what watched runs of these claims have written so far."""
+    shown = {}
+    rows = store.query(
+        '''SELECT job_id, live.run_no, run_token FROM live
+        JOIN job ON job.id = job_id AND job.run_no = live.run_no
+        WHERE watched_until_utc > {utc} AND run_token IN (:tokens)
+        ORDER BY watched_until_utc LIMIT :most''',
+        tokens=list(claims),
+        most=MOST_WATCHED,
+    )
+    for row in rows:
+        claim = claims[row.run_token]
+        with open(claim.watch_file(row.job_id), 'ab+') as file:  # watched from now on
+            file.seek(0)
+            output = plain_text(file.read())
+        if output != claims.watched.get((claim, row.job_id), ''):
+            store.change(
+                '''UPDATE live SET output = :output
+                WHERE job_id = :job AND run_no = :run_no''',
+                output=output,
+                job=row.job_id,
+                run_no=row.run_no,
+            )
+        shown[claim, row.job_id] = output
+    for claim, job in set(claims.watched) - set(shown):
+        with suppress(FileNotFoundError):
+            os.unlink(claim.watch_file(job))
+    claims.watched = shown
+
+
+def plain_text(data):
+    """Output as a text that each database takes."""
+    return data.decode('utf-8', 'replace').replace('\0', '\ufffd')
+
+
+def overwrite(path, data):
+    """Replace what is in a file, which nobody has removed."""
+    with open(path, 'r+b', buffering=0) as file:
+        file.write(data)
+        file.truncate()
+
+
+########################################################################################
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
@@ -1774,8 +1878,8 @@ CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
 
 # What a poll sees: the time, UTC; the seconds until the next job is due; whether jobs
-# are to be planned, and runs are past their deadline.
-Look = namedtuple('Look', 'now due_in unplanned overdue')
+# are to be planned, runs are past their deadline, and somebody watches a run.
+Look = namedtuple('Look', 'now due_in unplanned overdue watched')
 
 
 class Store:
@@ -1795,17 +1899,18 @@ class Store:
 
     def look(self):
         """What a poll needs to know, in one statement; `now` is a datetime, UTC."""
-        now, due, unplanned, overdue = self.query('''
+        now, due, *found = self.query('''
             SELECT {utc_exact}, (SELECT next_run_utc FROM job
                 WHERE run_token IS NULL AND next_run_utc IS NOT NULL
                 ORDER BY {by_due} LIMIT 1),
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
-            EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc})''')[0]
+            EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc}),
+            EXISTS (SELECT 1 FROM live WHERE watched_until_utc > {utc})''')[0]
         now = moment(now)
         when = moment(due) or PARKED
         if due is not None and when == PARKED and str(due) < text_of(now):
             when = now  # a text that is no time and sorts first hides no other job
-        return Look(now, (when - now).total_seconds(), unplanned, overdue)
+        return Look(now, (when - now).total_seconds(), *found)
 
     def plan(self, now, due=False, skip=()):
         """Write next_run_utc of jobs that have none, or park them. With `due`: of those
@@ -2295,6 +2400,10 @@ def purge_history(store, now):
     with store.transaction():
         store.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
         store.execute_many(delete % '<=', too_many)
+        store.change(
+            'DELETE FROM live WHERE watched_until_utc < :oldest',
+            oldest=text_of(now - MINUTE),
+        )
     store.recorded_runs.clear()
 
 
@@ -3191,6 +3300,7 @@ KEYS = {  # key: (default, check)
     'kill_grace': (10, a_number(0, 30)),
     'history.days': (30, a_number(1, 36500, whole=True)),
     'history.runs': (1000, a_number(1, 10**15, whole=True)),
+    'history.output_bytes': (16384, a_number(0, 65535, whole=True)),
     'web.readonly': (False, YES_OR_NO),
     'web.editors': ((), TEXTS),
     'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
@@ -3927,7 +4037,8 @@ kill_grace: 10               # seconds from SIGTERM to SIGKILL, 0 to 30
 
 history:
     days: 30                 # how long to keep the record of a run, 1 to 36500 days,
-    runs: 1000               # and how many runs to keep of each job, from 1
+    runs: 1000               # and how many runs to keep of each job, from 1;
+    output_bytes: 16384      # how much to keep of what a run wrote, its end: 0 to 65535
 
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
@@ -4492,7 +4603,7 @@ duration_ms      BIGINT NULL DEFAULT NULL,
 worker           VARCHAR(255) NOT NULL DEFAULT '',
 status           VARCHAR(255) NOT NULL DEFAULT '',
 exit_code        INT NULL DEFAULT NULL,
--- the last 4 KiB of what the command wrote
+-- the last of what the command wrote: history.output_bytes
 output           TEXT NULL,
 -- Since version 2.0:
 -- what it took of the processor and, at most, of the memory
@@ -4864,30 +4975,58 @@ def seconds_of(run):
     return '%.1f' % (run.duration_ms / 1000)
 
 
+PATIENCE = 5  # seconds to wait for what a run has written so far
+
+
 @command(
     'log',
     JOB,
     COUNT,
-    Option('--follow', {**FLAG, 'help': 'keep printing what is added to the log'}),
+    Option('--follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
 )
 def cmd_log(args, config):
-    """show what a job wrote on this host"""
-    path = config.job_log(args.id)
-    if os.path.exists(path):
-        follow = ['-F'] if args.follow else []
-        os.execvp('tail', ['tail', *follow, '-n', str(args.n), path])
+    """show what a job's last run wrote, on whichever host"""
     store = Store(config).connect()
     job = job_of(store, args.id)
-    runs = store.query(
-        '''SELECT worker, output FROM run WHERE job_id = :id
-            ORDER BY run_no DESC LIMIT 1''',
-        id=job.id,
-    )
-    if runs:
-        text = 'no log on this host; the last run, by %s, wrote:\n%s'
-        print(text % runs[0])
-    else:
-        print('no log on this host; it never ran')
+    if not job.run_no:
+        print('it never ran')
+        return
+    seen = ''
+    for output in outputs_of(store, job, args.follow):
+        new = unseen_part(seen, output)
+        if not seen:
+            new = ''.join(new.splitlines(True)[-args.n :])
+        print(new, end='', flush=True)
+        seen = output
+    whole = 'the whole log: %s, with worker %s'
+    print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
+
+
+def outputs_of(store, job, follow):
+    """What a job's last run has written so far, once a second until it ends, and then
+    what the history has of it. Without `follow`: one of these."""
+    patience = boottime() + PATIENCE
+    while job.run_token and job_of(store, job.id).run_token == job.run_token:
+        output = output_so_far(store, job.id, job.run_no)
+        yield output
+        if not follow and (output or boottime() > patience):
+            return
+        time.sleep(1)
+    for row in store.query(
+        'SELECT output FROM run WHERE job_id = :job AND run_no = :run_no',
+        job=job.id,
+        run_no=job.run_no,
+    ):
+        yield row.output or ''
+
+
+def unseen_part(seen, output):
+    """What is new in an output that was seen before. Of a long one, only the end is
+    there."""
+    if output.startswith(seen):
+        return output[len(seen) :]
+    known = seen[-1000:]
+    return output[output.rfind(known) + len(known) :] if known in output else output
 
 
 @command('hosts', JSON)

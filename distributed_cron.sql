@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS run (
     worker           VARCHAR(255) NOT NULL DEFAULT '',
     status           VARCHAR(255) NOT NULL DEFAULT '',
     exit_code        INT NULL DEFAULT NULL,
-    -- the last 4 KiB of what the command wrote
+    -- the last of what the command wrote: history.output_bytes
     output           TEXT NULL,
     -- Since version 2.0:
     -- what it took of the processor and, at most, of the memory

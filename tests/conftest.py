@@ -75,7 +75,7 @@ def exit_status(process):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-PROCESSES = {'run', 'log', 'demo'}  # commands that fork, or become another program
+PROCESSES = {'run', 'demo'}  # commands that fork
 
 
 def execute(args, **how):

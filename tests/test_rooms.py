@@ -20,6 +20,7 @@ ABOVE = [
     'state',
     'claims',
     'processes',
+    'live',
     'store',
     'endings',
     'schedule',

@@ -110,7 +110,7 @@ def test_output_of_every_kind(place):
     assert {run.status for run in place.runs()} == {'Success'}
     assert outputs[jobs[0]] == 'no newline'
     assert outputs[jobs[1]] == '\ufffd\ufffd\ufffdok\n'
-    assert len(outputs[jobs[2]]) == 4096 and outputs[jobs[2]].endswith('0123456789')
+    assert len(outputs[jobs[2]]) == 16384 and outputs[jobs[2]].endswith('0123456789')
     assert place.read('log/%d.log' % jobs[0]).endswith('] no newline\n')
     lines = place.read('log/%d.log' % jobs[2]).splitlines()
     assert len(lines) == -(-3000000 // 17)
@@ -146,7 +146,7 @@ def test_long_command_lines(place):
     place.add('echo %s' % ('x' * 10000))
     run_to_end(place)
     (run,) = place.runs()
-    assert run.status == 'Success' and len(run.output) == 4096
+    assert run.status == 'Success' and len(run.output) == 10001
     place.run('add', 'echo ' + 'x' * 12000, code=2)
     assert len(place.sql('SELECT id FROM job')) == 1
 
