@@ -54,6 +54,7 @@ Sections
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
     sql        the conditions in statements, made of the words of a database
+    trust      who may answer as the database, what it is told, whose functions run
     config     the configuration file, and what it allows
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
@@ -2179,7 +2180,7 @@ class Store:
         """A driver's errors as ours; a connection that is gone is closed."""
         try:
             yield
-        except self.dialect.driver.Error as error:
+        except (self.dialect.driver.Error, RuntimeError) as error:
             problem = self.dialect.problem(error)
             if isinstance(problem, Away):
                 self.close()
@@ -2899,6 +2900,9 @@ class Dialect:
                 return self.open(create, *host)
             except (self.driver.Error, RuntimeError) as error:
                 problem = self.problem(error)
+            except OSError as error:
+                text = 'db.tls %s: %s' % (self.config.db_tls, error.strerror or error)
+                problem = self.config.bad(text)
             if not isinstance(problem, Away):
                 break
             self.config.hosts.append(self.config.hosts.pop(0))
@@ -2968,7 +2972,8 @@ class SQLite(Dialect):
         )
         connection.execute('PRAGMA journal_mode = WAL').fetchall()
         connection.execute('PRAGMA synchronous = FULL')
-        connection.text_factory = lambda text: text.decode('utf-8', 'replace')
+        connection.text_factory = decoded
+        connection.row_factory = lambda _, row: tuple(map(decoded, row))
         return connection
 
     def code_and_text(self, error):
@@ -3027,7 +3032,7 @@ class MySQL(Dialect):
         types = self.driver.constants.FIELD_TYPE
         times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
         connect = partial(
-            self.driver.connect,
+            connection_type(self.driver, config.db_tls, socket),
             host=host,
             port=port,
             unix_socket=socket,
@@ -3043,12 +3048,15 @@ class MySQL(Dialect):
             client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
             conv={**self.driver.converters.conversions, **times},  # times stay text
         )
-        is_local = socket or host in ('localhost', '127.0.0.1', '::1')
         # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
         try:
-            return connect(ssl_disabled=bool(is_local and not config.db_tls))
+            return connect(ssl_disabled=not config.db_tls and is_local(host))
         except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
             return connect()
+
+    def translated(self, text, sizes):
+        limit = max(2, self.config.db_timeout)
+        return super().translated(bounded(text, limit), sizes)
 
     def settings(self):
         """Statements for each new session. Lock waits time out before reads do, so a
@@ -3083,8 +3091,10 @@ class MySQL(Dialect):
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
         hosts = ', '.join(server_name(*host) for host in self.config.hosts)
-        text = str(text).split(' (')[0]
-        return str(number), 'database %s: error %s: %s' % (hosts, number, text)
+        if not self.config.db_tls:  # else it may say what is wrong with a certificate
+            text = str(text).split(' (')[0]
+        text = 'database %s: error %s: %s' % (hosts, number, text)
+        return str(number), text.rstrip(': ')  # a RuntimeError has a text alone
 
 
 class PostgreSQL(Dialect):
@@ -3128,7 +3138,7 @@ class PostgreSQL(Dialect):
         os.environ.pop('PGTZ', None)  # it would be this host's time zone
         connection = self.driver.connect(
             host=socket or host,
-            port=port,
+            port=port or None,
             user=config.db_username,
             password=config.db_password,
             dbname=config.db_database,
@@ -3139,13 +3149,13 @@ class PostgreSQL(Dialect):
             tcp_user_timeout=limit,
             prepare_threshold=None,  # behind pgbouncer, sessions change under us
             options=' '.join('-c %s=%s' % pair for pair in self.settings(limit)),
-            **self.tls(),
+            **libpq_tls(config, self.driver, socket),
         )
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
                 kind, self.driver.types.string.TextLoader
             )
-        if connection.execute('SELECT pg_is_in_recovery()').fetchone()[0]:
+        if connection.execute(ONLY_SCHEMA).fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
@@ -3166,14 +3176,6 @@ class PostgreSQL(Dialect):
         cursor = connection.cursor()
         for row in rows:
             cursor.execute(text, row)
-
-    def tls(self):
-        """db.tls as libpq names it."""
-        if not self.config.db_tls:
-            return {'sslmode': 'prefer'}
-        names = {'ca': 'sslrootcert', 'cert': 'sslcert', 'key': 'sslkey'}
-        files = {names[key]: file for key, file in self.config.db_tls.items()}
-        return {'sslmode': 'verify-full', **files}
 
     def code_and_text(self, error):
         text = str(error).strip()
@@ -3227,6 +3229,78 @@ def pieces_of(later, **words):
 
 
 ########################################################################################
+# trust: who may answer as the database, what it is told, and whose functions run in it
+########################################################################################
+
+
+def is_local(host):
+    """Whether a host, but one with a socket, is this machine."""
+    return host in ('localhost', '::1') or bool(re.fullmatch(r'127(\.[0-9]+){3}', host))
+
+
+def connection_type(driver, tls, socket):
+    """What makes PyMySQL's connections. With TLS, the server must have it: before it
+    had _ssl_required, PyMySQL went on without. Otherwise the password is sent in clear
+    to a socket alone."""
+
+    class Verified(driver.connections.Connection):
+        def _request_authentication(self):
+            if not self.server_capabilities & driver.constants.CLIENT.SSL:
+                raise driver.OperationalError(2026, 'the server has no TLS')
+            super()._request_authentication()
+
+    def refuse(connection):
+        text = 'the server asks for the password in clear, which needs db.tls'
+        raise driver.OperationalError(2061, text)
+
+    if tls:
+        return Verified
+    if socket:
+        return driver.connect
+    plugins = {'mysql_clear_password': refuse, 'dialog': refuse}
+    return partial(driver.connect, auth_plugin_map=plugins)
+
+
+def libpq_tls(config, driver, socket):
+    """db.tls as libpq names it. Without it, the password is sent in clear to a socket
+    alone; but before version 16, libpq sends it to any server that asks."""
+    if config.db_tls:
+        names = {'ca': 'sslrootcert', 'cert': 'sslcert', 'key': 'sslkey'}
+        files = {names[key]: file for key, file in config.db_tls.items()}
+        return {'sslmode': 'verify-full', **files}
+    if socket or driver.pq.version() < 160000:
+        return {'sslmode': 'prefer'}
+    return {'sslmode': 'prefer', 'require_auth': '!password'}
+
+
+# Has names looked up in the schema of the tables alone. In another one, such as public,
+# a role may have made an operator that fits better than pg_catalog's; it would run with
+# our rights. So every name in here has its schema.
+ONLY_SCHEMA = """SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.set_config(
+    'search_path', pg_catalog.concat_ws(', ', COALESCE(
+        (SELECT CAST(relnamespace AS pg_catalog.regnamespace) FROM pg_catalog.pg_class
+            WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('job')),
+        CAST(pg_catalog.quote_ident(pg_catalog.current_schema())
+            AS pg_catalog.regnamespace)), 'pg_temp'), false)"""
+
+
+def bounded(text, seconds):
+    """A SELECT that ends on the server, too, when nobody waits for it any more: MariaDB
+    reads the first comment, MySQL the second. Other statements have no limit, because
+    it would also end the wait for a replica that is to confirm a COMMIT."""
+    limits = (
+        r'/*M! SET STATEMENT max_statement_time = %d FOR */ '
+        r'SELECT /*+ MAX_EXECUTION_TIME(%d) */'
+    )
+    return re.sub(r'^\s*SELECT\b', limits % (seconds, 1000 * seconds), text)
+
+
+def decoded(value):
+    """A BLOB as text: SQLite stores one in any column."""
+    return value.decode('utf-8', 'replace') if isinstance(value, bytes) else value
+
+
+########################################################################################
 # config: the configuration file, and what it allows
 ########################################################################################
 
@@ -3249,11 +3323,13 @@ def one_of(*words):
     return Check('one of: ' + ', '.join(words), lambda value: value in words)
 
 
-def keys_among(*names):
-    """A check for a mapping with some of these keys."""
-    return Check(
-        'keys among: ' + ', '.join(names),
-        lambda value: isinstance(value, dict) and set(value) <= set(names),
+def is_tls(value):
+    """Without ca, any server's certificate would do."""
+    names = {'ca', 'cert', 'key'}
+    return (
+        isinstance(value, dict)
+        and {'ca'} <= set(value) <= names
+        and all(isinstance(file, str) for file in value.values())
     )
 
 
@@ -3276,6 +3352,7 @@ def is_texts(value):
 
 ANY_TEXT = Check('text', is_text)
 TEXTS = Check('a list of texts', is_texts)
+TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
 KEYS = {  # key: (default, check)
@@ -3286,7 +3363,7 @@ KEYS = {  # key: (default, check)
     'db.username': (None, ANY_TEXT),
     'db.password': (None, ANY_TEXT),
     'db.password_file': (None, ANY_TEXT),
-    'db.tls': (None, keys_among('ca', 'cert', 'key')),
+    'db.tls': (None, TLS_FILES),
     'db.timeout': (2, a_number(1, 60)),
     'db.connect_string': (None, ANY_TEXT),
     'log.location': ('/tmp/distributed_cron', ANY_TEXT),
@@ -3528,7 +3605,7 @@ class Config:
         )
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
         if self.db_tls:
-            self.db_tls = {key: self.path_of(str(p)) for key, p in self.db_tls.items()}
+            self.db_tls = {key: self.path_of(p) for key, p in self.db_tls.items()}
         if self.db_password_file:
             self.db_password = self.password_of(self.path_of(self.db_password_file))
 
@@ -4013,8 +4090,8 @@ db:
     # password: secret             # by default none
     # password_file: db.password   # instead of password: a file with it as its first
     #                              # line; by default none
-    # tls: {ca: ca.pem}            # files: ca, and cert and key for a client
-    #                              # certificate; by default none
+    # tls: {ca: ca.pem}            # files: ca, which verifies the server, and cert and
+    #                              # key for a client certificate; by default none
     # timeout: 2                   # seconds to wait for an answer, 1 to 60
     # connect_string: dbi:mysql:database=distributed_cron;host=db;mysql_read_timeout=2
     #                              # the Perl program's own key; the keys above win
@@ -5045,6 +5122,15 @@ DURABLE = {  # settings of a server that keep what is committed, and no session 
     'sync_binlog': '1',
 }
 
+# The schema of the tables, and who may create in it but its owner and this account.
+CREATORS = """SELECT quote_ident(nspname),
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE CAST(CAST(grantee AS regrole) AS text) END
+    FROM pg_namespace, aclexplode(nspacl)
+    WHERE nspname = current_schema() AND privilege_type = 'CREATE'
+    AND grantee <> nspowner
+    AND grantee <> CAST(CAST(quote_ident(current_user) AS regrole) AS oid)
+    ORDER BY grantee"""
+
 
 @command('check')
 def cmd_check(args, config):
@@ -5054,6 +5140,7 @@ def cmd_check(args, config):
     for what, result_of in (
         ('config', lambda store: store.config.file),
         ('folders', folders_of),
+        ('tls', tls_in_words),
         ('database', lambda store: store.config.db_engine),
         ('schema', count_jobs),
         ('writing', try_to_write),
@@ -5065,7 +5152,7 @@ def cmd_check(args, config):
         ('worker', last_seen_in_words),
     ):
         try:
-            if what not in ('config', 'folders'):
+            if what not in ('config', 'folders', 'tls'):
                 store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
@@ -5095,7 +5182,29 @@ def folders_of(store):
     return ', '.join(folders)
 
 
+def tls_in_words(store):
+    """Whether nobody else can answer in the database's place."""
+    config = store.config
+    if config.db_tls:
+        return 'verified by %s' % config.db_tls['ca']
+    for host, _, socket in config.hosts:
+        if not socket and not is_local(host):
+            raise Problem(
+                '%s is not verified: anyone who answers in its place, or changes its '
+                'answers, runs commands on every host; set db.tls: {ca: FILE}' % host
+            )
+    return 'not needed on this machine'
+
+
 def count_jobs(store):
+    creators = ()
+    if store.config.db_engine == 'postgresql':
+        creators = store.query(CREATORS)
+    for schema, role in creators:
+        raise Problem(
+            'functions that %s creates can run with the rights of this account; as the '
+            'administrator: REVOKE CREATE ON SCHEMA %s FROM %s' % (role, schema, role)
+        )
     return 'jobs: %d' % store.query('SELECT COUNT(*) FROM job')[0]
 
 
@@ -5376,11 +5485,11 @@ def cmd_export(args, config):
 
 def nearest_expression(minutes):
     """The cron expression that comes nearest to a frequency."""
+    if not isinstance(minutes, int) or minutes >= 1440:  # SQLite takes any text
+        return '0 0 * * *'
     if minutes < 60:
         return '*/%d * * * *' % minutes
-    if minutes < 1440:
-        return '0 */%d * * *' % (minutes // 60)
-    return '0 0 * * *'
+    return '0 */%d * * *' % (minutes // 60)
 
 
 ########################################################################################

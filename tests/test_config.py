@@ -302,10 +302,10 @@ def test_the_two_differ_in_the_folder_of_the_logs_alone():
         ),
         (dc.one_of('a', 'b'), 'one of: a, b', ['a', 'b'], ['c', 'a, b', ['a'], {}]),
         (
-            dc.keys_among('ca', 'key'),
-            'keys among: ca, key',
-            [{}, {'ca': 'x'}, {'ca': 'x', 'key': 'y'}],
-            [{'cert': 'x'}, ['ca'], 'ca', True],
+            dc.TLS_FILES,
+            'files by these keys, ca always: ca, cert, key',
+            [{'ca': 'x'}, {'ca': 'x', 'cert': 'y', 'key': 'z'}],
+            [{}, {'cert': 'x', 'key': 'y'}, {'ca': None}, {'ca': ['x']}, ['ca'], 'ca'],
         ),
         (
             dc.either(dc.a_number(1, 2), dc.one_of('all')),
@@ -415,7 +415,13 @@ def test_names_of_hosts(name):
         ),
         (
             'db: {tls: {caa: x}}',
-            "db.tls: {'caa': 'x'} is not allowed; allowed: keys among: ca, cert, key",
+            "db.tls: {'caa': 'x'} is not allowed; allowed: files by these keys, ca "
+            'always: ca, cert, key',
+        ),
+        (
+            'db: {engine: postgresql, tls: {cert: x, key: y}}',
+            "db.tls: {'cert': 'x', 'key': 'y'} is not allowed; allowed: files by these "
+            'keys, ca always: ca, cert, key',
         ),
         (
             'pol_seconds: 1',

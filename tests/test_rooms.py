@@ -27,6 +27,7 @@ ABOVE = [
     'fields',
     'dialects',
     'sql',
+    'trust',
     'config',
 ]
 SHARED = ['jobs', 'display']  # by the commands and the web page
