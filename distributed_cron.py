@@ -75,6 +75,7 @@ import os
 import re
 import select
 import signal
+import stat
 import sys
 import time
 from collections import defaultdict, namedtuple
@@ -295,6 +296,11 @@ def read_text(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
     return ''
+
+
+def no_link(path, flags):
+    """As `opener`: open a file of ours. A link that somebody put there is an error."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o640)
 
 
 ########################################################################################
@@ -937,7 +943,7 @@ class Runner:
             return
         del self.results[: len(results)]
         with suppress(OSError):
-            wake = os.open(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
+            wake = no_link(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
             with open(wake, 'wb', buffering=0) as file:
                 file.write(b'.' * len(results))
 
@@ -1121,25 +1127,20 @@ class State:
         self.fifo = None  # its descriptor; signals and results end a wait through it
         key = 'log.location'
         try:
-            os.makedirs(config.log_location, exist_ok=True)
-            open(config.worker_log, 'ab').close()
+            make_folder(config.log_location, 0o750)
+            open(config.worker_log, 'ab', opener=no_link).close()
             key = 'state.location'
-            os.makedirs(self.folder, 0o700, exist_ok=True)
-            owner = os.stat(self.folder).st_uid
-            if owner != os.geteuid():  # root would run all jobs as root
-                raise config.bad(
-                    'state.location: %s belongs to %s; run as that user'
-                    % (self.folder, user_name(owner))
-                )
+            make_folder(self.folder, 0o700)
             # The runs of another machine can't be seen from here.
             if (read_text(self.machine) or self.id) != self.id:
-                raise config.bad(
-                    'state.location: %s is the folder of another machine; each needs '
-                    'its own' % self.folder
+                raise BadConfig(
+                    '%s is the folder of another machine; each needs its own'
+                    % self.folder
                 )
-            self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
-        except OSError as error:
-            raise config.bad('%s: %s' % (key, line_of(error))) from None
+            lock = os.path.join(self.folder, 'worker.lock')
+            self.lock_file = open(lock, 'a', opener=no_link)
+        except (OSError, BadConfig) as problem:
+            raise config.bad('%s: %s' % (key, line_of(problem))) from None
 
     def lock(self):
         """Become the host's one worker; False when there is one."""
@@ -1148,7 +1149,7 @@ class State:
         except BlockingIOError:
             return False
         if not os.path.exists(self.machine):  # under the lock: two may start at once
-            with open(self.machine, 'wb', 0) as file:
+            with open(self.machine, 'xb', 0) as file:
                 file.write(self.id.encode())
                 os.fsync(file.fileno())
         self.make_wake()
@@ -1161,11 +1162,41 @@ class State:
         except FileExistsError:
             if self.fifo is not None:
                 return False
-        fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+        fifo = no_link(self.wake, os.O_RDWR | os.O_NONBLOCK)
         if self.fifo is not None:
             os.close(self.fifo)  # it was removed
         self.fifo = fifo
         return True
+
+
+def make_folder(path, mode):
+    """Make a folder, if it is not there. Raises BadConfig if others could put files of
+    theirs into it, through which we would write."""
+    os.makedirs(path, mode, exist_ok=True)
+    about = os.stat(path)
+    for owner in (os.lstat(path).st_uid, about.st_uid):
+        if owner not in (0, os.geteuid()):  # as root we would run all jobs as root
+            raise BadConfig(
+                '%s belongs to %s; run as that user' % (path, user_name(owner))
+            )
+    by_all = about.st_mode & stat.S_IWOTH
+    by_group = about.st_mode & stat.S_IWGRP
+    if by_all or (by_group and not is_private(about.st_gid, about.st_uid)):
+        raise BadConfig(
+            '%s: others can write there; allowed: its owner alone; run: chmod go-w %s'
+            % (path, path)
+        )
+
+
+def is_private(group, user):
+    """Whether a group is a user's own: it has the user's name and no other members."""
+    from grp import getgrgid
+
+    name = user_name(user)
+    with suppress(KeyError):
+        found = getgrgid(group)
+        return found.gr_name == name and set(found.gr_mem) <= {name}
+    return False
 
 
 def user_name(id):
@@ -1231,8 +1262,7 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        # Claims; not worker.lock, machine, wake, *.stop.
-        tokens = [name for name in os.listdir(self.folder) if len(name) == 32]
+        tokens = self.tokens()
         for token in set(self).difference(tokens):
             del self[token]
         for token in tokens:
@@ -1258,6 +1288,15 @@ class Claims(dict):
     def endings(self):
         """The Endings that are to be reported."""
         return [ending for claim in self.values() for ending in claim.endings()]
+
+    def tokens(self):
+        """Those of the claims: of their files, if they are ours, but not of worker.lock,
+        machine, wake and *.stop."""
+        return [
+            name
+            for name in os.listdir(self.folder)
+            if len(name) == 32 and is_own_file(os.path.join(self.folder, name))
+        ]
 
     def forget(self, endings):
         """Forget runs whose Endings are reported."""
@@ -1358,7 +1397,7 @@ class Claim:
 
     def read(self):
         """Learn what was appended since, and whether a runner holds the claim."""
-        with open(self.path, 'rb') as file:
+        with open(self.path, 'rb', opener=no_link) as file:
             # Test the lock before reading, so that we see all that its runner wrote.
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1470,18 +1509,25 @@ class Claim:
         """Forget what is reported; a line keeps the next worker from reporting it."""
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
-        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+        with suppress(OSError), open(self.path, 'ab', 0, opener=no_link) as file:
             append(file.fileno(), line)
 
     def ask_to_stop(self, job):
         """Ask the runner to end a run."""
-        with open(self.path + '.stop', 'a') as file:
+        with open(self.path + '.stop', 'a', opener=no_link) as file:
             file.write('%d\n' % job)
 
     def remove(self):
         for path in self.path + '.stop', self.path:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+
+
+def is_own_file(path):
+    """Whether a path is a file of this user alone, and no link to another one."""
+    about = os.lstat(path)
+    mine = about.st_uid == os.geteuid() and about.st_nlink == 1
+    return mine and stat.S_ISREG(about.st_mode)
 
 
 def event_of(line):
@@ -1735,7 +1781,7 @@ class Log:
         """Write a piece of a stream, wherever its lines begin and end."""
         try:
             # Opened for each piece, so that it does not matter who else rotates it.
-            with open(self.path, 'ab', buffering=0) as file:
+            with open(self.path, 'ab', 0, opener=no_link) as file:
                 if file.tell() < self.max_bytes:
                     self.write_stamped(file, data)
                     return
@@ -1743,7 +1789,7 @@ class Log:
                     file.write(b'\n')
             os.rename(self.path, self.path + '.1')
             self.at_start = True
-            with open(self.path, 'ab', buffering=0) as file:
+            with open(self.path, 'ab', 0, opener=no_link) as file:
                 self.write_stamped(file, data)
         except OSError as error:
             if self.tell:
@@ -2853,6 +2899,9 @@ class SQLite(Dialect):
         path = self.config.db_path
         if not create and not os.path.exists(path):
             raise Problem('%s: no such database%s' % (path, RUN_INIT))
+        if create:
+            with suppress(OSError):  # SQLite says what is wrong
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = self.driver.connect(
             path, timeout=self.config.db_timeout, isolation_level=None
         )
@@ -3179,7 +3228,7 @@ KEYS = {  # key: (default, check)
     'db.tls': (None, keys_among('ca', 'cert', 'key')),
     'db.timeout': (2, a_number(1, 60)),
     'db.connect_string': (None, ANY_TEXT),
-    'log.location': ('/tmp/distributed_cron', ANY_TEXT),
+    'log.location': ('log', ANY_TEXT),
     'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
     'state.location': (None, ANY_TEXT),
     'max_tasks': (
@@ -3880,7 +3929,7 @@ def cell(name, most=1000):
 # setup: init: the first configuration, and the tables
 ########################################################################################
 
-# As distributed_cron.yml, but with the logs in a folder that is nobody else's.
+# As distributed_cron.yml.
 FIRST_CONFIG = '''\
 # Configuration of distributed cron. As it stands it needs no server: it uses one SQLite
 # file, on one host. For several hosts, use MySQL, MariaDB or PostgreSQL.
@@ -3911,7 +3960,7 @@ db:
 
 log:
     # A folder for the worker's log, <host>.log, and each job's log, <job id>.log.
-    location: distributed_cron_log    # by default /tmp/distributed_cron
+    location: log            # a folder beside this file, for this user alone
     max_bytes: 10000000      # a log of this size becomes FILE.1; at least 1000
 
 # state:                     # where this host remembers its runs: a folder on a
@@ -3951,7 +4000,7 @@ def write_first_config():
         with suppress(OSError):
             if not os.path.isdir(os.path.dirname(file)):
                 os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
-            with open(file, 'x') as stream:
+            with open(file, 'x', opener=no_link) as stream:
                 stream.write(FIRST_CONFIG)
             # Not into the SQL of --print.
             print('configuration written: %s' % file, file=sys.stderr)
@@ -4944,7 +4993,7 @@ def folders_of(store):
     for folder in folders:
         path = os.path.join(folder, 'check-%d' % os.getpid())
         try:
-            with open(path, 'wb', buffering=0) as file:
+            with open(path, 'xb', buffering=0) as file:
                 file.write(b'.')
         except OSError as error:
             wrong.append('%s: %s' % (folder, error.strerror))

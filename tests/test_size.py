@@ -31,7 +31,7 @@ LIMITS = {
 # that are checked and not tried. The rest keeps a host that dies, hangs or locks from
 # stopping the others, and
 # upgrades tables while jobs run.
-TOKENS = 27100
+TOKENS = 27700
 
 LAYOUT = {
     tokenize.COMMENT,
