@@ -153,11 +153,36 @@ def command_line():
 RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 
 
+# Control characters but tab and newline, and all that is invisible or turns the
+# direction of writing: with it a command could look like another one.
+UNSEEN = (
+    r'[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891'
+    r'\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-'
+    r'\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f'
+    r'\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+)
+
+
+def visible(text):
+    """A text of others as people may see it, with a sign for each of UNSEEN."""
+    return re.sub(
+        UNSEEN, sign_for, text
+    )  # compiled here: an idle pass does not need it
+
+
+def sign_for(match):
+    """The picture of a control character, or the sign for an unknown one."""
+    if match[0] < ' ':
+        return chr(0x2400 + ord(match[0]))
+    return '\ufffd'
+
+
 def line_of(problem):
     """The text of a Problem or an OSError, in one line."""
+    text = str(problem)
     if isinstance(problem, OSError):
-        return '%s: %s' % (problem.filename or 'output', problem.strerror)
-    return ' '.join(str(problem).split())
+        text = '%s: %s' % (problem.filename or 'output', problem.strerror)
+    return visible(' '.join(text.split()))
 
 
 JOB_COLUMNS = (
@@ -1290,7 +1315,7 @@ class Claims(dict):
         return [ending for claim in self.values() for ending in claim.endings()]
 
     def tokens(self):
-        """Those of the claims: of their files, if they are ours, but not of worker.lock,
+        """Those of the claims whose files are ours; the folder also holds worker.lock,
         machine, wake and *.stop."""
         return [
             name
@@ -3192,7 +3217,11 @@ def keys_among(*names):
     """A check for a mapping with some of these keys."""
     return Check(
         'keys among: ' + ', '.join(names),
-        lambda value: isinstance(value, dict) and set(value) <= set(names),
+        lambda value: (
+            isinstance(value, dict)
+            and set(value) <= set(names)
+            and all(map(is_text, value.values()))
+        ),
     )
 
 
@@ -3325,15 +3354,18 @@ def from_file(text):
         text,
     )
     try:
-        # From a stream, YAML errors don't quote the line, which might hold a password.
         loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # ten times as fast
         return yaml.load(io.StringIO(text), loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        said = line_of(error)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        # To YAML, a password that begins with * or ! is an alias or a tag, which the
+        # error quotes.
+        problem = re.split('[\'"]', error.problem)[0].strip()
+        said = 'line %d, column %d: %s' % (mark.line + 1, mark.column + 1, problem)
+    except (yaml.YAMLError, RecursionError):
+        said = 'it has a character that YAML forbids, or is nested too deep'
     except (ValueError, LookupError, AttributeError):  # PyYAML's, for `!!bool maybe`
         said = 'a number, a date or a !! tag in it is wrong'
-    # To YAML, a password without quotes that begins with * or ! is an alias or a tag.
-    said = re.sub(r'''(alias|anchor|handle|tag) ['"]\S+''', r'\1', said)
     raise BadConfig('is not YAML: %s' % said)
 
 
@@ -3380,6 +3412,16 @@ def unknown(what, word, words):
     return BadConfig('unknown %s %r; the nearest known is %s' % (what, word, nearest))
 
 
+def short(value):
+    """A value for a message; of one that is long or nested deep, only the beginning."""
+    from reprlib import Repr
+
+    shortener = Repr()
+    shortener.maxlevel = 2
+    shortener.maxstring = 80
+    return shortener.repr(value)
+
+
 def checked(given):
     """The value of each of KEYS: the given one, or the default. Raises BadConfig."""
     values = {key: default for key, (default, check) in KEYS.items()}
@@ -3388,7 +3430,7 @@ def checked(given):
             raise unknown('key', key, KEYS)
         check = KEYS[key][1]
         if not check.allows(value):
-            shown = 'this' if 'password' in key else repr(value)
+            shown = 'this' if 'password' in key else short(value)
             raise BadConfig(
                 '%s: %s is not allowed; allowed: %s' % (key, shown, check.words)
             )
@@ -3410,7 +3452,7 @@ def parse_host(text, port):
     if not match or '..' in text or not 0 < int(match[2]) < 65536:
         raise BadConfig(
             'db.host: %r; allowed: host, host:port, [address]:port or /socket, with a '
-            'port of 1 to 65535' % text
+            'port of 1 to 65535' % re.sub('(?s).*@', '…@', text)  # USER:PASSWORD@HOST
         )
     for socket in MYSQL_SOCKETS:  # as MySQL's own clients connect to localhost
         if text == 'localhost:3306' and os.path.exists(socket):
@@ -3717,6 +3759,8 @@ def job_of(store, id):
 def save_job(store, id, values):
     """Insert a job (id None), or change columns of one. Returns its id and its next
     run, a UTC datetime. Raises BadJob."""
+    if values.get('schedule'):
+        values = {**values, 'schedule': words_of(values['schedule'])}
     if id is None:
         job = Job(**{column.name: column.default for column in COLUMNS})
     else:
@@ -3733,6 +3777,11 @@ def save_job(store, id, values):
         if any(name in values for name in PLANNED_FROM):
             when = announce(store, id)
     return id, when
+
+
+def words_of(text):
+    """A text as words in one line, with one blank between them."""
+    return ' '.join(text.split())
 
 
 def announce(store, id):
@@ -3899,7 +3948,7 @@ def print_rows(rows, as_json, *columns):
         return
     table = [[heading for heading, _ in columns]]
     for row in rows:
-        table.append([one_line(text_in(row)) for _, text_in in columns])
+        table.append([visible(one_line(text_in(row))) for _, text_in in columns])
     widths = [max(map(len, texts)) for texts in zip(*table)]
     for texts in table:
         line = '  '.join(map(str.ljust, texts, widths))
@@ -3910,7 +3959,12 @@ def one_line(value):
     """A value as a text without line breaks; empty for None."""
     if value is None:
         return ''
-    return ' '.join(str(value).split())
+    return words_of(str(value))
+
+
+def on_terminal(text):
+    """A text as it is to be printed: as it is, but not onto a terminal."""
+    return visible(text) if os.isatty(1) else text
 
 
 def cell(name, most=1000):
@@ -4835,7 +4889,8 @@ def cmd_show(args, config):
         print(to_json(facts, indent=1))
         return
     for name, value in facts.items():
-        print('%-17s %s' % (name, '' if value is None else value))
+        text = '' if value is None else visible(str(value))
+        print('%-17s %s' % (name, text.replace('\n', '\n' + 18 * ' ')))
 
 
 @command(
@@ -4923,7 +4978,10 @@ def cmd_log(args, config):
     path = config.job_log(args.id)
     if os.path.exists(path):
         follow = ['-F'] if args.follow else []
-        os.execvp('tail', ['tail', *follow, '-n', str(args.n), path])
+        tail = ['tail', *follow, '-n', str(args.n), path]
+        if os.isatty(1):
+            return print_output(tail)
+        os.execvp('tail', tail)
     store = Store(config).connect()
     job = job_of(store, args.id)
     runs = store.query(
@@ -4933,9 +4991,19 @@ def cmd_log(args, config):
     )
     if runs:
         text = 'no log on this host; the last run, by %s, wrote:\n%s'
-        print(text % runs[0])
+        print(visible(text % runs[0]))
     else:
         print('no log on this host; it never ran')
+
+
+def print_output(arguments):
+    """Print what a program writes, for a terminal. Returns its exit status."""
+    import subprocess
+
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as program:
+        for line in program.stdout:
+            print(visible(line.decode('utf-8', 'replace')), end='', flush=True)
+    return program.returncode
 
 
 @command('hosts', JSON)
@@ -4978,7 +5046,7 @@ def cmd_check(args, config):
                 store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
-            print('bad  %s: %s' % (what, problem))
+            print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
             if what == 'database':
                 break
@@ -5125,7 +5193,9 @@ def last_seen_in_words(store):
 )
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
-    with open(args.file, encoding='utf-8', errors='replace') as file:
+    # As another user than whoever made the pipe, one may not open it again.
+    source = os.dup(0) if args.file == '/dev/stdin' else args.file
+    with open(source, encoding='utf-8', errors='replace') as file:
         text = file.read()
     lines = text.split('\n')  # not by splitlines: a form feed ends no line
     path = os.path.abspath(args.file)
@@ -5149,7 +5219,8 @@ def cmd_import(args, config):
             added += 1
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
-            print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
+            text = '%s: line %d: %s' % (args.file, number, line_of(problem))
+            print(text, file=sys.stderr)
     print('%d added, %d already present, %d skipped' % (added, known, skipped))
     return 1 if skipped else 0
 
@@ -5172,7 +5243,10 @@ def entries(lines, system):
             elif assignment:
                 variables[assignment[2]] = assignment[4]
             elif line:
-                yield number, {**entry_of(line.lstrip('#'), variables, system), **above}
+                shown = line.lstrip('#')
+                entry = {**entry_of(shown, variables, system), **above}
+                check_shown(entry, above, shown)
+                yield number, entry
         except BadSchedule as problem:
             yield number, problem
 
@@ -5189,6 +5263,19 @@ def facts_of(line):
     ):
         raise BadSchedule('%r is not what export writes' % line)
     return facts
+
+
+def check_shown(entry, facts, line):
+    """Raise BadSchedule if facts, which stand in a comment, make an entry something
+    else than its line shows to people."""
+    if not facts.keys() & {'command', 'schedule', 'frequency'}:
+        return
+    expected = crontab_line(
+        facts.get('command', ''), entry['schedule'], entry.get('frequency', 60)
+    )
+    is_part = 'command' not in facts and line.startswith(expected)
+    if line != expected.rstrip(' \t') and not is_part:
+        raise BadSchedule('%r is not what the comment above it says' % line)
 
 
 def description_in(line):
@@ -5271,16 +5358,22 @@ def cmd_export(args, config):
             for column in COLUMNS
             if column.exported
         }
-        schedule = job.schedule
-        if schedule is None:  # import goes by the facts
+        if job.schedule is None:  # import goes by the facts
             facts.update(schedule=None, frequency=job.frequency)
-            schedule = nearest_expression(job.frequency)
         if '\n' in job.command:
             facts['command'] = job.command
-        line = job.command.replace('%', '\\%').replace('\n', '; ')
         disabled = '' if job.active else '#'
         print('#: ' + to_json(facts))
-        print('%s%s %s\n' % (disabled, schedule, line))
+        line = crontab_line(job.command, job.schedule, job.frequency)
+        print(on_terminal('%s%s\n' % (disabled, line)))
+
+
+def crontab_line(command, schedule, frequency):
+    """A job in one line."""
+    if schedule is None:
+        schedule = nearest_expression(frequency)
+    flat = command.replace('%', '\\%').replace('\n', '; ')
+    return '%s %s' % (words_of(schedule), flat)
 
 
 def nearest_expression(minutes):

@@ -469,12 +469,48 @@ def test_a_value_that_is_not_what_its_tag_says(folder, text):
         'password: !!bool hunter2',
         'password: !!int hunter2',
         'password: &hunter2 x\n  username: &hunter2 y\n  path: [',
+        'password: !a%20hunter2 x',
+        'password: !<a hunter2> x',
+        'password: "x\\hunter2"',
+        'password: *a\'hunter2',
+        'host: root:hunter2@db',
+        'host: [a, "root:hunter2@db:99999"]',
         'connect_string: dbi:mysql:password=hunter2',
         'connect_string: dbi:mysqlpassword=hunter2',
     ],
 )
 def test_no_mistake_shows_a_password(folder, text):
     assert 'hunter2' not in error_of(folder, 'db:\n  %s\n' % text)
+
+
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('db:\n  password: *x', 'line 2, column 13: found undefined alias'),
+        (
+            'db:\n  password: !x y',
+            'line 2, column 13: could not determine a constructor for the tag',
+        ),
+        ('a: b: c', 'line 1, column 5: mapping values are not allowed in this context'),
+        ('\0', 'it has a character that YAML forbids, or is nested too deep'),
+    ],
+)
+def test_what_is_not_yaml_says_where(folder, text, said):
+    assert error_of(folder, text) == 'is not YAML: ' + said
+
+
+BOMB = 'x'
+for level in range(6):  # each a list of ten of the one before: a million in all
+    BOMB = '&a%d [%s%s]' % (level, BOMB, ', *a%d' % (level - 1) * 9 if level else '')
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['db: {host: %s}', 'db: {tls: {ca: %s}}', 'web: {editors: %s}', 'max_tasks: %s'],
+)
+def test_a_bomb_of_aliases_is_one_short_line(folder, text):
+    said = error_of(folder, text % BOMB)
+    assert ' is not allowed; allowed: ' in said and len(said) < 1000
 
 
 def test_a_password_is_the_first_line_of_its_file(folder):
