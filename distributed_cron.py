@@ -328,6 +328,13 @@ def no_link(path, flags):
     return os.open(path, flags | os.O_NOFOLLOW, 0o640)
 
 
+def is_own_file(path):
+    """Whether a path is a file of this user alone, and no link to another one."""
+    about = os.lstat(path)
+    mine = about.st_uid == os.geteuid() and about.st_nlink == 1
+    return mine and stat.S_ISREG(about.st_mode)
+
+
 ########################################################################################
 # worker: the loop: report what ended, look, plan, start, pause
 ########################################################################################
@@ -600,9 +607,10 @@ class Worker:
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
         if seen.overdue:
-            here = self.claims.here()
             overdue = self.store.overdue()
+            here = self.claims.here()
             self.record('recover', [run for run in overdue if run.job not in here])
+            self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
         """plan: returns how many jobs got a time, or were parked. A job that can't be
@@ -806,8 +814,9 @@ class DatabaseClock:
     def save(self):
         """Keep what was seen last for the host's next worker."""
         lines = (boot_id(), self.asked, self.now, self.server, '')
-        with suppress(OSError), open(self.path, 'w', encoding='utf-8') as file:
-            file.write('\n'.join(map(str, lines)))
+        with suppress(OSError):
+            with open(self.path, 'w', encoding='utf-8', opener=no_link) as file:
+                file.write('\n'.join(map(str, lines)))
 
     def agrees(self, now, asked, server):
         """Whether a server's time, a UTC datetime, goes with what another one said."""
@@ -1287,7 +1296,12 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        tokens = self.tokens()
+        # Claims; not worker.lock, machine, clock, wake, *.stop, nor what is not ours.
+        tokens = [
+            name
+            for name in os.listdir(self.folder)
+            if len(name) == 32 and is_own_file(os.path.join(self.folder, name))
+        ]
         for token in set(self).difference(tokens):
             del self[token]
         for token in tokens:
@@ -1313,15 +1327,6 @@ class Claims(dict):
     def endings(self):
         """The Endings that are to be reported."""
         return [ending for claim in self.values() for ending in claim.endings()]
-
-    def tokens(self):
-        """Those of the claims whose files are ours; the folder also holds worker.lock,
-        machine, wake and *.stop."""
-        return [
-            name
-            for name in os.listdir(self.folder)
-            if len(name) == 32 and is_own_file(os.path.join(self.folder, name))
-        ]
 
     def forget(self, endings):
         """Forget runs whose Endings are reported."""
@@ -1400,6 +1405,8 @@ class Claim:
         self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
+        self.killed = set()  # ids of those that have got SIGKILL
+        self.stuck = {}  # job id -> the process that is there in spite of it
 
     def create(self, database='', starts=()):
         """Make the file, before the claim is sent, and lock it."""
@@ -1483,6 +1490,7 @@ class Claim:
             if self.unheld or self.runs[job].get('limit', now) < late
         ]
         self.here = set()
+        self.stuck = {}
         processes = living_processes() if jobs else ()
         for job in jobs:
             facts = self.runs[job]
@@ -1492,7 +1500,12 @@ class Claim:
             tree = tree_of(processes, mark, leader, facts.get('born'))
             if tree:
                 self.here.add(job)
-                signal_tree(tree, leader, self.signal_for(job, grace, now))
+                signum = self.signal_for(job, grace, now)
+                signal_tree(tree, leader, signum)
+                if job in self.killed:
+                    self.stuck[job] = tree[0].id
+                elif signum == signal.SIGKILL:
+                    self.killed.add(job)
             elif self.unheld:
                 self.learn(ending_line(job, Kind.LOST, LOST))
 
@@ -1548,13 +1561,6 @@ class Claim:
                 os.unlink(path)
 
 
-def is_own_file(path):
-    """Whether a path is a file of this user alone, and no link to another one."""
-    about = os.lstat(path)
-    mine = about.st_uid == os.geteuid() and about.st_nlink == 1
-    return mine and stat.S_ISREG(about.st_mode)
-
-
 def event_of(line):
     """What a line of a claim's file tells. Version 1.0 wrote no `event`."""
     if 'event' in line:
@@ -1580,13 +1586,6 @@ def spawned_line(command):
         'process': command.process,
         'born': command.born,
     }
-
-
-def append(file, *lines):
-    """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
-    if os.write(file, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 ########################################################################################
@@ -1657,22 +1656,28 @@ SAME_START = 5  # seconds between a start and our note of it, on a very busy mac
 def living_processes():
     """All processes but zombies; none where there is no /proc."""
     found = []
-    ticks = os.sysconf('SC_CLK_TCK')  # in a second
     for name in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
         with suppress(OSError, IndexError, ValueError):  # it has ended since
-            state, _, group, session, *more = stat_of(name)
-            if state not in 'ZX':
-                marks = marks_of(name)
-                found.append(
-                    Process(
-                        int(name),
-                        int(group),
-                        int(session),
-                        int(more[15]) / ticks,
-                        marks,
-                    )
-                )
+            process = process_of(name)
+            if process:
+                found.append(process._replace(marks=marks_of(name)))
     return found
+
+
+def process_of(id):
+    """The Process that has an id, without its marks; None for a zombie."""
+    state, _, group, session, *more = stat_of(id)
+    if state in 'ZX':
+        return None
+    ticks = os.sysconf('SC_CLK_TCK')  # in a second
+    return Process(int(id), int(group), int(session), int(more[15]) / ticks, [])
+
+
+def is_there(process):
+    """Whether a Process lives, and is in its group, and its id is no other's by now."""
+    with suppress(OSError):
+        return process_of(process.id) == process._replace(marks=[])
+    return False
 
 
 def stat_of(process):
@@ -1703,23 +1708,44 @@ def tree_of(processes, mark, leader, born):
 
 
 def signal_tree(tree, leader, signum):
-    """Send a signal to the processes of a run, to each once. Returns whether there are
-    any; without /proc, whether there is anybody in the leader's group."""
-    in_group = any(process.group == leader for process in tree)
-    if leader and (in_group or not HAS_PROC):
-        in_group = send_signal(os.killpg, leader, signum)
+    """Send a signal to the processes of a run, to each once; 0: none. Returns whether
+    there are any; without /proc, whether there is anybody in the leader's group."""
+    if HAS_PROC and not signum:
+        return bool(tree)
+    in_group = False
+    with suppress(ProcessLookupError, PermissionError):
+        # While one of its processes is there, a group's id is no other's.
+        members = [process for process in tree if process.group == leader]
+        if leader and (any(map(is_there, members)) or not HAS_PROC):
+            os.killpg(leader, signum)
+            in_group = True
     for process in tree:
         if process.group != leader:
-            send_signal(os.kill, process.id, signum)
-    return bool(tree) if HAS_PROC else in_group
+            send_signal(process, signum)
+    return bool(tree) or in_group
 
 
-def send_signal(send, target, signum):
-    """Send a signal; False when there is nobody who could get it."""
-    with suppress(ProcessLookupError, PermissionError):
-        send(target, signum)
-        return True
-    return False
+def send_signal(process, signum):
+    """Send a signal to a Process, and to no other that may have got its id since."""
+    handle = None
+    with suppress(OSError, AttributeError):  # not on this system, or no descriptor left
+        handle = os.pidfd_open(process.id)
+    try:
+        with suppress(ProcessLookupError, PermissionError):
+            if is_there(process) and handle is None:
+                os.kill(process.id, signum)
+            elif is_there(process):
+                signal.pidfd_send_signal(handle, signum)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def append(file, *lines):
+    """Add lines to a claim's file; the one before may have been cut off."""
+    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Errands:
@@ -2289,6 +2315,24 @@ def is_recorded(store, ending, job):
             run_no=ending.run_no or job.run_no,
         )
     )
+
+
+def note_stuck(store, overdue, claims, log):
+    """Say in their jobs, and once in a Log, which runs of our claims can't be ended."""
+    for ending in overdue:
+        process = ending.token in claims and claims[ending.token].stuck.get(ending.job)
+        if not process:
+            continue
+        status = "ERROR: process %d can't be ended" % process
+        is_new = store.change(
+            '''UPDATE job SET last_status = :status
+            WHERE id = :job AND run_token = :token AND last_status <> :status''',
+            status=status,
+            job=ending.job,
+            token=ending.token,
+        )
+        if is_new:
+            log.write('job %d run %s: %s' % (ending.job, ending.run_no, status))
 
 
 def fate(kind, ours, late, recorded):
@@ -4148,7 +4192,8 @@ def create_triggers(store, schema):
     except Problem as problem:
         print(
             'note: no triggers (%s); the workers apply the same rules, but after you '
-            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
+            "change a job's schedule with SQL, set next_run_utc to NULL"
+            % line_of(problem)
         )
 
 

@@ -29,9 +29,8 @@ LIMITS = {
 # Of distributed_cron.py. 20,500 were meant for what version 1.0 did: it took 21,750, with
 # the schema written out for each database, the search for the configuration, and schedules
 # that are checked and not tried. The rest keeps a host that dies, hangs or locks from
-# stopping the others, and
-# upgrades tables while jobs run.
-TOKENS = 27700
+# stopping the others, upgrades tables while jobs run, and keeps out who is not trusted.
+TOKENS = 28200
 
 LAYOUT = {
     tokenize.COMMENT,
