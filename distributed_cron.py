@@ -77,6 +77,7 @@ import os
 import re
 import select
 import signal
+import stat
 import sys
 import time
 from collections import defaultdict, namedtuple
@@ -154,11 +155,34 @@ def command_line():
 RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 
 
+# Control characters but tab and newline, and all that is invisible or turns the
+# direction of writing: with it a command could look like another one.
+UNSEEN = (
+    r'[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891'
+    r'\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-'
+    r'\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f'
+    r'\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+)
+
+
+def visible(text):
+    """A text of others as people may see it, with a sign for each of UNSEEN."""
+    return re.sub(UNSEEN, sign_for, text)  # compiled here: an idle pass does without
+
+
+def sign_for(match):
+    """The picture of a control character, or the sign for an unknown one."""
+    if match[0] < ' ':
+        return chr(0x2400 + ord(match[0]))
+    return '\ufffd'
+
+
 def line_of(problem):
     """The text of a Problem or an OSError, in one line."""
+    text = str(problem)
     if isinstance(problem, OSError):
-        return '%s: %s' % (problem.filename or 'output', problem.strerror)
-    return ' '.join(str(problem).split())
+        text = '%s: %s' % (problem.filename or 'output', problem.strerror)
+    return visible(' '.join(text.split()))
 
 
 JOB_COLUMNS = (
@@ -297,6 +321,18 @@ def read_text(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
     return ''
+
+
+def no_link(path, flags):
+    """As `opener`: open a file of ours. A link that somebody put there is an error."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o640)
+
+
+def is_own_file(path):
+    """Whether a path is a file of this user alone, and no link to another one."""
+    about = os.lstat(path)
+    mine = about.st_uid == os.geteuid() and about.st_nlink == 1
+    return mine and stat.S_ISREG(about.st_mode)
 
 
 ########################################################################################
@@ -572,9 +608,10 @@ class Worker:
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
         if seen.overdue:
-            here = self.claims.here()
             overdue = self.store.overdue()
+            here = self.claims.here()
             self.record('recover', [run for run in overdue if run.job not in here])
+            self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
         """plan: returns how many jobs got a time, or were parked. A job that can't be
@@ -780,8 +817,9 @@ class DatabaseClock:
     def save(self):
         """Keep what was seen last for the host's next worker."""
         lines = (boot_id(), self.asked, self.now, self.server, '')
-        with suppress(OSError), open(self.path, 'w', encoding='utf-8') as file:
-            file.write('\n'.join(map(str, lines)))
+        with suppress(OSError):
+            with open(self.path, 'w', encoding='utf-8', opener=no_link) as file:
+                file.write('\n'.join(map(str, lines)))
 
     def agrees(self, now, asked, server):
         """Whether a server's time, a UTC datetime, goes with what another one said."""
@@ -943,7 +981,7 @@ class Runner:
             return
         del self.results[: len(results)]
         with suppress(OSError):
-            wake = os.open(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
+            wake = no_link(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
             with open(wake, 'wb', buffering=0) as file:
                 file.write(b'.' * len(results))
 
@@ -1133,25 +1171,20 @@ class State:
         self.fifo = None  # its descriptor; signals and results end a wait through it
         key = 'log.location'
         try:
-            os.makedirs(config.log_location, exist_ok=True)
-            open(config.worker_log, 'ab').close()
+            make_folder(config.log_location, 0o750)
+            open(config.worker_log, 'ab', opener=no_link).close()
             key = 'state.location'
-            os.makedirs(self.folder, 0o700, exist_ok=True)
-            owner = os.stat(self.folder).st_uid
-            if owner != os.geteuid():  # root would run all jobs as root
-                raise config.bad(
-                    'state.location: %s belongs to %s; run as that user'
-                    % (self.folder, user_name(owner))
-                )
+            make_folder(self.folder, 0o700)
             # The runs of another machine can't be seen from here.
             if (read_text(self.machine) or self.id) != self.id:
-                raise config.bad(
-                    'state.location: %s is the folder of another machine; each needs '
-                    'its own' % self.folder
+                raise BadConfig(
+                    '%s is the folder of another machine; each needs its own'
+                    % self.folder
                 )
-            self.lock_file = open(os.path.join(self.folder, 'worker.lock'), 'a')
-        except OSError as error:
-            raise config.bad('%s: %s' % (key, line_of(error))) from None
+            lock = os.path.join(self.folder, 'worker.lock')
+            self.lock_file = open(lock, 'a', opener=no_link)
+        except (OSError, BadConfig) as problem:
+            raise config.bad('%s: %s' % (key, line_of(problem))) from None
 
     def lock(self):
         """Become the host's one worker; False when there is one."""
@@ -1160,7 +1193,7 @@ class State:
         except BlockingIOError:
             return False
         if not os.path.exists(self.machine):  # under the lock: two may start at once
-            with open(self.machine, 'wb', 0) as file:
+            with open(self.machine, 'xb', 0) as file:
                 file.write(self.id.encode())
                 os.fsync(file.fileno())
         self.make_wake()
@@ -1173,11 +1206,41 @@ class State:
         except FileExistsError:
             if self.fifo is not None:
                 return False
-        fifo = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+        fifo = no_link(self.wake, os.O_RDWR | os.O_NONBLOCK)
         if self.fifo is not None:
             os.close(self.fifo)  # it was removed
         self.fifo = fifo
         return True
+
+
+def make_folder(path, mode):
+    """Make a folder, if it is not there. Raises BadConfig if others could put files of
+    theirs into it, through which we would write."""
+    os.makedirs(path, mode, exist_ok=True)
+    about = os.stat(path)
+    for owner in (os.lstat(path).st_uid, about.st_uid):
+        if owner not in (0, os.geteuid()):  # as root we would run all jobs as root
+            raise BadConfig(
+                '%s belongs to %s; run as that user' % (path, user_name(owner))
+            )
+    by_all = about.st_mode & stat.S_IWOTH
+    by_group = about.st_mode & stat.S_IWGRP
+    if by_all or (by_group and not is_private(about.st_gid, about.st_uid)):
+        raise BadConfig(
+            '%s: others can write there; allowed: its owner alone; run: chmod go-w %s'
+            % (path, path)
+        )
+
+
+def is_private(group, user):
+    """Whether a group is a user's own: it has the user's name and no other members."""
+    from grp import getgrgid
+
+    name = user_name(user)
+    with suppress(KeyError):
+        found = getgrgid(group)
+        return found.gr_name == name and set(found.gr_mem) <= {name}
+    return False
 
 
 def user_name(id):
@@ -1244,8 +1307,12 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        # Claims; not worker.lock, machine, wake, *.stop.
-        tokens = [name for name in os.listdir(self.folder) if len(name) == 32]
+        # Claims; not worker.lock, machine, clock, wake, *.stop, nor what is not ours.
+        tokens = [
+            name
+            for name in os.listdir(self.folder)
+            if len(name) == 32 and is_own_file(os.path.join(self.folder, name))
+        ]
         for token in set(self).difference(tokens):
             del self[token]
         for token in tokens:
@@ -1349,6 +1416,8 @@ class Claim:
         self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
+        self.killed = set()  # ids of those that have got SIGKILL
+        self.stuck = {}  # job id -> the process that is there in spite of it
 
     def create(self, database='', starts=()):
         """Make the file, before the claim is sent, and lock it."""
@@ -1371,7 +1440,7 @@ class Claim:
 
     def read(self):
         """Learn what was appended since, and whether a runner holds the claim."""
-        with open(self.path, 'rb') as file:
+        with open(self.path, 'rb', opener=no_link) as file:
             # Test the lock before reading, so that we see all that its runner wrote.
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1432,6 +1501,7 @@ class Claim:
             if self.unheld or self.runs[job].get('limit', now) < late
         ]
         self.here = set()
+        self.stuck = {}
         processes = living_processes() if jobs else ()
         for job in jobs:
             facts = self.runs[job]
@@ -1441,7 +1511,12 @@ class Claim:
             tree = tree_of(processes, mark, leader, facts.get('born'))
             if tree:
                 self.here.add(job)
-                signal_tree(tree, leader, self.signal_for(job, grace, now))
+                signum = self.signal_for(job, grace, now)
+                signal_tree(tree, leader, signum)
+                if job in self.killed:
+                    self.stuck[job] = tree[0].id
+                elif signum == signal.SIGKILL:
+                    self.killed.add(job)
             elif self.unheld:
                 self.learn(ending_line(job, Kind.LOST, LOST))
 
@@ -1483,12 +1558,12 @@ class Claim:
         """Forget what is reported; a line keeps the next worker from reporting it."""
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
-        with suppress(OSError), open(self.path, 'ab', buffering=0) as file:
+        with suppress(OSError), open(self.path, 'ab', 0, opener=no_link) as file:
             append(file.fileno(), line)
 
     def ask_to_stop(self, job):
         """Ask the runner to end a run."""
-        with open(self.path + '.stop', 'a') as file:
+        with open(self.path + '.stop', 'a', opener=no_link) as file:
             file.write('%d\n' % job)
 
     def watch_file(self, job):
@@ -1526,13 +1601,6 @@ def spawned_line(command):
         'process': command.process,
         'born': command.born,
     }
-
-
-def append(file, *lines):
-    """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
-    if os.write(file, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 ########################################################################################
@@ -1603,22 +1671,28 @@ SAME_START = 5  # seconds between a start and our note of it, on a very busy mac
 def living_processes():
     """All processes but zombies; none where there is no /proc."""
     found = []
-    ticks = os.sysconf('SC_CLK_TCK')  # in a second
     for name in filter(str.isdigit, os.listdir('/proc') if HAS_PROC else ()):
         with suppress(OSError, IndexError, ValueError):  # it has ended since
-            state, _, group, session, *more = stat_of(name)
-            if state not in 'ZX':
-                marks = marks_of(name)
-                found.append(
-                    Process(
-                        int(name),
-                        int(group),
-                        int(session),
-                        int(more[15]) / ticks,
-                        marks,
-                    )
-                )
+            process = process_of(name)
+            if process:
+                found.append(process._replace(marks=marks_of(name)))
     return found
+
+
+def process_of(id):
+    """The Process that has an id, without its marks; None for a zombie."""
+    state, _, group, session, *more = stat_of(id)
+    if state in 'ZX':
+        return None
+    ticks = os.sysconf('SC_CLK_TCK')  # in a second
+    return Process(int(id), int(group), int(session), int(more[15]) / ticks, [])
+
+
+def is_there(process):
+    """Whether a Process lives, and is in its group, and its id is no other's by now."""
+    with suppress(OSError):
+        return process_of(process.id) == process._replace(marks=[])
+    return False
 
 
 def stat_of(process):
@@ -1649,23 +1723,44 @@ def tree_of(processes, mark, leader, born):
 
 
 def signal_tree(tree, leader, signum):
-    """Send a signal to the processes of a run, to each once. Returns whether there are
-    any; without /proc, whether there is anybody in the leader's group."""
-    in_group = any(process.group == leader for process in tree)
-    if leader and (in_group or not HAS_PROC):
-        in_group = send_signal(os.killpg, leader, signum)
+    """Send a signal to the processes of a run, to each once; 0: none. Returns whether
+    there are any; without /proc, whether there is anybody in the leader's group."""
+    if HAS_PROC and not signum:
+        return bool(tree)
+    in_group = False
+    with suppress(ProcessLookupError, PermissionError):
+        # While one of its processes is there, a group's id is no other's.
+        members = [process for process in tree if process.group == leader]
+        if leader and (any(map(is_there, members)) or not HAS_PROC):
+            os.killpg(leader, signum)
+            in_group = True
     for process in tree:
         if process.group != leader:
-            send_signal(os.kill, process.id, signum)
-    return bool(tree) if HAS_PROC else in_group
+            send_signal(process, signum)
+    return bool(tree) or in_group
 
 
-def send_signal(send, target, signum):
-    """Send a signal; False when there is nobody who could get it."""
-    with suppress(ProcessLookupError, PermissionError):
-        send(target, signum)
-        return True
-    return False
+def send_signal(process, signum):
+    """Send a signal to a Process, and to no other that may have got its id since."""
+    handle = None
+    with suppress(OSError, AttributeError):  # not on this system, or no descriptor left
+        handle = os.pidfd_open(process.id)
+    try:
+        with suppress(ProcessLookupError, PermissionError):
+            if is_there(process) and handle is None:
+                os.kill(process.id, signum)
+            elif is_there(process):
+                signal.pidfd_send_signal(handle, signum)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def append(file, *lines):
+    """Add lines to a claim's file; the one before may have been cut off."""
+    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Errands:
@@ -1752,7 +1847,7 @@ class Log:
         """Write a piece of a stream, wherever its lines begin and end."""
         try:
             # Opened for each piece, so that it does not matter who else rotates it.
-            with open(self.path, 'ab', buffering=0) as file:
+            with open(self.path, 'ab', 0, opener=no_link) as file:
                 if file.tell() < self.max_bytes:
                     self.write_stamped(file, data)
                     return
@@ -1760,7 +1855,7 @@ class Log:
                     file.write(b'\n')
             os.rename(self.path, self.path + '.1')
             self.at_start = True
-            with open(self.path, 'ab', buffering=0) as file:
+            with open(self.path, 'ab', 0, opener=no_link) as file:
                 self.write_stamped(file, data)
         except OSError as error:
             if self.tell:
@@ -2325,6 +2420,24 @@ def is_recorded(store, ending, job):
             run_no=ending.run_no or job.run_no,
         )
     )
+
+
+def note_stuck(store, overdue, claims, log):
+    """Say in their jobs, and once in a Log, which runs of our claims can't be ended."""
+    for ending in overdue:
+        process = ending.token in claims and claims[ending.token].stuck.get(ending.job)
+        if not process:
+            continue
+        status = "ERROR: process %d can't be ended" % process
+        is_new = store.change(
+            '''UPDATE job SET last_status = :status
+            WHERE id = :job AND run_token = :token AND last_status <> :status''',
+            status=status,
+            job=ending.job,
+            token=ending.token,
+        )
+        if is_new:
+            log.write('job %d run %s: %s' % (ending.job, ending.run_no, status))
 
 
 def fate(kind, ours, late, recorded):
@@ -2967,6 +3080,9 @@ class SQLite(Dialect):
         path = self.config.db_path
         if not create and not os.path.exists(path):
             raise Problem('%s: no such database%s' % (path, RUN_INIT))
+        if create:
+            with suppress(OSError):  # SQLite says what is wrong
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = self.driver.connect(
             path, timeout=self.config.db_timeout, isolation_level=None
         )
@@ -3366,7 +3482,7 @@ KEYS = {  # key: (default, check)
     'db.tls': (None, TLS_FILES),
     'db.timeout': (2, a_number(1, 60)),
     'db.connect_string': (None, ANY_TEXT),
-    'log.location': ('/tmp/distributed_cron', ANY_TEXT),
+    'log.location': ('log', ANY_TEXT),
     'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
     'state.location': (None, ANY_TEXT),
     'max_tasks': (
@@ -3464,15 +3580,18 @@ def from_file(text):
         text,
     )
     try:
-        # From a stream, YAML errors don't quote the line, which might hold a password.
         loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # ten times as fast
         return yaml.load(io.StringIO(text), loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        said = line_of(error)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        # To YAML, a password that begins with * or ! is an alias or a tag, which the
+        # error quotes.
+        problem = re.split('[\'"]', error.problem)[0].strip()
+        said = 'line %d, column %d: %s' % (mark.line + 1, mark.column + 1, problem)
+    except (yaml.YAMLError, RecursionError):
+        said = 'it has a character that YAML forbids, or is nested too deep'
     except (ValueError, LookupError, AttributeError):  # PyYAML's, for `!!bool maybe`
         said = 'a number, a date or a !! tag in it is wrong'
-    # To YAML, a password without quotes that begins with * or ! is an alias or a tag.
-    said = re.sub(r'''(alias|anchor|handle|tag) ['"]\S+''', r'\1', said)
     raise BadConfig('is not YAML: %s' % said)
 
 
@@ -3519,6 +3638,16 @@ def unknown(what, word, words):
     return BadConfig('unknown %s %r; the nearest known is %s' % (what, word, nearest))
 
 
+def short(value):
+    """A value for a message; of one that is long or nested deep, only the beginning."""
+    from reprlib import Repr
+
+    shortener = Repr()
+    shortener.maxlevel = 2
+    shortener.maxstring = 80
+    return shortener.repr(value)
+
+
 def checked(given):
     """The value of each of KEYS: the given one, or the default. Raises BadConfig."""
     values = {key: default for key, (default, check) in KEYS.items()}
@@ -3527,7 +3656,7 @@ def checked(given):
             raise unknown('key', key, KEYS)
         check = KEYS[key][1]
         if not check.allows(value):
-            shown = 'this' if 'password' in key else repr(value)
+            shown = 'this' if 'password' in key else short(value)
             raise BadConfig(
                 '%s: %s is not allowed; allowed: %s' % (key, shown, check.words)
             )
@@ -3549,7 +3678,7 @@ def parse_host(text, port):
     if not match or '..' in text or not 0 < int(match[2]) < 65536:
         raise BadConfig(
             'db.host: %r; allowed: host, host:port, [address]:port or /socket, with a '
-            'port of 1 to 65535' % text
+            'port of 1 to 65535' % re.sub('(?s).*@', '…@', text)  # USER:PASSWORD@HOST
         )
     for socket in MYSQL_SOCKETS:  # as MySQL's own clients connect to localhost
         if text == 'localhost:3306' and os.path.exists(socket):
@@ -3856,6 +3985,8 @@ def job_of(store, id):
 def save_job(store, id, values):
     """Insert a job (id None), or change columns of one. Returns its id and its next
     run, a UTC datetime. Raises BadJob."""
+    if values.get('schedule'):
+        values = {**values, 'schedule': words_of(values['schedule'])}
     if id is None:
         job = Job(**{column.name: column.default for column in COLUMNS})
     else:
@@ -3872,6 +4003,11 @@ def save_job(store, id, values):
         if any(name in values for name in PLANNED_FROM):
             when = announce(store, id)
     return id, when
+
+
+def words_of(text):
+    """A text as words in one line, with one blank between them."""
+    return ' '.join(text.split())
 
 
 def announce(store, id):
@@ -4038,7 +4174,7 @@ def print_rows(rows, as_json, *columns):
         return
     table = [[heading for heading, _ in columns]]
     for row in rows:
-        table.append([one_line(text_in(row)) for _, text_in in columns])
+        table.append([visible(one_line(text_in(row))) for _, text_in in columns])
     widths = [max(map(len, texts)) for texts in zip(*table)]
     for texts in table:
         line = '  '.join(map(str.ljust, texts, widths))
@@ -4049,7 +4185,12 @@ def one_line(value):
     """A value as a text without line breaks; empty for None."""
     if value is None:
         return ''
-    return ' '.join(str(value).split())
+    return words_of(str(value))
+
+
+def on_terminal(text):
+    """A text as it is to be printed: as it is, but not onto a terminal."""
+    return visible(text) if os.isatty(1) else text
 
 
 def cell(name, most=1000):
@@ -4068,7 +4209,7 @@ def cell(name, most=1000):
 # setup: init: the first configuration, and the tables
 ########################################################################################
 
-# As distributed_cron.yml, but with the logs in a folder that is nobody else's.
+# As distributed_cron.yml.
 FIRST_CONFIG = '''\
 # Configuration of distributed cron. As it stands it needs no server: it uses one SQLite
 # file, on one host. For several hosts, use MySQL, MariaDB or PostgreSQL.
@@ -4099,7 +4240,7 @@ db:
 
 log:
     # A folder for the worker's log, <host>.log, and each job's log, <job id>.log.
-    location: distributed_cron_log    # by default /tmp/distributed_cron
+    location: log            # a folder beside this file, for this user alone
     max_bytes: 10000000      # a log of this size becomes FILE.1; at least 1000
 
 # state:                     # where this host remembers its runs: a folder on a
@@ -4140,7 +4281,7 @@ def write_first_config():
         with suppress(OSError):
             if not os.path.isdir(os.path.dirname(file)):
                 os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
-            with open(file, 'x') as stream:
+            with open(file, 'x', opener=no_link) as stream:
                 stream.write(FIRST_CONFIG)
             # Not into the SQL of --print.
             print('configuration written: %s' % file, file=sys.stderr)
@@ -4234,7 +4375,8 @@ def create_triggers(store, schema):
     except Problem as problem:
         print(
             'note: no triggers (%s); the workers apply the same rules, but after you '
-            "change a job's schedule with SQL, set next_run_utc to NULL" % problem
+            "change a job's schedule with SQL, set next_run_utc to NULL"
+            % line_of(problem)
         )
 
 
@@ -4975,7 +5117,8 @@ def cmd_show(args, config):
         print(to_json(facts, indent=1))
         return
     for name, value in facts.items():
-        print('%-17s %s' % (name, '' if value is None else value))
+        text = '' if value is None else visible(str(value))
+        print('%-17s %s' % (name, text.replace('\n', '\n' + 18 * ' ')))
 
 
 @command(
@@ -5073,7 +5216,7 @@ def cmd_log(args, config):
         new = unseen_part(seen, output)
         if not seen:
             new = ''.join(new.splitlines(True)[-args.n :])
-        print(new, end='', flush=True)
+        print(on_terminal(new), end='', flush=True)
         seen = output
     whole = 'the whole log: %s, with worker %s'
     print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
@@ -5156,7 +5299,7 @@ def cmd_check(args, config):
                 store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
-            print('bad  %s: %s' % (what, problem))
+            print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
             if what == 'database':
                 break
@@ -5171,7 +5314,7 @@ def folders_of(store):
     for folder in folders:
         path = os.path.join(folder, 'check-%d' % os.getpid())
         try:
-            with open(path, 'wb', buffering=0) as file:
+            with open(path, 'xb', buffering=0) as file:
                 file.write(b'.')
         except OSError as error:
             wrong.append('%s: %s' % (folder, error.strerror))
@@ -5325,7 +5468,9 @@ def last_seen_in_words(store):
 )
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
-    with open(args.file, encoding='utf-8', errors='replace') as file:
+    # As another user than whoever made the pipe, one may not open it again.
+    source = os.dup(0) if args.file == '/dev/stdin' else args.file
+    with open(source, encoding='utf-8', errors='replace') as file:
         text = file.read()
     lines = text.split('\n')  # not by splitlines: a form feed ends no line
     path = os.path.abspath(args.file)
@@ -5349,7 +5494,8 @@ def cmd_import(args, config):
             added += 1
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
-            print('%s: line %d: %s' % (args.file, number, problem), file=sys.stderr)
+            text = '%s: line %d: %s' % (args.file, number, line_of(problem))
+            print(text, file=sys.stderr)
     print('%d added, %d already present, %d skipped' % (added, known, skipped))
     return 1 if skipped else 0
 
@@ -5372,7 +5518,10 @@ def entries(lines, system):
             elif assignment:
                 variables[assignment[2]] = assignment[4]
             elif line:
-                yield number, {**entry_of(line.lstrip('#'), variables, system), **above}
+                shown = line.lstrip('#')
+                entry = {**entry_of(shown, variables, system), **above}
+                check_shown(entry, above, shown)
+                yield number, entry
         except BadSchedule as problem:
             yield number, problem
 
@@ -5389,6 +5538,19 @@ def facts_of(line):
     ):
         raise BadSchedule('%r is not what export writes' % line)
     return facts
+
+
+def check_shown(entry, facts, line):
+    """Raise BadSchedule if facts, which stand in a comment, make an entry something
+    else than its line shows to people."""
+    if not facts.keys() & {'command', 'schedule', 'frequency'}:
+        return
+    expected = crontab_line(
+        facts.get('command', ''), entry['schedule'], entry.get('frequency', 60)
+    )
+    is_part = 'command' not in facts and line.startswith(expected)
+    if line != expected.rstrip(' \t') and not is_part:
+        raise BadSchedule('%r is not what the comment above it says' % line)
 
 
 def description_in(line):
@@ -5471,16 +5633,22 @@ def cmd_export(args, config):
             for column in COLUMNS
             if column.exported
         }
-        schedule = job.schedule
-        if schedule is None:  # import goes by the facts
+        if job.schedule is None:  # import goes by the facts
             facts.update(schedule=None, frequency=job.frequency)
-            schedule = nearest_expression(job.frequency)
         if '\n' in job.command:
             facts['command'] = job.command
-        line = job.command.replace('%', '\\%').replace('\n', '; ')
         disabled = '' if job.active else '#'
         print('#: ' + to_json(facts))
-        print('%s%s %s\n' % (disabled, schedule, line))
+        line = crontab_line(job.command, job.schedule, job.frequency)
+        print(on_terminal('%s%s\n' % (disabled, line)))
+
+
+def crontab_line(command, schedule, frequency):
+    """A job in one line."""
+    if schedule is None:
+        schedule = nearest_expression(frequency)
+    flat = command.replace('%', '\\%').replace('\n', '; ')
+    return '%s %s' % (words_of(schedule), flat)
 
 
 def nearest_expression(minutes):

@@ -275,10 +275,11 @@ class Place:
                 process.stderr.close()
         for process in dc.living_processes():
             if any(self.owns(mark.split('.')[0]) for mark in process.marks):
-                dc.send_signal(os.kill, process.id, signal.SIGKILL)
+                dc.send_signal(process, signal.SIGKILL)
         while left := processes_of(self.mark):  # also what has shed its mark
             for process in left:
-                dc.send_signal(os.kill, process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
 
     def owns(self, token):
         log = os.path.join(self.folder, 'log')

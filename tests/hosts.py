@@ -17,13 +17,16 @@ LATE = 3  # seconds by which a start may be later than it is without a fault
 PATIENCE = 12  # seconds in which all jobs of a tick have started, on a busy machine too
 
 
-def start_worker(place, name, *arguments, minute=60, margin=20, file=None, **how):
+def start_worker(
+    place, name, *arguments, minute=60, margin=20, file=None, before=(), **how
+):
     """Start a worker with short minutes of max_run_time, as a loop unless told otherwise;
     returns when it is at work.
 
-    minute, margin: whole seconds; file: its configuration, the place's by default.
+    minute, margin: whole seconds; file: its configuration, the place's by default;
+    before: a command that becomes it.
     """
-    command = [sys.executable, WORKER, str(minute), str(margin)]
+    command = [*before, sys.executable, WORKER, str(minute), str(margin)]
     command += ['--config', file or place.file, '--name', name, 'run']
     process = subprocess.Popen(
         [*command, *(arguments or ['--forever'])], stderr=subprocess.DEVNULL, **how

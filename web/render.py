@@ -8,9 +8,6 @@ from functools import lru_cache
 import distributed_cron as dc
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-# Control characters, and those that turn the direction of writing: with them a command
-# could look like another one.
-UNSEEN = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
 UNITS = ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's'))  # seconds of each
 
 
@@ -23,14 +20,7 @@ def escape(value):
     if isinstance(value, Markup):
         return value
     text = '' if value is None else html.escape(str(value))
-    return UNSEEN.sub(sign_for, text)
-
-
-def sign_for(match):
-    """The picture of a control character, or the sign for an unknown one."""
-    if match[0] < ' ':
-        return chr(0x2400 + ord(match[0]))
-    return '\ufffd'
+    return dc.visible(text)
 
 
 @lru_cache(None)
@@ -143,8 +133,8 @@ def far(seconds):
 
 
 def one_line(text):
-    """Text for one line of a log: no control characters, no ends of lines."""
-    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text)
+    """Text for one line of a log: nothing that can't be seen, no ends of lines."""
+    return dc.visible(re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text))
 
 
 def unix_time(utc):

@@ -285,6 +285,7 @@ def secret(config):
     Raises Problem."""
     path = os.path.join(config.log_location, 'web.secret')
     try:
+        dc.make_folder(config.log_location, 0o750)
         if not os.path.exists(path):
             make_secret(path)
         return read_secret(path)
@@ -296,9 +297,7 @@ def make_secret(path):
     """Make the secret, unless another request is faster.
 
     The file is linked, not renamed: the first of two stays, and both read it whole."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, made = tempfile.mkstemp('', 'web.secret.', folder)
+    handle, made = tempfile.mkstemp('', 'web.secret.', os.path.dirname(path))
     key = os.urandom(32)
     with open(handle, 'w') as file:
         file.write(key.hex())

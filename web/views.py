@@ -169,7 +169,7 @@ def log_page(request, id, run_no):
         ('X-Log-Offset', str(output.offset)),
         ('X-Run-State', state),
     ]
-    return Answer(200, headers, output.text)
+    return Answer(200, headers, dc.visible(output.text))
 
 
 # Hosts.
