@@ -46,8 +46,12 @@ class Browser:
     """Asks as a browser does, through a web server that has checked the login."""
 
     def __init__(self, place, user='alice', alone=None, prefix='/cron', host=HOST):
+        if isinstance(alone, str):  # an address, of whose key it has the cookie
+            alone = request.Alone(alone, alone, 'key' * request.is_loopback(alone))
         self.app = validator(pages.Application(place.file, 'here', alone))
         self.user, self.prefix, self.host, self.cookies = user, prefix, host, {}
+        if alone and alone.key == 'key':
+            self.cookies[request.KEY + '80'] = 'key'
         self.errors = ''
 
     def ask(self, path='/', method='GET', body=b'', **environ):
@@ -823,7 +827,8 @@ def test_who_may_write(sqlite_place, user, alone, web, may):
     place.write(web={})
     token = writer.token()
     place.write(web=web)
-    browser = Browser(place, user, alone, host='localhost:8000' if alone else HOST)
+    host = {None: HOST, '127.0.0.1': 'localhost', '::1': '[::1]'}.get(alone, alone)
+    browser = Browser(place, user, alone, host='%s:80' % host)
     assert browser.ask('/').status == 200
     assert ('name="csrf"' in browser.get('/')) == may
     assert ('/cron/job/add' in browser.get('/')) == may
@@ -831,7 +836,7 @@ def test_who_may_write(sqlite_place, user, alone, web, may):
         assert browser.ask(path).status == (200 if may else 403)
     before = tables(place)
     for path in WRITES:
-        browser.cookies = dict(writer.cookies)
+        browser.cookies.update(writer.cookies)
         if not may:
             answer = browser.post(path, csrf=token, **COLUMNS)
             assert answer.status == 403 and tables(place) == before
