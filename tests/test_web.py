@@ -759,14 +759,19 @@ def test_every_change_stands_in_web_log(place):
     for action in 'disable', 'enable', 'run-now', 'delete':
         browser.change('/job/1/' + action)
     lines = place.read('log/web.log').splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 12
+    asked = [line for line in lines if '] asked ' in line]
+    assert lines[::2] == asked
     for line in lines:
-        assert re.match(r'al ice @192\.0\.2\.7: \[.*?\] job 1: ', line), line
+        assert re.match(r'al\\nice\\u001b@192\.0\.2\.7: \[.*?\] \w+ \w{8}: ', line), (
+            line
+        )
         assert re.search('[\0-\x1f\x7f]', line) is None
-    assert r'command "a\nforged@host: [x] job 1: b c"' in lines[0]
-    assert 'frequency 60 -> 90' in lines[1] and 'description' not in lines[1]
-    assert [line.split()[-1] for line in lines[2:5]] == ['disable', 'enable', 'run-now']
-    assert 'removed' in lines[5] and 'echo x' in lines[5] and 'tidy up' in lines[5]
+    assert all(line.endswith(': job 1') for line in lines[1::2])
+    assert r'command "a\nforged@host: [x] job 1: b\u2028c"' in asked[0]
+    assert 'frequency 60 -> 90' in asked[1] and 'description' not in asked[1]
+    assert [line.split()[-1] for line in asked[2:5]] == ['disable', 'enable', 'run-now']
+    assert 'remove: ' in asked[5] and 'echo x' in asked[5] and 'tidy up' in asked[5]
 
 
 def test_without_web_log_nothing_is_changed(sqlite_place):

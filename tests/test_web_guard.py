@@ -2,6 +2,7 @@
 somebody else. In the application, and in processes of --serve."""
 
 import contextlib
+import html
 import os
 import pty
 import re
@@ -11,12 +12,13 @@ import socket
 import subprocess
 import sys
 import time
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import PAGE, Visitor, answers, dc, free_port
 from servers import wait_until
-from test_web import HOST, Browser
+from test_web import COLUMNS, HOST, Browser, add_history
 
 from web import request
 
@@ -271,15 +273,17 @@ def test_a_terminal_shows_the_key(place):
         stderr=subprocess.PIPE,
     )
     place.started.append(process)
-    assert select.select([ours], [], [], 20)[0]
-    (address,) = os.read(ours, 1000).decode().split()
-    for descriptor in ours, theirs:
-        os.close(descriptor)
+    said = b''
+    while not said.endswith(b'\n'):
+        assert select.select([ours], [], [], 20)[0]
+        said += os.read(ours, 1000)
     visitor = Visitor('http://127.0.0.1:%d/' % port)
-    answer = visitor.request('GET', address)
+    answer = visitor.request('GET', said.decode().strip())
     assert answer.status == 303 and answer.headers['Location'] == '/'
     assert 'may change' in visitor.get()
     assert not os.path.exists(os.path.join(place.folder, 'log', 'web.key'))
+    for descriptor in ours, theirs:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize('place', ['sqlite'], indirect=True)
@@ -406,3 +410,223 @@ def test_the_server_does_not_tell_what_it_is_made_of(place):
     with connected(port_of(visitor)) as raw:
         raw.sendall(b'nonsense\r\n\r\n')
         assert b'Python' not in raw.recv(10000)
+
+
+# What stands in web.log.
+
+
+def log_of(place):
+    """The lines of web.log: (who, asked, done or failed; its number; the rest)."""
+    lines = place.read('log/web.log').splitlines()
+    pattern = r'(.*?): \[[^]]*\] (asked|done|failed) ([0-9a-f]{8}): (.*)'
+    return [re.fullmatch(pattern, line).groups() for line in lines]
+
+
+def test_a_change_is_asked_for_before_and_told_after(sqlite_place, monkeypatch):
+    place, safe = sqlite_place, []
+
+    def fsync(file):
+        active = [row.active for row in place.sql('SELECT active FROM job')]
+        safe.append((os.readlink('/proc/self/fd/%d' % file.fileno()), active))
+
+    browser = Browser(place)
+    browser.token()
+    monkeypatch.setattr(os, 'fsync', fsync)
+    browser.change('/job/add', **COLUMNS, action='save')
+    browser.change('/job/1/disable')
+    browser.change('/job/1/stop')  # it does not run
+    lines = log_of(place)
+    assert [line[1] for line in lines] == ['asked', 'done'] * 3
+    assert len({line[2] for line in lines}) == 3
+    assert {line[0] for line in lines} == {'alice@192.0.2.7'}
+    told = [line[3] for line in lines]
+    assert told[0].startswith('add: description "tidy up", command "echo x"')
+    assert told[1:] == [
+        'job 1',
+        'job 1: disable',
+        'job 1',
+        'job 1: stop',
+        'job 1: nothing to do',
+    ]
+    path = os.path.join(place.folder, 'log', 'web.log')
+    states = [[], [1], [1], [0], [0], [0]]  # at each line
+    assert safe == [(path, active) for active in states]
+
+
+def test_what_failed_is_told_too(sqlite_place):
+    place = sqlite_place
+    browser, _ = Browser(place), place.add()
+    answer = browser.post(
+        '/job/1/edit', **{**COLUMNS, 'max_run_time': '999999'}, action='save'
+    )
+    assert answer.status == 422
+    browser.token()
+    place.write(db={**place.values['db'], 'timeout': 1})
+    place.store.execute('BEGIN IMMEDIATE')
+    try:
+        assert browser.post('/job/1/disable').status == 503
+    finally:
+        place.store.execute('ROLLBACK')
+    lines = log_of(place)
+    assert [line[1] for line in lines] == ['asked', 'failed'] * 2
+    assert 'max_run_time' in lines[1][3] and 'locked' in lines[3][3]
+    assert place.job(1).active == 1
+
+
+@pytest.mark.parametrize('place', ['sqlite'], indirect=True)
+def test_with_a_full_disk_nothing_is_changed(place):
+    """Here the file may not grow, which is the same for whoever writes."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+
+    place.add()
+    visitor = place.page(preexec_fn=limit)
+    visitor.get('job/add')
+    for room in 0, 20:  # none; for a part of the line
+        with open(os.path.join(place.folder, 'log', 'web.log'), 'wb') as file:
+            file.write(b'.' * (999999 - room) + b'\n')
+        answer = visitor.submit('', 'job/1/disable')
+        assert answer.status == 503 and 'Nothing was changed' in answer.text
+        assert place.job(1).active == 1
+    os.unlink(os.path.join(place.folder, 'log', 'web.log'))
+    assert visitor.submit('', 'job/1/disable').status == 303
+
+
+@pytest.mark.parametrize('target', ['/dev/full', '/dev/null', 'elsewhere'])
+def test_web_log_is_never_a_link(sqlite_place, target):
+    place = sqlite_place
+    browser, _ = Browser(place), place.add()
+    browser.token()
+    os.symlink(target, os.path.join(place.folder, 'log', 'web.log'))
+    answer = browser.post('/job/1/disable')
+    assert answer.status == 503 and 'web.log' in browser.errors
+    assert place.job(1).active == 1
+    assert not os.path.exists(os.path.join(place.folder, 'log', 'elsewhere'))
+
+
+def test_many_large_edits_push_no_line_out(sqlite_place):
+    place = sqlite_place
+    place.write(log={'location': 'log', 'max_bytes': 1000})
+    browser, _ = Browser(place), place.add()
+    browser.change('/job/1/disable')
+    token = browser.token()
+    for number in range(211):
+        command = '%d %s' % (number, 'x' * 11990)
+        answer = browser.post(
+            '/job/1/edit', csrf=token, **{**COLUMNS, 'command': command}, action='save'
+        )
+        assert answer.status == 303
+    told = [line[3] for line in log_of(place) if line[1] == 'asked']
+    assert told[0] == 'job 1: disable' and len(told) == 212
+    for number, text in enumerate(told[1:]):
+        assert '-> "%d xxx' % number in text
+    assert os.listdir(os.path.join(place.folder, 'log')).count('web.log.1') == 0
+    mode = os.stat(os.path.join(place.folder, 'log', 'web.log')).st_mode
+    assert mode & 0o777 == 0o640
+
+
+# A /dev of its own, in which /dev/log is a socket of the test's.
+OWN_LOG = '''
+mkdir old && mount --bind /dev old && mount -t tmpfs none /dev || exit 77
+for name in null zero full random urandom tty; do
+    touch /dev/$name && mount --bind old/$name /dev/$name
+done
+ln -s "$PWD/log.socket" /dev/log
+exec "$@"
+'''
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='a /dev of its own needs root')
+@pytest.mark.parametrize('place', ['sqlite'], indirect=True)
+def test_a_change_stands_in_syslog(place):
+    place.add()
+    port = free_port()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(os.path.join(place.folder, 'log.socket'))
+        syslog.settimeout(20)
+        page = [sys.executable, PAGE, '--config', place.file, '--serve', str(port)]
+        process = subprocess.Popen(
+            ['unshare', '-m', 'sh', '-c', OWN_LOG, 'sh', *page],
+            cwd=place.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        place.started.append(process)
+        with process.stdout:
+            started = process.stdout.readline()
+        if not started and process.wait(20) in (1, 77):
+            pytest.skip('no mount namespace: %s' % process.stderr.read().decode())
+        visitor = Visitor('http://127.0.0.1:%d/' % port)
+        visitor.request('GET', place.read('log/web.key').strip())
+        assert visitor.submit('', 'job/1/disable').status == 303
+        lines = [syslog.recv(10000).decode() for _ in range(2)]
+        for line, word in zip(lines, ('asked', 'done')):
+            # 86 is facility authpriv (10) times 8, and severity info (6).
+            assert re.match(r'<86>.* distributed_cron_web\[[0-9]+\]: ', line)
+            assert re.search(r'-@127\.0\.0\.1: %s [0-9a-f]{8}: job 1' % word, line)
+        long = {**COLUMNS, 'command': 'x' * 12000}
+        assert visitor.submit('job/1/edit', **long, action='save').status == 303
+        assert 'job 1: description' in syslog.recv(100000).decode()
+    assert place.read('log/web.log').count('asked') == 2
+
+
+def unseen_characters():
+    """Those that nobody sees, by what Python's Unicode says of them."""
+    drawn = '\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd'
+    found = []
+    for code in range(0x110000):
+        letter = chr(code)
+        kind = unicodedata.category(letter)
+        if kind in ('Cc', 'Cf', 'Zl', 'Zp') and not re.match('[%s]' % drawn, letter):
+            found.append(letter)
+    return [*found, '\u034f', '\u115f', '\u1160', '\u3164', '\uffa0', '\u2800']
+
+
+def test_nothing_unseen_reaches_web_log_or_a_page(sqlite_place):
+    place = sqlite_place
+    unseen = ''.join(unseen_characters())
+    place.add(command='a%sb' % unseen.replace('\0', ''), description='ab')
+    browser = Browser(place, user='al\u202eice')
+    browser.change('/job/1/disable')
+    browser.change('/job/1/edit', **COLUMNS, action='save')
+    browser.change(
+        '/job/add', **{**COLUMNS, 'command': 'x%sy' % unseen[1:]}, action='save'
+    )
+    shown = browser.get('/job/1/edit') + browser.get('/') + browser.get('/job/2')
+    logged = place.read('log/web.log')
+    for letter in unseen:
+        if letter not in '\t\n':
+            assert letter not in shown, hex(ord(letter))
+        assert letter == '\n' or letter not in logged, hex(ord(letter))
+    for escaped in r'\u202e', r'\u200b', r'\u00ad', r'\udb40\udc41', r'\n', r'\u001b':
+        assert escaped in logged, escaped
+    assert logged.startswith(r'al\u202eice@')
+
+
+def test_a_live_log_has_nothing_unseen(sqlite_place):
+    place = sqlite_place
+    place.add()
+    add_history(place, 1, 1, output='a\x1b[31m\u202eb\u200bc\n')
+    text = Browser(place).get('/run/1/1/log')
+    assert text == 'a\u241b[31m\ufffdb\ufffdc\n'
+
+
+def test_an_edit_changes_only_what_was_changed(sqlite_place):
+    """Also where the form can't show the rest as it is."""
+    place = sqlite_place
+    family = 'a \U0001f468\u200d\U0001f469 b\u00ad\x07'
+    place.add(command=family, description=family, schedule='0 4 * * *')
+    browser = Browser(place)
+    text = browser.get('/job/1/edit')
+    shown = html.unescape(re.search('(?s)<textarea[^>]*>(.*?)</textarea>', text)[1])
+    assert '\u200d' not in shown
+    fields = {**COLUMNS, 'kind': 'schedule', 'schedule': '0 5 * * *'}
+    fields.update(command=shown.lstrip('\n'), description=shown.lstrip('\n'))
+    browser.change('/job/1/edit', **fields, action='save')
+    job = place.job(1)
+    assert (job.command, job.description, job.schedule) == (
+        family,
+        family,
+        '0 5 * * *',
+    )

@@ -1,6 +1,7 @@
 """Templates, in which every value is escaped, and values as people read them."""
 
 import html
+import json
 import os
 import re
 from functools import lru_cache
@@ -8,9 +9,17 @@ from functools import lru_cache
 import distributed_cron as dc
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-# Control characters, and those that turn the direction of writing: with them a command
-# could look like another one.
-UNSEEN = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
+# Control characters, those that turn the direction of writing, and those that nobody
+# sees: with them a command could look like another one. (All of Unicode's categories
+# Cc, Cf, Zl and Zp that are not drawn, and letters that are blank.)
+CONTROLS = '\0-\x08\x0b-\x1f\x7f-\x9f'
+INVISIBLE = (
+    '\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e'
+    '\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f'
+    '\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff'
+)
+UNSEEN = re.compile('[%s%s]' % (CONTROLS, INVISIBLE))
+UNSEEN_IN_LINE = re.compile('[\t\n%s%s]' % (CONTROLS, INVISIBLE))
 UNITS = ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's'))  # seconds of each
 
 
@@ -22,7 +31,11 @@ def escape(value):
     """A value as HTML; what can't be seen becomes a sign that can."""
     if isinstance(value, Markup):
         return value
-    text = '' if value is None else html.escape(str(value))
+    return visible(html.escape('' if value is None else str(value)))
+
+
+def visible(text):
+    """Text with a sign for each character that nobody sees."""
     return UNSEEN.sub(sign_for, text)
 
 
@@ -143,8 +156,8 @@ def far(seconds):
 
 
 def one_line(text):
-    """Text for one line of a log: no control characters, no ends of lines."""
-    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text)
+    """Text for one line of a log: what nobody sees, and ends of lines, as in JSON."""
+    return UNSEEN_IN_LINE.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def unix_time(utc):

@@ -8,7 +8,7 @@ import distributed_cron as dc
 from . import queries
 from .answers import TEXT, Answer, page
 from .logs import output_of
-from .render import host_of
+from .render import host_of, visible
 from .request import Refused
 
 PAGE_SIZE = 50  # rows of a list
@@ -169,7 +169,7 @@ def log_page(request, id, run_no):
         ('X-Log-Offset', str(output.offset)),
         ('X-Run-State', state),
     ]
-    return Answer(200, headers, output.text)
+    return Answer(200, headers, visible(output.text))
 
 
 # Hosts.
