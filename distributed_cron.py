@@ -3496,6 +3496,7 @@ KEYS = {  # key: (default, check)
     'history.output_bytes': (16384, a_number(0, 65535, whole=True)),
     'web.readonly': (False, YES_OR_NO),
     'web.editors': ((), TEXTS),
+    'web.hosts': ((), TEXTS),
     'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
 }
 PORTS = {'mysql': 3306, 'postgresql': 5432, 'sqlite': 3306}  # sqlite uses none
@@ -3596,7 +3597,8 @@ def from_file(text):
 
 
 def dotted(values):
-    """Nested keys as dotted ones, such as log.max_bytes; empty values are left out."""
+    """Nested keys as dotted ones, such as log.max_bytes. Empty values are left out, but
+    for the page: an empty web.editors would let everybody change jobs."""
     if not isinstance(values, dict):
         raise BadConfig('must be lines of `key: value`')
     found = []
@@ -3605,7 +3607,11 @@ def dotted(values):
             found += [('%s.%s' % (name, key), inner) for key, inner in value.items()]
         else:
             found.append((str(name), value))
-    return {key: value for key, value in found if value not in (None, '')}
+    return {
+        key: value
+        for key, value in found
+        if value not in (None, '') or key.startswith('web.')
+    }
 
 
 def from_dbi(string):
@@ -4261,6 +4267,8 @@ history:
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
 #     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
+#     hosts: [cron.example.com]  # a list of the host names to which it answers;
+#                            # by default all, under --serve those of its address
 
 clear_old_on_start: yes      # yes or no; the Perl program's key, has no effect
 '''

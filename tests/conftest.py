@@ -221,7 +221,17 @@ class Place:
         )
         self.started.append(process)
         wait_until(lambda: answers(process, port), what='the page')
-        return Visitor('http://127.0.0.1:%d/' % port)
+        visitor = Visitor('http://127.0.0.1:%d/' % port)
+        if not where:  # as whoever started it, by the address with the key
+
+            def address():
+                with contextlib.suppress(OSError):
+                    text = self.read('log/web.key').strip()
+                    return text.startswith(visitor.url) and text
+
+            visitor.start = wait_until(address, what='the key')
+            visitor.request('GET', visitor.start)
+        return visitor
 
     def wait_runs(self, count, seconds=20):
         wait_until(lambda: len(self.runs()) >= count, seconds, '%d runs' % count)
@@ -318,6 +328,7 @@ class Visitor:
     def __init__(self, url, login=None):
         """url: of the site's first page; login: (name, password)."""
         self.url, self.login, self.cookies = url, login, {}
+        self.start = url  # where a browser begins
 
     def request(self, method, path, fields=None, **headers):
         """Ask for a path below the site's; fields are those of a form."""

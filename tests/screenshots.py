@@ -269,7 +269,7 @@ def main():
                 browser.emulate(
                     'setEmulatedMedia', features=[{'name': LOOKS, 'value': look}]
                 )
-                browser.get(place.page().url)
+                browser.get(place.page().start)
                 with open(picture, 'wb') as file:
                     file.write(marked(browser.get_screenshot_as_png(), sources()))
                 print('%s: %d bytes' % (picture, os.path.getsize(picture)))

@@ -46,8 +46,12 @@ class Browser:
     """Asks as a browser does, through a web server that has checked the login."""
 
     def __init__(self, place, user='alice', alone=None, prefix='/cron', host=HOST):
+        if isinstance(alone, str):  # an address, of whose key it has the cookie
+            alone = request.Alone(alone, alone, 'key' * request.is_loopback(alone))
         self.app = validator(pages.Application(place.file, 'here', alone))
         self.user, self.prefix, self.host, self.cookies = user, prefix, host, {}
+        if alone and alone.key == 'key':
+            self.cookies[request.KEY + '80'] = 'key'
         self.errors = ''
 
     def ask(self, path='/', method='GET', body=b'', **environ):
@@ -755,14 +759,19 @@ def test_every_change_stands_in_web_log(place):
     for action in 'disable', 'enable', 'run-now', 'delete':
         browser.change('/job/1/' + action)
     lines = place.read('log/web.log').splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 12
+    asked = [line for line in lines if '] asked ' in line]
+    assert lines[::2] == asked
     for line in lines:
-        assert re.match(r'al ice @192\.0\.2\.7: \[.*?\] job 1: ', line), line
+        assert re.match(r'al\\nice\\u001b@192\.0\.2\.7: \[.*?\] \w+ \w{8}: ', line), (
+            line
+        )
         assert re.search('[\0-\x1f\x7f]', line) is None
-    assert r'command "a\nforged@host: [x] job 1: b c"' in lines[0]
-    assert 'frequency 60 -> 90' in lines[1] and 'description' not in lines[1]
-    assert [line.split()[-1] for line in lines[2:5]] == ['disable', 'enable', 'run-now']
-    assert 'removed' in lines[5] and 'echo x' in lines[5] and 'tidy up' in lines[5]
+    assert all(line.endswith(': job 1') for line in lines[1::2])
+    assert r'command "a\nforged@host: [x] job 1: b\u2028c"' in asked[0]
+    assert 'frequency 60 -> 90' in asked[1] and 'description' not in asked[1]
+    assert [line.split()[-1] for line in asked[2:5]] == ['disable', 'enable', 'run-now']
+    assert 'remove: ' in asked[5] and 'echo x' in asked[5] and 'tidy up' in asked[5]
 
 
 def test_without_web_log_nothing_is_changed(sqlite_place):
@@ -823,7 +832,8 @@ def test_who_may_write(sqlite_place, user, alone, web, may):
     place.write(web={})
     token = writer.token()
     place.write(web=web)
-    browser = Browser(place, user, alone, host='localhost:8000' if alone else HOST)
+    host = {None: HOST, '127.0.0.1': 'localhost', '::1': '[::1]'}.get(alone, alone)
+    browser = Browser(place, user, alone, host='%s:80' % host)
     assert browser.ask('/').status == 200
     assert ('name="csrf"' in browser.get('/')) == may
     assert ('/cron/job/add' in browser.get('/')) == may
@@ -831,7 +841,7 @@ def test_who_may_write(sqlite_place, user, alone, web, may):
         assert browser.ask(path).status == (200 if may else 403)
     before = tables(place)
     for path in WRITES:
-        browser.cookies = dict(writer.cookies)
+        browser.cookies.update(writer.cookies)
         if not may:
             answer = browser.post(path, csrf=token, **COLUMNS)
             assert answer.status == 403 and tables(place) == before

@@ -127,7 +127,7 @@ def browser(shared_browser):
 def site(place, browser):
     """The page, served alone and open in the browser; the place it shows."""
     place.visitor = place.page()
-    browser.get(place.visitor.url)
+    browser.get(place.visitor.start)
     return place
 
 
@@ -234,7 +234,7 @@ def test_the_same_without_javascript(place, tmp_path):
         browser.get('data:text/html,<p>off<script>document.body.append("on")</script>')
         assert browser.text() == 'off'
         place.visitor = place.page()
-        browser.get(place.visitor.url)
+        browser.get(place.visitor.start)
         add_a_job(browser, schedule='30 2 * * mon-fri', command='true')
         browser.click('[name=kind][value=schedule]')
         browser.press('preview', '#job-form')

@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 from conftest import (
     PAGE,
     ROOT,
@@ -31,7 +32,8 @@ from conftest import (
 # Started by root, the servers run the page as another user, and workers are a third's.
 AS_ROOT = os.getuid() == 0
 USER = 'www-data' if AS_ROOT else pwd.getpwuid(os.getuid()).pw_name
-CRONJOB = 'games' if AS_ROOT else USER  # a user whom Debian has, and who owns nothing
+CRONJOB = 'games' if AS_ROOT else USER  # users whom Debian has, and who own nothing
+CRONWEB = 'news' if AS_ROOT else USER
 PATHS = (
     '',
     'job/add',
@@ -43,6 +45,7 @@ PATHS = (
     'healthz',
     'metrics',
 )
+OWN_USER = '## A user of its own'
 README = os.path.join(ROOT, 'web', 'README.md')
 WORDS = 'shall be secret'  # the password of both logins
 # Debian's python3 with Debian's packages, as where the system starts the server.
@@ -71,15 +74,22 @@ class Site:
         """login: whether one is asked for, as the README has it."""
         self.place, self.folder, self.port = place, place.folder, free_port()
         self.installed = self.path('opt')
-        self.paths = {'/opt/distributed_cron/distributed_cron.yml': place.file}
+        self.own = place.engine != 'sqlite'  # whether the page has a user of its own
+        self.file = self.path('opt/web.yml') if self.own else place.file
         self.changes = {
-            **self.paths,
+            '/opt/distributed_cron/web.yml': self.file,
             '/opt/distributed_cron': self.installed,
             **({} if login else self.without_login),
         }
         self.install()
+        if self.own:
+            self.configure(login)
+        else:
+            self.values = place.values
         with open(self.path('server.conf'), 'w') as file:
             file.write(self.config())
+        open(self.path('server.log'), 'w').close()
+        shutil.chown(self.path('server.log'), self.user)
         with open(self.path('server.out'), 'wb') as output:
             self.process = subprocess.Popen(
                 [*self.command, self.path('server.conf')],
@@ -93,6 +103,11 @@ class Site:
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    @property
+    def user(self):
+        """Of the page."""
+        return CRONWEB if self.own else CRONJOB
+
     def install(self):
         os.mkdir(self.installed)
         shutil.copy(SCRIPT, self.installed)
@@ -101,9 +116,6 @@ class Site:
             os.path.join(self.installed, 'web'),
             ignore=shutil.ignore_patterns('__pycache__'),
         )
-        with open(self.installed + '/web.users', 'w') as file:
-            for name in 'alice', 'bob':
-                file.write('%s:%s\n' % (name, password_hash()))
         make_certificate(self.path('site.pem'))
         for path in self.place.file, self.path('db.password'):
             os.chmod(path, 0o600)
@@ -111,6 +123,64 @@ class Site:
         for path, _, files in os.walk(self.folder):
             for name in ['', *files]:
                 shutil.chown(os.path.join(path, name), CRONJOB, CRONJOB)
+        self.make_files()
+        with open(self.installed + '/web.users', 'a') as file:
+            for name in 'alice', 'bob':
+                file.write('%s:%s\n' % (name, password_hash()))
+
+    def make_files(self):
+        """The page's files, by the README's commands; its user is there."""
+        commands = replaced(
+            readme_blocks(OWN_USER, 'install -'),
+            {
+                'useradd ': ': ',
+                '/var/log/distributed_cron_web': self.path('weblog'),
+                'cd /opt/distributed_cron': 'cd ' + self.installed,
+                'cronweb': self.user,
+            },
+        )
+        if not AS_ROOT:
+            commands = re.sub(' -[og] [^ ]+', '', commands)
+        subprocess.run(['sh', '-e', '-c', commands], check=True)
+
+    def configure(self, login):
+        """The page's configuration and its account, as the README has them."""
+        place, database = self.place, self.place.values['db']['database']
+        text = replaced(
+            readme_blocks(OWN_USER, 'password_file: '),
+            {
+                'db.example.com': '127.0.0.1:%d' % place.server.port,
+                'database: distributed_cron\n': 'database: %s\n' % database,
+                'distributed_cron_web\n': 'web_%s\n' % database,
+                '/var/log/distributed_cron_web': self.path('weblog'),
+            },
+        )
+        self.values = yaml.safe_load(text)
+        self.values['db']['engine'] = place.engine  # as the README says for PostgreSQL
+        assert self.values['web'] == {'editors': ['alice']}
+        if not login:
+            del self.values['web']
+        self.write()
+        with open(self.installed + '/web.password', 'w') as file:
+            file.write('choose another password\n')
+        mysql = place.engine == 'mysql'
+        account = readme_blocks(OWN_USER, 'CREATE USER' if mysql else 'CREATE ROLE')
+        account = account.replace('distributed_cron_web', 'web_' + database)
+        account = account.replace('distributed_cron.', database + '.')
+        if mysql:
+            place.server.client(account)
+        else:
+            for statement in filter(str.strip, account.split(';')):
+                place.store.execute(statement)
+
+    def write(self, **more):
+        """The page's configuration, changed."""
+        self.values.update(more)
+        with open(self.file, 'w') as file:
+            yaml.safe_dump(self.values, file)
+
+    def log_folder(self):
+        return self.path('weblog' if self.own else 'log')
 
     def environment(self):
         return {}
@@ -121,7 +191,7 @@ class Site:
         )
 
     def visitor(self, *login):
-        return Visitor('https://127.0.0.1:%d%s' % (self.port, self.prefix), login)
+        return Visitor('https://127.0.0.1:%d/' % self.port, login)
 
     def worker(self):
         """Start a worker as the README does: its own user, Debian's python3."""
@@ -147,7 +217,7 @@ class Site:
 
 
 class Lighttpd(Site):
-    prefix, command = '/', ['lighttpd', '-D', '-f']
+    command = ['lighttpd', '-D', '-f']
     without_login = {'auth.require = (""': 'auth.require = ("/nowhere"'}
 
     def config(self):
@@ -156,7 +226,7 @@ class Lighttpd(Site):
             {
                 'server.port = 443\n': 'server.port = %d\nserver.bind = "127.0.0.1"\n'
                 % self.port,
-                '"cronjob"': '"%s"' % CRONJOB,
+                '"cronweb"': '"%s"' % self.user,
                 'server.errorlog-use-syslog = "enable"': 'server.errorlog = "%s"'
                 % self.path('server.log'),
                 '/etc/ssl/private/distributed_cron.pem': self.path('site.pem'),
@@ -166,7 +236,7 @@ class Lighttpd(Site):
 
 
 class Apache(Site):
-    prefix, command = '/cron/', ['apache2', '-D', 'FOREGROUND', '-f']
+    command = ['apache2', '-D', 'FOREGROUND', '-f']
     without_login = {'Require valid-user': 'Require all granted'}
     # Debian's modules as they are after the installation; the README says what more.
     modules = '''mpm_event authn_core authz_core authz_host authz_user authn_file
@@ -189,10 +259,6 @@ class Apache(Site):
         <Directory /var/www>
             Require all granted
         </Directory>
-        <VirtualHost *:{port}>
-            SSLEngine on
-            SSLCertificateFile {folder}/site.pem
-        </VirtualHost>
         '''
 
     def config(self):
@@ -212,21 +278,19 @@ class Apache(Site):
             plain=self.plain,
             port=self.port,
             modules=modules,
-        ) + replaced(readme_blocks('## Under apache2', 'ScriptAlias'), self.changes)
-
-    def install(self):
-        """Give the server's user what the README says that it needs."""
-        super().install()
-        commands = replaced(
-            readme_blocks('## Under apache2', 'chgrp'),
+        ) + replaced(
+            readme_blocks('## Under apache2', 'ScriptAlias'),
             {
-                **self.paths,
-                '/var/log/distributed_cron': self.path('log'),
-                '/opt/distributed_cron/db.password': self.path('db.password'),
+                '*:443': '*:%d' % self.port,
+                '/etc/ssl/private/distributed_cron.pem': self.path('site.pem'),
+                **self.changes,
             },
         )
-        if AS_ROOT:
-            subprocess.run(['sh', '-e', '-c', commands], check=True)
+
+    @property
+    def user(self):
+        """The server runs the page as its own user."""
+        return USER
 
     def environment(self):
         os.makedirs(self.path('run/socks'), exist_ok=True)
@@ -298,6 +362,7 @@ def site_of(request, server, engine, **how):
             place.values['db'].pop('password')
             place.values['db']['password_file'] = 'db.password'
         place.write(web={'editors': ['alice']} if how.get('login', True) else {})
+        os.makedirs(folder + '/log', exist_ok=True)
         place.add('echo hello', description='greets')
         place.run('run')
         site = server(place, **how)
@@ -378,12 +443,13 @@ def test_a_plain_connection_gets_nothing(site):
     """No password may go over the network in the clear."""
     for port in {site.port, getattr(site, 'plain', site.port)}:
         visitor = alice(site)
-        visitor.url = 'http://127.0.0.1:%d%s' % (port, site.prefix)
+        visitor.url = 'http://127.0.0.1:%d/' % port
         try:
             answer = visitor.request('GET', '')
         except ConnectionResetError:  # lighttpd hangs up; nobody there is another error
             continue
-        assert answer.status in (400, 403) and 'greets' not in answer.text
+        assert answer.status in (400, 403) or port != site.port  # of another site there
+        assert 'greets' not in answer.text and 'Authenticate' not in str(answer.headers)
     assert 'greets' in alice(site).get()  # and it is there
 
 
@@ -407,8 +473,85 @@ def test_a_job_is_added_and_run(site):
     assert run.status == 'Success', run
     page = alice(site).get('run/%d/%d' % (job.id, run.run_no))
     assert 'from afar' in page and 'Success' in page
-    changes = site.place.read('log/web.log')
-    assert re.search('alice.*127.0.0.1.*%d' % job.id, changes), changes
+    changes = dc.read_text(site.log_folder() + '/web.log')
+    assert re.search(r'alice@127\.0\.0\.1.*: job %d' % job.id, changes), changes
+
+
+def owner_of(path):
+    return pwd.getpwuid(os.stat(path).st_uid).pw_name
+
+
+# Polls the environments of all processes, as any job can; prints what holds a word.
+SPY = '''
+import glob, re, sys, time
+PATTERN = 'GATEWAY_INTERFACE|HTTP_AUTHORIZATION'
+end, seen = time.monotonic() + float(sys.argv[1]), set()
+while time.monotonic() < end:
+    for path in glob.glob('/proc/[0-9]*/environ'):
+        try:
+            with open(path, 'rb') as file:
+                text = file.read().decode('latin-1')
+        except OSError:
+            continue
+        words = re.split(chr(0), text)
+        seen.update(word for word in words if re.match(PATTERN, word))
+print(sorted(seen))
+'''
+
+
+@pytest.mark.skipif(not AS_ROOT, reason='a job of another user needs root')
+def test_no_job_reads_what_editors_type(site):
+    """Nor, with a user of its own, anything else of the page."""
+    spy = subprocess.Popen(
+        ['/usr/bin/python3', '-c', SPY, '2'],
+        stdout=subprocess.PIPE,
+        user=CRONJOB,
+        group=group_of(CRONJOB),  # or the kernel hides a process of the same user
+    )
+    with spy.stdout:
+        while spy.poll() is None:
+            alice(site).get('job/1')
+        seen = spy.stdout.read().decode()
+    assert seen == ('[]\n' if site.own else "['GATEWAY_INTERFACE=CGI/1.1']\n")
+
+
+@pytest.mark.skipif(not AS_ROOT, reason='users of their own need root')
+def test_the_page_has_a_user_of_its_own(site):
+    alice(site).submit('', 'job/1/disable')
+    folder = site.log_folder()
+    assert owner_of(folder + '/web.log') == owner_of(folder) == site.user
+    assert os.stat(folder + '/web.log').st_mode & 0o777 == 0o640
+    if site.own:
+        assert site.user != CRONJOB
+        for name in 'web.log', 'web.secret':
+            command = ['cat', os.path.join(folder, name)]
+            assert subprocess.run(command, user=CRONJOB, stderr=-3).returncode
+        for name in 'web.yml', 'web.password', 'web.users':
+            command = ['cat', os.path.join(site.installed, name)]
+            assert subprocess.run(command, user=CRONJOB, stderr=-3).returncode
+    alice(site).submit('', 'job/1/enable')
+
+
+def test_the_page_has_an_account_of_its_own(site):
+    """It may change jobs, and nothing else."""
+    if not site.own:
+        pytest.skip('SQLite has no accounts')
+    store = dc.Store(dc.load_config(site.file)).connect()
+    assert store.query('SELECT COUNT(*) FROM run')[0][0] >= 1
+    for table in 'run', 'host':
+        with pytest.raises(dc.Problem, match=r'(?i)denied'):
+            store.change('DELETE FROM %s' % table)
+    with pytest.raises(dc.Problem, match=r'(?i)denied|must be owner'):
+        store.change('DROP TABLE job')
+    store.close()
+
+
+def test_browsers_come_by_tls_only(site):
+    visitor = alice(site)
+    answer = visitor.request('GET', '')
+    assert answer.headers['Strict-Transport-Security'] == 'max-age=31536000'
+    visitor.get('job/add')
+    assert list(visitor.cookies) == ['__Host-distributed_cron']
 
 
 def test_whoever_is_no_editor_reads(site):
@@ -444,14 +587,14 @@ def test_head_is_get_without_the_page(site):
 
 def test_a_database_that_is_down(site):
     """Here it is another one, at whose address nobody is."""
-    place, values = site.place, dict(site.place.values['db'])
+    place, values = site.place, dict(site.values['db'])
     away = (
         {'path': 'nowhere.db'}
         if place.engine == 'sqlite'
         else {'host': '127.0.0.1:%d' % free_port()}
     )
     try:
-        place.write(db={**values, **away})
+        site.write(db={**values, **away})
         for path in '', 'job/1', 'healthz', 'metrics':
             answer = alice(site).request('GET', path)
             assert answer.status == 503, (path, answer)
@@ -459,7 +602,7 @@ def test_a_database_that_is_down(site):
             assert 'database' in answer.text
         assert alice(site).request('GET', 'static/style.css').status == 200
     finally:
-        place.write(db=values)
+        site.write(db=values)
     assert 'greets' in alice(site).get()
 
 

@@ -65,7 +65,7 @@ def framed(request, title, content, status, failing=False, headers=()):
 
 def told(request):
     """A sentence on what the last form did, once; '' when there is nothing to say."""
-    event, _, job = request.cookies.get(TOLD, '').partition('.')
+    event, _, job = request.cookie(TOLD).partition('.')
     if event not in DONE or not re.fullmatch('[0-9]{1,10}', job):
         return ''
     request.set_cookie(TOLD, '', 0)

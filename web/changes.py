@@ -1,8 +1,12 @@
 """The forms, and what they change: each change of a job is written into web.log."""
 
+import errno
 import json
 import os
 import re
+import sys
+import syslog
+import time
 from contextlib import contextmanager
 from itertools import islice
 
@@ -10,10 +14,12 @@ import distributed_cron as dc
 
 from . import queries
 from .answers import HTML, Answer, back, page
-from .render import one_line, render
+from .render import one_line, render, visible
+from .request import Refused
 from .views import NUMBER, found_job
 
 PREVIEWED = 5  # times of a schedule
+MOST_TOLD = 4000  # characters of a change that syslog gets
 LABELS = {column.name: column.label for column in dc.COLUMNS}
 PLANNED = [column for column in dc.COLUMNS if column.name in dc.PLANNED_FROM]
 PREFILLED = ('frequency', 'active')  # dc.save_job fills in what is empty
@@ -89,9 +95,9 @@ def value_of(column, text):
 
 
 def changed(job, texts, values):
-    """Of the values only those that differ, so that what others change meanwhile
-    stays."""
-    old = texts_of(job)
+    """Of the values only those that differ from what the form showed, so that what
+    others change meanwhile stays."""
+    old = {name: visible(text) for name, text in texts_of(job).items()}
     new = {name: value for name, value in values.items() if texts[name] != old[name]}
     if texts[KIND] != old[KIND]:
         new['schedule'] = values['schedule']
@@ -192,10 +198,11 @@ def write(request, job, values):
     """Write columns of a job, of a new one if it is None. Returns its id, and what is
     wrong, by column, if nothing was written."""
     id = job.id if job else None
+    asked = 'job %d' % id if job else 'add'
     try:
-        with audit(request) as log:
+        with audit(request, '%s: %s' % (asked, differences(job, values))) as outcome:
             id, _ = dc.save_job(request.store, id, values)
-            log(id, differences(job, values))
+            outcome.append('job %d' % id)
     except dc.BadJob as problem:
         return id, problem.wrong
     except dc.BadData as problem:
@@ -208,10 +215,9 @@ def act(request, id, action):
     """Do one of dc.ACTIONS to a job."""
     request.form()
     found_job(request, id)
-    with audit(request) as log:
+    with audit(request, 'job %d: %s' % (id, action)) as outcome:
         done = dc.act(request.store, action, id)
-        if done:
-            log(id, action)
+        outcome.append('job %d' % id if done else 'job %d: nothing to do' % id)
     event = action if done else 'idle'
     return back(request, event, id, request.came_from())
 
@@ -236,9 +242,10 @@ def delete(request, id):
     request.form()
     job = found_job(request, id)
     columns = {name: getattr(job, name) for name in LABELS}
-    with audit(request) as log:
+    asked = 'job %d: remove: %s' % (id, differences(None, columns))
+    with audit(request, asked) as outcome:
         request.store.change(dc.ACTIONS['remove'].sql, id=id)
-        log(id, 'removed: ' + differences(None, columns))
+        outcome.append('job %d' % id)
     return back(request, 'remove', id, '/')
 
 
@@ -246,23 +253,61 @@ def delete(request, id):
 
 
 @contextmanager
-def audit(request):
-    """Change a job, and write that into web.log by the function that this yields.
+def audit(request, text):
+    """Change a job inside this: web.log says before what is asked for, and afterwards
+    what came of it, which is to be appended to the list that this yields.
 
-    Raises Problem, before the change, if nothing can be written there."""
-    path = os.path.join(request.config.log_location, 'web.log')
+    Raises Refused, before the change, if nothing can be written there."""
+    number = os.urandom(4).hex()  # by which the two lines are found again
     try:
-        open(path, 'ab').close()
+        note(request, 'asked %s: %s' % (number, text))
     except OSError as error:
-        raise dc.Problem(dc.line_of(error)) from None
-    address = request.environ.get('REMOTE_ADDR')
-    who = '%s@%s' % (request.user or '-', address)
-    file = dc.Log(path, one_line(who), request.config.log_max_bytes)
+        raise Refused(
+            503,
+            'Nothing was changed, because web.log can not be written; '
+            'the error log says why.',
+            cause=dc.line_of(error),
+        ) from None
+    outcome = []
+    word = 'failed'
+    try:
+        yield outcome
+        word = 'done'
+    except Exception as error:
+        outcome.append(str(error))
+        raise
+    finally:
+        note_outcome(request, '%s %s: %s' % (word, number, '; '.join(outcome)))
 
-    def log(id, text):
-        file.write('job %d: %s' % (id, one_line(text)))
 
-    yield log
+def note_outcome(request, text):
+    """Write what came of a change; it is made already, so no error may hide that."""
+    try:
+        note(request, text)
+    except OSError as error:
+        print('index.cgi: %s' % dc.line_of(error), file=sys.stderr, flush=True)
+
+
+def note(request, text):
+    """Write a line into web.log, down to the disk, and to syslog. Raises OSError."""
+    who = '%s@%s' % (request.user or '-', request.environ.get('REMOTE_ADDR'))
+    line = '%s: [%s] %s' % (who, time.ctime(), text)
+    path = os.path.join(request.config.log_location, 'web.log')
+    append_safely(path, one_line(line).encode('utf-8', 'replace') + b'\n')
+    told = one_line('%s: %s' % (who, text))[:MOST_TOLD]
+    syslog.openlog('distributed_cron_web', syslog.LOG_PID, syslog.LOG_AUTHPRIV)
+    syslog.syslog(told.encode('utf-8', 'replace').decode())
+
+
+def append_safely(path, data):
+    """Append to a file, all of it, down to the disk. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    handle = os.open(path, flags, 0o640)
+    with open(handle, 'ab', buffering=0) as file:
+        written = file.write(data)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.fsync(file)
 
 
 def differences(job, values):

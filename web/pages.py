@@ -99,13 +99,15 @@ class Application:
                 report(environ, refused.cause)
             return refusal_page(request, refused)
         finally:
-            if request and request.opened:
-                request.opened.close()
+            if request:
+                request.close()
 
 
 def respond(request):
     """The Answer of the page that the address means. Raises Refused, and more."""
     request.check_host()
+    if request.brings_key():
+        return Answer(303, [('Location', request.base + '/'), TEXT], '')
     for pattern, methods in ROUTES:
         match = re.fullmatch(pattern, request.path)
         if match:

@@ -1,6 +1,7 @@
 """Templates, in which every value is escaped, and values as people read them."""
 
 import html
+import json
 import os
 import re
 from functools import lru_cache
@@ -133,8 +134,8 @@ def far(seconds):
 
 
 def one_line(text):
-    """Text for one line of a log: nothing that can't be seen, no ends of lines."""
-    return dc.visible(re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]+', ' ', text))
+    """Text for one line of a log: what nobody sees, and ends of lines, as in JSON."""
+    return re.sub('[\t\n]|' + dc.UNSEEN, lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def unix_time(utc):

@@ -5,7 +5,9 @@ import hmac
 import os
 import re
 import tempfile
+import threading
 import time
+from collections import namedtuple
 from contextlib import suppress
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -15,10 +17,20 @@ MOST_BODY = 262144  # bytes of a form
 MOST_QUERY = 4000  # bytes of a query string
 MOST_FIELDS = 20  # of either
 PIECE = 65536  # bytes that are read at once
+MOST_COOKIES = 100
 COOKIE = 'distributed_cron'  # the name of the cookie with the session
-TOLD = 'distributed_cron_told'  # and of the one that says what was done
+TOLD = 'distributed_cron_told'  # of the one that says what was done
+KEY = 'distributed_cron_key_'  # and of the one with the key; a port follows
 FORM = 'application/x-www-form-urlencoded'
 RELAYED = ('HTTP_FORWARDED', 'HTTP_X_', 'HTTP_VIA')  # headers that proxies add
+ANY_ADDRESS = ('0.0.0.0', '::')
+# Requests that may use the database at the same time, and the seconds that others wait.
+TURNS = threading.BoundedSemaphore(8)
+PATIENCE = 5
+
+# Where this program itself listens. host: as it was given; address: what that means;
+# key: of the visitor who started it, '' where nobody may change anything.
+Alone = namedtuple('Alone', 'host address key')
 
 
 class Refused(Exception):
@@ -38,8 +50,8 @@ class Refused(Exception):
 class Request:
     """What a WSGI environment asks for.
 
-    alone: the address on which this program itself listens; None under a web server,
-    which then says who has logged in."""
+    alone: the Alone of this program; None under a web server, which then says who has
+    logged in."""
 
     def __init__(self, environ, config, alone=None):
         self.environ = environ
@@ -51,9 +63,10 @@ class Request:
         self.host = environ.get('HTTP_HOST', '')
         self.user = None  # the login, None without one
         self.secure = environ.get('wsgi.url_scheme') == 'https'
-        cookies = environ.get('HTTP_COOKIE', '')
-        self.cookies = dict(re.findall('([a-z_]+)=([^;, ]*)', cookies))
+        self.cookies = cookies_of(environ.get('HTTP_COOKIE', ''))
         self.new_cookies = []  # headers for the answer
+        self.prefix = ''  # of the names of our cookies
+        self.has_turn = False  # at the database
         self.opened = None  # the store, once a page has asked for it
         self.asked = None  # the database's time when it was opened, UTC
         self.now = None  # the same to the second, as all times in the tables
@@ -61,6 +74,8 @@ class Request:
         script = environ.get('SCRIPT_NAME', '').strip('/')
         if script:
             self.base = '/' + quote(script, encoding='latin-1')
+        elif self.secure:
+            self.prefix = '__Host-'  # browsers take such cookies from this host only
         if not alone:
             self.user = environ.get('REMOTE_USER') or None
 
@@ -68,6 +83,7 @@ class Request:
     def store(self):
         """The store, connected when a page first asks for it; that sets the times."""
         if self.opened is None:
+            self.take_turn()
             store = dc.Store(self.config).connect()
             asked, local = store.query('SELECT {utc_exact}, {local}')[0]
             self.asked = dc.moment(asked)
@@ -75,6 +91,25 @@ class Request:
             self.local_now = dc.moment(local)
             self.opened = store
         return self.opened
+
+    def take_turn(self):
+        """Wait until few others use the database. Raises Refused."""
+        if self.has_turn:
+            return
+        self.has_turn = TURNS.acquire(timeout=PATIENCE)
+        if not self.has_turn:
+            raise Refused(
+                503,
+                'Too many pages are being asked for at the same time.',
+                ('Retry-After', '10'),
+            )
+
+    def close(self):
+        """Leave the database, and the turn to others."""
+        if self.opened:
+            self.opened.close()
+        if self.has_turn:
+            TURNS.release()
 
     def clock_at(self, local):
         """What this host's clock showed at a past local time of the database, in
@@ -142,7 +177,33 @@ class Request:
         for name in self.environ:
             if name.startswith(RELAYED):
                 return False
-        return is_loopback(self.alone)
+        return self.alone is not None and is_loopback(self.alone.address)
+
+    @property
+    def has_key(self):
+        """Whether it comes from whoever started this program, on this machine."""
+        return self.is_key(self.cookie(self.key_name))
+
+    @property
+    def key_name(self):
+        """The cookie with the key; a browser sends it to each port of the host."""
+        return KEY + self.environ['SERVER_PORT']
+
+    def is_key(self, text):
+        """Whether a text is the key of this program, and may be used."""
+        if not self.on_loopback or not self.alone.key:
+            return False
+        return hmac.compare_digest(text.encode(), self.alone.key.encode())
+
+    def brings_key(self):
+        """Whether the address holds the key, which becomes a cookie. Raises Refused."""
+        name, _, given = self.environ.get('QUERY_STRING', '').partition('=')
+        if name != 'key' or self.alone is None:
+            return False
+        if not self.is_key(given):
+            raise Refused(403, 'This is not the key; each start makes a new one.')
+        self.set_cookie(self.key_name, given)
+        return True
 
     @property
     def why_not(self):
@@ -150,6 +211,8 @@ class Request:
         editors = self.config.web_editors
         if self.config.web_readonly:
             return 'the page is read-only for everyone'
+        if self.user is None and self.on_loopback and not self.has_key:
+            return 'it was opened without the key that --serve made'
         if self.user is None and not self.on_loopback:
             return 'you have not logged in'
         if editors and self.user not in editors:
@@ -162,16 +225,29 @@ class Request:
             raise Refused(403, 'You may only view this page: %s.' % self.why_not)
 
     def check_host(self):
-        """Alone on loopback, answer to the names of this machine only. Raises Refused.
+        """Answer to the names of this page only. Raises Refused.
 
         A page of another site can get our address from its own DNS, but its requests
-        then carry its own name."""
-        if not is_loopback(self.alone):
-            return
+        then carry its own name. Behind a web server the login keeps them out, unless
+        web.hosts is set."""
         name = re.sub(':[0-9]*$', '', self.host)
         name = name.strip('[]').lower()
-        if name != 'localhost' and not is_loopback(name):
-            raise Refused(421, 'This page answers on this machine only, as localhost.')
+        names = [host.lower() for host in self.config.web_hosts]
+        if self.alone is None and not names:
+            return
+        if name not in names and not self.is_own_name(name):
+            raise Refused(421, 'This page does not answer to this name (web.hosts).')
+
+    def is_own_name(self, name):
+        """Whether a name is that of the address on which this program listens."""
+        if self.alone is None:
+            return False
+        host, address, _ = self.alone
+        if is_loopback(address):
+            return name == 'localhost' or is_loopback(name)
+        if address in ANY_ADDRESS and re.fullmatch('[0-9.]+|[0-9a-f.]*:.*', name):
+            return True  # it is no name, but an address
+        return name in (host.lower(), address)
 
     def is_mine(self, address):
         """Whether the address of a page is on the host that was asked."""
@@ -201,10 +277,10 @@ class Request:
 
     def token(self):
         """What a form must carry, in this session of this user."""
-        session = self.cookies.get(COOKIE, '')
+        session = self.cookie(COOKIE)
         if not re.fullmatch('[0-9a-f]{32}', session):
             session = os.urandom(16).hex()
-            self.cookies[COOKIE] = session
+            self.cookies[self.prefix + COOKIE] = session
             self.set_cookie(COOKIE, session)
         text = '%s %s' % (session, self.user)
         mac = hmac.new(
@@ -214,11 +290,15 @@ class Request:
         )
         return mac.hexdigest()
 
+    def cookie(self, name):
+        """The value of a cookie of this site; '' where there is none."""
+        return self.cookies.get(self.prefix + name, '')
+
     def set_cookie(self, name, value, seconds=None):
         """Set a cookie of this site; it lasts for the session unless told otherwise."""
         path = self.base or '/'
         words = [
-            '%s=%s' % (name, value),
+            '%s%s=%s' % (self.prefix, name, value),
             'Path=%s' % path,
             'HttpOnly',
             'SameSite=Strict',
@@ -228,6 +308,15 @@ class Request:
         if self.secure:
             words.append('Secure')
         self.new_cookies.append(('Set-Cookie', '; '.join(words)))
+
+
+def cookies_of(text):
+    """The cookies of a request, by name; of two with the same name, the first."""
+    cookies = {}
+    for pair in text.split(';', MOST_COOKIES):
+        name, _, value = pair.partition('=')
+        cookies.setdefault(name.strip(), value.strip())
+    return cookies
 
 
 def fields(text, most, status):
