@@ -390,7 +390,7 @@ def test_states_are_the_same_in_sql_and_python(place):
         state: len(ids) for state, ids in expected.items()
     }
     for state, ids in expected.items():
-        jobs = queries.jobs(place.store, now, '', state, 'id', 'asc', 0, 1000)
+        jobs = queries.jobs(place.store, now, '', 0, state, 'id', 'asc', 0, 1000)
         assert [job.id for job in jobs] == ids
 
 

@@ -16,6 +16,7 @@ from conftest import PAGE, ROOT, dc, make_place
 
 sys.path.insert(0, ROOT)
 from web.pages import Application
+from web.request import Alone
 
 pytestmark = pytest.mark.slow
 JOBS, RUNS = 10000, 1000000
@@ -114,7 +115,7 @@ def big(request, tmp_path_factory):
 @pytest.fixture(scope='module')
 def ask(big):
     """Ask for a page as a server in this process would; returns its text."""
-    application = Application(big.file, alone='127.0.0.1')
+    application = Application(big.file, alone=Alone('localhost', '127.0.0.1', ''))
 
     def ask(path):
         url, status = urlsplit(path), []
@@ -248,3 +249,53 @@ def test_the_list_under_cgi(big):
         assert b'Status: 200 OK' in done.stdout and b'data-job' in done.stdout
     print('under CGI: %d ms' % (1000 * statistics.median(times)))
     assert statistics.median(times) < 1.5, times
+
+
+MILLION = '''
+SET SESSION unique_checks = 0;
+INSERT INTO job (id, description, command, frequency, max_run_time, last_start,
+        last_end, last_status, last_worker, next_run_utc, run_no)
+    SELECT %d + seq, CONCAT('job ', seq, ' of many'), CONCAT('/bin/command ', seq), 60,
+        30, NOW(), NOW(), 'Success', CONCAT('host', seq %% 40, '-', 1000 + seq),
+        UTC_TIMESTAMP() + INTERVAL seq %% 60 + 1 MINUTE, 1
+    FROM seq_1_to_1000000;
+ANALYZE TABLE job;
+'''
+
+
+def seconds_for(ask, path):
+    """The better of two tries."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        ask(path)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def test_with_a_million_jobs_no_page_costs_more_than_the_list(big, ask):
+    """It comes last: the tests above are about fewer jobs."""
+    big.write(db={**big.values['db'], 'timeout': 60})
+    big.server.client(MILLION % JOBS, database=big.values['db']['database'])
+    a_list = seconds_for(ask, '/')
+    for path in (
+        '/?search_string=zzz%25zz&sort=description',
+        '/?search_string=a&sort=last_status&order=desc',
+        '/?page=20000',
+        '/?page=20000&sort=description',
+        '/?page=20000&sort=last_status&order=desc',
+        '/?sort=state',
+        '/metrics',
+        '/hosts',
+        '/job/1',
+    ):
+        took = seconds_for(ask, path)
+        print('%s: %.2f s, the list: %.2f s' % (path, took, a_list))
+        assert took < 2.5 * a_list, (path, took, a_list)
+    text = ask('/?search_string=number+77')
+    assert 'Only jobs with an id above 910000 were searched' in text
+    assert text.count('<tr data-job=') == 0
+    assert ask('/?search_string=1000000+of+many').count('<tr data-job=') == 1
+    text = ask('/?page=20000')
+    assert 'Only the first 10000 are listed' in text and 'of 200 pages' in text
+    assert ask('/metrics').count('distributed_cron_runs_total{') == 20000

@@ -14,7 +14,7 @@ import distributed_cron as dc
 
 from . import queries
 from .answers import HTML, Answer, back, page
-from .render import one_line, render, visible
+from .render import one_line, render
 from .request import Refused
 from .views import NUMBER, found_job
 
@@ -97,7 +97,7 @@ def value_of(column, text):
 def changed(job, texts, values):
     """Of the values only those that differ from what the form showed, so that what
     others change meanwhile stays."""
-    old = {name: visible(text) for name, text in texts_of(job).items()}
+    old = {name: dc.visible(text) for name, text in texts_of(job).items()}
     new = {name: value for name, value in values.items() if texts[name] != old[name]}
     if texts[KIND] != old[KIND]:
         new['schedule'] = values['schedule']

@@ -12,6 +12,9 @@ SORTS = (
     'last_status',
     'next_run_utc',
 )
+# With a million jobs no page may cost more than the list: at most so many
+MOST_SEARCHED = 100000  # ids are searched, and
+MOST_MEASURED = 20000  # jobs stand in the metrics, the newest ones
 SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
 
 # The jobs with their states. The CASE is dc.state_of in SQL; a test holds the two
@@ -32,8 +35,16 @@ RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
 # Jobs.
 
 
-def found(now, search):
-    """The jobs that a search finds, as a table in SQL, and its values."""
+def not_searched(store):
+    """The highest id at which no search looks; 0 where it looks at all jobs."""
+    newest = store.query('SELECT MAX(id) FROM job')[0][0] or 0
+    return max(0, newest - MOST_SEARCHED)
+
+
+def found(now, search, below=0):
+    """The jobs that a search finds, as a table in SQL, and its values.
+
+    below: see not_searched()."""
     values = {
         'now': dc.text_of(now),
         'late': dc.text_of(now - dc.MINUTE),
@@ -43,21 +54,22 @@ def found(now, search):
     for sign in '!%_':
         search = search.replace(sign, '!' + sign)
     values['search'] = '%%%s%%' % search.lower()
+    values['below'] = below
     tests = ["LOWER(%s) LIKE :search ESCAPE '!'" % name for name in SEARCHED]
-    return FOUND % ' OR '.join(tests), values
+    return FOUND % ('id > :below AND (%s)' % ' OR '.join(tests)), values
 
 
-def counts(store, now, search=''):
-    """How many jobs are in each state."""
-    table, values = found(now, search)
+def counts(store, now, search='', below=0):
+    """How many jobs are in each state, of those that a search finds."""
+    table, values = found(now, search, below)
     text = 'SELECT state, COUNT(*) FROM %s GROUP BY state' % table
     there = dict(store.query(text, **values))
     return {state: there.get(state, 0) for state in STATES}
 
 
-def jobs(store, now, search, state, sort, order, first, size):
+def jobs(store, now, search, below, state, sort, order, first, size):
     """A page of the list, in order; jobs without the value come last."""
-    table, values = found(now, search)
+    table, values = found(now, search, below)
     where = 'state = :state' if state else '1 = 1'
     sort = sort or 'id'
     text = '''SELECT id FROM %s WHERE %s
@@ -86,8 +98,9 @@ def jobs_by_id(store, ids):
 
 def last_ends(store):
     """What the metrics need of each job."""
-    text = 'SELECT id, run_no, last_status, last_end FROM job ORDER BY id'
-    return store.query(text)
+    text = '''SELECT id, run_no, last_status, last_end FROM job
+        ORDER BY id DESC LIMIT :most'''
+    return store.query(text, most=MOST_MEASURED)[::-1]
 
 
 def most_overdue(store, now):

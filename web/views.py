@@ -12,6 +12,7 @@ from .render import host_of
 from .request import Refused
 
 PAGE_SIZE = 50  # rows of a list
+MOST_PAGES = 200  # of the list: to sort a million jobs for a later one takes long
 MOST_BARS = 2000  # runs in the picture of the hosts
 QUIET = 5 * dc.MINUTE  # how long no worker may be seen
 NUMBER = '[1-9][0-9]{0,8}'
@@ -32,13 +33,15 @@ def list_page(request):
     number = int(asked.pop('page') or 1)
     state = asked['state']
     search = asked['search_string']
-    counts = queries.counts(request.store, request.now, search)
+    below = queries.not_searched(request.store) if search else 0
+    counts = queries.counts(request.store, request.now, search, below)
     total = counts[state] if state else sum(counts.values())
-    number, pages = paged(number, total)
+    number, pages = paged(number, min(total, PAGE_SIZE * MOST_PAGES))
     jobs = queries.jobs(
         request.store,
         request.now,
         search,
+        below,
         state,
         asked['sort'],
         asked['order'],
@@ -52,6 +55,8 @@ def list_page(request):
         counts=counts,
         values=asked,
         total=total,
+        most=PAGE_SIZE * MOST_PAGES,
+        below=below,
         jobs=jobs,
         link=list_link(request, asked),
         number=number,
