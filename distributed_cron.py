@@ -326,6 +326,7 @@ class Worker:
 
     def loop(self):
         """Turn after turn until there is nothing to do; returns the exit status."""
+        gc.freeze()  # what was imported stays: don't look for garbage in it
         gc.enable()
         if not self.state.lock():
             self.log.write('Already running.')
@@ -477,10 +478,8 @@ class Worker:
         for ending in written:
             if ending.kind == Kind.GIVEN_BACK:
                 self.gave_back = True
-            self.log.write(
-                '%s: job %d run %s: %s'
-                % (step, ending.job, ending.run_no, ending.status)
-            )
+            facts = step, ending.job, ending.run_no, ending.status
+            self.log.write('%s: job %d run %s: %s' % facts)
         return written
 
     def write_ends(self, endings):

@@ -329,14 +329,18 @@ def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
 
 LITTERED = '''if True:
     import gc, os, sys
-    gc.disable()
+    # The numbers that a runner takes first; before its fork, garbage gets to own them.
+    numbers = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
     class Ring:
         pass
-    for _ in range(20):  # garbage that owns the numbers which a runner takes first
-        ring = Ring()
-        ring.self, ring.file = ring, open(os.devnull)
+    def litter():
+        gc.disable()
+        for number in numbers:
+            ring = Ring()
+            ring.self, ring.file = ring, open(number)
+    at = {'os.fork': litter, 'os.posix_spawn': gc.collect}
+    sys.addaudithook(lambda event, _: event in at and at[event]())
     import distributed_cron
-    sys.addaudithook(lambda event, _: event == 'os.posix_spawn' and gc.collect())
     sys.exit(distributed_cron.main(sys.argv[1:]))'''
 
 
