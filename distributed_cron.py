@@ -349,6 +349,7 @@ class Worker:
                 "%d runs are still running or unreported; this host's next worker will "
                 'report them' % unreported
             )
+        self.store.close()  # or MariaDB logs an aborted connection
         self.log.write('worker leaves')
         return 1 if self.failures else 0
 

@@ -357,6 +357,23 @@ def test_a_runner_lets_its_workers_garbage_be(sqlite_place):
     assert (run.status, run.output) == ('Success', 'hello\n')
 
 
+def test_a_worker_says_goodbye_to_its_server(mysql_place):
+    """MariaDB logs each connection that breaks off, as a warning."""
+    place = mysql_place
+    place.server.settings(
+        "CREATE USER polite IDENTIFIED BY 'secret'", 'GRANT ALL ON *.* TO polite'
+    )
+    place.write(db={**place.values['db'], 'username': 'polite'})
+    place.add('true')
+    for _ in range(2):
+        place.run('run')
+    assert len(place.runs()) == 1
+    sessions = "SELECT 1 FROM information_schema.processlist WHERE user = 'polite'"
+    wait_until(lambda: not place.sql(sessions))
+    with open(place.server.log) as log:
+        assert "user: 'polite'" not in log.read()
+
+
 def test_kill_of_both_the_hosts_next_worker_ends_the_command_first(place):
     job = place.add('echo begun; sleep %(m)s' % {'m': place.mark})
     worker = place.worker('one')
