@@ -1914,7 +1914,7 @@ class Store:
             self.connection = self.dialect.connect()
             self.zone = Zone(self.local_time)
             # The newest column, and all three tables.
-            self.query('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
+            self.execute('SELECT stop_requested FROM job, run, host WHERE 1 = 0')
             self.dialect.check_tables(self)
         return self
 
@@ -2202,9 +2202,10 @@ def purge_history(store, now):
         for job, run_no in sorted(store.recorded_runs.items())
     ]
     delete = 'DELETE FROM run WHERE job_id = :job_id AND run_no %s :run_no'
-    with store.transaction():
-        store.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
-        store.execute_many(delete % '<=', too_many)
+    if old or too_many:
+        with store.transaction():
+            store.execute_many(delete % '=', [row._asdict() for row in sorted(old)])
+            store.execute_many(delete % '<=', too_many)
     store.recorded_runs.clear()
 
 
@@ -2857,9 +2858,9 @@ class MySQL(Dialect):
         lock_wait = max(1, self.config.db_timeout - 1)
         return (
             'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES'",
-            'SET SESSION innodb_lock_wait_timeout = %d' % lock_wait,
-            'SET SESSION wait_timeout = %d' % self.idle_limit(),
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
+            'innodb_lock_wait_timeout = %d, wait_timeout = %d'
+            % (lock_wait, self.idle_limit()),
         )
 
     def execute_many(self, connection, text, rows):
