@@ -30,7 +30,7 @@ LIMITS = {
 # the schema written out for each database, the search for the configuration, and schedules
 # that are checked and not tried. The rest keeps a host that dies, hangs or locks from
 # stopping the others.
-TOKENS = 25720
+TOKENS = 25740
 
 LAYOUT = {
     tokenize.COMMENT,
