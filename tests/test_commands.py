@@ -826,16 +826,60 @@ def test_help_ends_with_the_exact_behaviour():
     assert out.stdout.decode().endswith('\n\n%s\n' % behaviour)
 
 
-def test_a_pass_of_the_crontab_needs_no_argparse(tmp_path):
+@pytest.mark.parametrize('options', [(), ('--config',), ('--config', '--name')])
+def test_a_pass_of_the_crontab_needs_no_argparse(tmp_path, options):
     place = Place(tmp_path, 'sqlite').init()
     code = (
         'import sys, distributed_cron as dc\n'
         'assert dc.main() == 0\n'
         "sys.exit('argparse' in sys.modules)"
     )
-    env = {'PYTHONPATH': ROOT, 'DISTRIBUTED_CRON_CONFIG': place.file}
-    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, **env})
+    known = {'--config': place.file, '--name': os.uname().nodename}
+    typed = [text for option in options for text in (option, known[option])]
+    env = {**os.environ, 'PYTHONPATH': ROOT}
+    if not options:
+        env['DISTRIBUTED_CRON_CONFIG'] = place.file
+    subprocess.run([sys.executable, '-c', code, *typed], check=True, env=env)
     assert 'worker leaves' in place.worker_log(os.uname().nodename)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        '',
+        '--config a',
+        '--name h',
+        '--config a --name h',
+        '--name h --config a',
+        '--config a --config b',
+        '--config list',
+    ],
+)
+def test_a_pass_takes_its_options_as_argparse_does(arguments):
+    options = dc.pass_options(arguments.split())
+    args = dc.parser().parse_args(arguments.split())
+    assert args.action == 'run' and not args.forever
+    assert (options.config, options.name) == (args.config, args.name)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        'list',
+        'run --forever',
+        '--help x',
+        '--config',
+        '--config --name',
+        '--config a list',
+        '--config=a',
+        '--conf a',
+        '--name -x',
+        '--config a --name',
+        '--config a --nam h',
+    ],
+)
+def test_what_is_no_plain_pass_is_left_to_argparse(arguments):
+    assert dc.pass_options(arguments.split()) is None
 
 
 def test_help_and_readme_name_every_command():

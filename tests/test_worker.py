@@ -329,14 +329,18 @@ def test_kill_of_the_runner_ends_the_command_and_reports_it_lost(place):
 
 LITTERED = '''if True:
     import gc, os, sys
-    gc.disable()
+    # The numbers that a runner takes first; before its fork, garbage gets to own them.
+    numbers = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
     class Ring:
         pass
-    for _ in range(20):  # garbage that owns the numbers which a runner takes first
-        ring = Ring()
-        ring.self, ring.file = ring, open(os.devnull)
+    def litter():
+        gc.disable()
+        for number in numbers:
+            ring = Ring()
+            ring.self, ring.file = ring, open(number)
+    at = {'os.fork': litter, 'os.posix_spawn': gc.collect}
+    sys.addaudithook(lambda event, _: event in at and at[event]())
     import distributed_cron
-    sys.addaudithook(lambda event, _: event == 'os.posix_spawn' and gc.collect())
     sys.exit(distributed_cron.main(sys.argv[1:]))'''
 
 
@@ -351,6 +355,23 @@ def test_a_runner_lets_its_workers_garbage_be(sqlite_place):
     )
     (run,) = sqlite_place.runs()
     assert (run.status, run.output) == ('Success', 'hello\n')
+
+
+def test_a_worker_says_goodbye_to_its_server(mysql_place):
+    """MariaDB logs each connection that breaks off, as a warning."""
+    place = mysql_place
+    place.server.settings(
+        "CREATE USER polite IDENTIFIED BY 'secret'", 'GRANT ALL ON *.* TO polite'
+    )
+    place.write(db={**place.values['db'], 'username': 'polite'})
+    place.add('true')
+    for _ in range(2):
+        place.run('run')
+    assert len(place.runs()) == 1
+    sessions = "SELECT 1 FROM information_schema.processlist WHERE user = 'polite'"
+    wait_until(lambda: not place.sql(sessions))
+    with open(place.server.log) as log:
+        assert "user: 'polite'" not in log.read()
 
 
 def test_kill_of_both_the_hosts_next_worker_ends_the_command_first(place):
