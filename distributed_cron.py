@@ -55,7 +55,8 @@ Sections
     dialects   the databases: their words, connections and errors
     sql        the conditions in statements, made of the words of a database
     trust      who may answer as the database, what it is told, whose functions run
-    config     the configuration file, and what it allows
+    config     the configuration file
+    keys       its keys, and what each allows
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
@@ -158,10 +159,11 @@ RUN_INIT = '; run: %s init' % command_line()  # at the end of messages
 # Control characters but tab and newline, and all that is invisible or turns the
 # direction of writing: with it a command could look like another one.
 UNSEEN = (
-    r'[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891'
-    r'\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-'
-    r'\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f'
-    r'\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+    r'[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890'
+    r'\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e'
+    r'\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd'
+    r'\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-'
+    r'\U000e0fff]'
 )
 
 
@@ -425,8 +427,6 @@ class Worker:
         moved = self.plan(seen) + self.start_due(seen, slots)
         self.failures = 0
         return self.pause(seen, slots, moved)
-
-    # How long it waits, and when it leaves.
 
     def pause(self, seen, slots, moved):
         """Seconds to wait after a turn. slots: how many due jobs could be started;
@@ -3416,88 +3416,9 @@ def decoded(value):
 
 
 ########################################################################################
-# config: the configuration file, and what it allows
+# config: the configuration file
 ########################################################################################
 
-# What a key allows: in words, and as a function of the value.
-Check = namedtuple('Check', 'words allows')
-
-
-def a_number(low, high, whole=False):
-    """A check for numbers, to which True and False, ints of Python, don't belong."""
-    kind = 'whole number' if whole else 'number'
-    types = [int] if whole else [int, float]
-    return Check(
-        'a %s from %s to %s' % (kind, low, high),
-        lambda value: type(value) in types and low <= value <= high,
-    )
-
-
-def one_of(*words):
-    """A check for some words."""
-    return Check('one of: ' + ', '.join(words), lambda value: value in words)
-
-
-def is_tls(value):
-    """Without ca, any server's certificate would do."""
-    names = {'ca', 'cert', 'key'}
-    return (
-        isinstance(value, dict)
-        and {'ca'} <= set(value) <= names
-        and all(isinstance(file, str) for file in value.values())
-    )
-
-
-def either(first, second):
-    """A check for values that one of two checks allows."""
-    return Check(
-        '%s, or %s' % (first.words, second.words),
-        lambda value: first.allows(value) or second.allows(value),
-    )
-
-
-def is_text(value):
-    """Whether a value is text, also if YAML made a number or a date of it."""
-    return not isinstance(value, (bool, list, dict))
-
-
-def is_texts(value):
-    return isinstance(value, list) and {type(item) for item in value} == {str}
-
-
-ANY_TEXT = Check('text', is_text)
-TEXTS = Check('a list of texts', is_texts)
-TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
-YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
-CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
-KEYS = {  # key: (default, check)
-    'db.engine': (None, one_of('sqlite', 'mysql', 'postgresql')),
-    'db.path': ('distributed_cron.db', ANY_TEXT),
-    'db.host': ('localhost', either(ANY_TEXT, TEXTS)),
-    'db.database': ('distributed_cron', ANY_TEXT),
-    'db.username': (None, ANY_TEXT),
-    'db.password': (None, ANY_TEXT),
-    'db.password_file': (None, ANY_TEXT),
-    'db.tls': (None, TLS_FILES),
-    'db.timeout': (2, a_number(1, 60)),
-    'db.connect_string': (None, ANY_TEXT),
-    'log.location': ('log', ANY_TEXT),
-    'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
-    'state.location': (None, ANY_TEXT),
-    'max_tasks': (
-        'cpu_full',
-        either(a_number(1, 100000, whole=True), one_of(*CPU_SHARES)),
-    ),
-    'poll_seconds': (1, a_number(0.1, 60)),
-    'kill_grace': (10, a_number(0, 30)),
-    'history.days': (30, a_number(1, 36500, whole=True)),
-    'history.runs': (1000, a_number(1, 10**15, whole=True)),
-    'history.output_bytes': (16384, a_number(0, 65535, whole=True)),
-    'web.readonly': (False, YES_OR_NO),
-    'web.editors': ((), TEXTS),
-    'web.hosts': ((), TEXTS),
-    'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
-}
 PORTS = {'mysql': 3306, 'postgresql': 5432, 'sqlite': 3306}  # sqlite uses none
 MYSQL_SOCKETS = '/run/mysqld/mysqld.sock', '/var/lib/mysql/mysql.sock'
 
@@ -3763,6 +3684,91 @@ class Config:
 
     def job_log(self, job):
         return os.path.join(self.log_location, '%d.log' % job)
+
+
+########################################################################################
+# keys: its keys, and what each allows
+########################################################################################
+
+# What a key allows: in words, and as a function of the value.
+Check = namedtuple('Check', 'words allows')
+
+
+def a_number(low, high, whole=False):
+    """A check for numbers, to which True and False, ints of Python, don't belong."""
+    kind = 'whole number' if whole else 'number'
+    types = [int] if whole else [int, float]
+    return Check(
+        'a %s from %s to %s' % (kind, low, high),
+        lambda value: type(value) in types and low <= value <= high,
+    )
+
+
+def one_of(*words):
+    """A check for some words."""
+    return Check('one of: ' + ', '.join(words), lambda value: value in words)
+
+
+def is_tls(value):
+    """Without ca, any server's certificate would do."""
+    names = {'ca', 'cert', 'key'}
+    return (
+        isinstance(value, dict)
+        and {'ca'} <= set(value) <= names
+        and all(isinstance(file, str) for file in value.values())
+    )
+
+
+def either(first, second):
+    """A check for values that one of two checks allows."""
+    return Check(
+        '%s, or %s' % (first.words, second.words),
+        lambda value: first.allows(value) or second.allows(value),
+    )
+
+
+def is_text(value):
+    """Whether a value is text, also if YAML made a number or a date of it."""
+    return not isinstance(value, (bool, list, dict))
+
+
+def is_texts(value):
+    return isinstance(value, list) and {type(item) for item in value} == {str}
+
+
+ANY_TEXT = Check('text', is_text)
+TEXTS = Check('a list of texts', is_texts)
+TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
+YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
+CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
+KEYS = {  # key: (default, check)
+    'db.engine': (None, one_of('sqlite', 'mysql', 'postgresql')),
+    'db.path': ('distributed_cron.db', ANY_TEXT),
+    'db.host': ('localhost', either(ANY_TEXT, TEXTS)),
+    'db.database': ('distributed_cron', ANY_TEXT),
+    'db.username': (None, ANY_TEXT),
+    'db.password': (None, ANY_TEXT),
+    'db.password_file': (None, ANY_TEXT),
+    'db.tls': (None, TLS_FILES),
+    'db.timeout': (2, a_number(1, 60)),
+    'db.connect_string': (None, ANY_TEXT),
+    'log.location': ('log', ANY_TEXT),
+    'log.max_bytes': (10000000, a_number(1000, 10**15, whole=True)),
+    'state.location': (None, ANY_TEXT),
+    'max_tasks': (
+        'cpu_full',
+        either(a_number(1, 100000, whole=True), one_of(*CPU_SHARES)),
+    ),
+    'poll_seconds': (1, a_number(0.1, 60)),
+    'kill_grace': (10, a_number(0, 30)),
+    'history.days': (30, a_number(1, 36500, whole=True)),
+    'history.runs': (1000, a_number(1, 10**15, whole=True)),
+    'history.output_bytes': (16384, a_number(0, 65535, whole=True)),
+    'web.readonly': (False, YES_OR_NO),
+    'web.editors': ((), TEXTS),
+    'web.hosts': ((), TEXTS),
+    'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
+}
 
 
 # ======================================================================================
@@ -4890,6 +4896,7 @@ watched_until_utc {moment} NULL DEFAULT NULL,
 output           {long_text} NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
+        indexes={'live_watched': '(watched_until_utc)'},
     ),
     Table(
         name='trouble',

@@ -153,7 +153,8 @@ CREATE TABLE IF NOT EXISTS live (
     run_no           BIGINT NOT NULL,
     watched_until_utc DATETIME NULL DEFAULT NULL,
     output           MEDIUMTEXT NULL,
-    PRIMARY KEY      (job_id, run_no)
+    PRIMARY KEY      (job_id, run_no),
+    INDEX live_watched (watched_until_utc)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
 -- What is wrong, since when, and when that was told.

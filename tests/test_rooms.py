@@ -29,6 +29,7 @@ ABOVE = [
     'sql',
     'trust',
     'config',
+    'keys',
 ]
 SHARED = ['jobs', 'display']  # by the commands and the web page
 BELOW = [*SHARED, 'setup', 'schema', 'tables', 'commands', 'check', 'crontab', 'demo']

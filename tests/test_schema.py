@@ -208,7 +208,10 @@ def test_keys_and_defaults(sqlite_place):
         'host': {'PRIMARY': ['name']},
         'about': {'PRIMARY': ['name']},
         'pause': {'PRIMARY': ['target']},
-        'live': {'PRIMARY': ['job_id', 'run_no']},
+        'live': {
+            'PRIMARY': ['job_id', 'run_no'],
+            'live_watched': ['watched_until_utc'],
+        },
         'trouble': {'PRIMARY': ['kind', 'subject']},
     }
 

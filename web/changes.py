@@ -97,7 +97,8 @@ def value_of(column, text):
 def changed(job, texts, values):
     """Of the values only those that differ from what the form showed, so that what
     others change meanwhile stays."""
-    old = {name: dc.visible(text) for name, text in texts_of(job).items()}
+    shown = texts_of(job)
+    old = {name: dc.visible(text) for name, text in shown.items()}
     new = {name: value for name, value in values.items() if texts[name] != old[name]}
     if texts[KIND] != old[KIND]:
         new['schedule'] = values['schedule']

@@ -1,7 +1,7 @@
 """The application: it finds the page of an address, and answers whatever happens.
 
-answers.py makes the answers, views.py shows, changes.py changes, logs.py reads logs,
-queries.py asks the database. Everything works without script.js, which only adds."""
+answers.py makes the answers, views.py shows, changes.py changes, queries.py
+asks the database. Everything works without script.js, which only adds."""
 
 import re
 import sys

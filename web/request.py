@@ -6,7 +6,6 @@ import os
 import re
 import tempfile
 import threading
-import time
 from collections import namedtuple
 from contextlib import suppress
 from urllib.parse import parse_qs, quote, urlsplit
@@ -110,13 +109,6 @@ class Request:
             self.opened.close()
         if self.has_turn:
             TURNS.release()
-
-    def clock_at(self, local):
-        """What this host's clock showed at a past local time of the database, in
-        seconds since 1970."""
-        zone = self.store.zone
-        age = self.asked - zone.utc_before(local, self.now)
-        return time.time() - age.total_seconds()
 
     # What it asks for.
 

@@ -90,14 +90,13 @@ if (log && log.dataset.live === '1') {
   const follow = async () => {
     let wait = 1000;
     try {
-      const answer = await fetch(`${log.dataset.log}?offset=${log.dataset.offset}`);
+      const answer = await fetch(log.dataset.log);
       if (!answer.ok) throw new Error(answer.status);
       const text = await answer.text();
       const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 8;
       if (answer.headers.get('X-Run-State') === 'ended')
         return replacePart('#main', await fetchPage(location.href));
-      log.dataset.offset = answer.headers.get('X-Log-Offset');
-      if (text) log.append(text);
+      if (text !== log.textContent) log.textContent = text;
       if (atEnd) log.scrollTop = log.scrollHeight;
     } catch {
       wait = 5000; // the server is away

@@ -1,13 +1,13 @@
 """The pages that show something: jobs, runs and hosts; and what programs ask for."""
 
 import math
+from contextlib import suppress
 from urllib.parse import urlencode
 
 import distributed_cron as dc
 
 from . import queries
 from .answers import TEXT, Answer, page
-from .logs import output_of
 from .render import host_of
 from .request import Refused
 
@@ -33,21 +33,13 @@ def list_page(request):
     number = int(asked.pop('page') or 1)
     state = asked['state']
     search = asked['search_string']
+    most = PAGE_SIZE * MOST_PAGES
     below = queries.not_searched(request.store) if search else 0
     counts = queries.counts(request.store, request.now, search, below)
     total = counts[state] if state else sum(counts.values())
-    number, pages = paged(number, min(total, PAGE_SIZE * MOST_PAGES))
-    jobs = queries.jobs(
-        request.store,
-        request.now,
-        search,
-        below,
-        state,
-        asked['sort'],
-        asked['order'],
-        first=PAGE_SIZE * (number - 1),
-        size=PAGE_SIZE,
-    )
+    number, pages = paged(number, min(total, most))
+    order = (asked['sort'], asked['order'], PAGE_SIZE * (number - 1), PAGE_SIZE)
+    jobs = queries.jobs(request.store, request.now, search, below, state, *order)
     return page(
         request,
         'jobs',
@@ -55,7 +47,7 @@ def list_page(request):
         counts=counts,
         values=asked,
         total=total,
-        most=PAGE_SIZE * MOST_PAGES,
+        most=most,
         below=below,
         jobs=jobs,
         link=list_link(request, asked),
@@ -151,30 +143,30 @@ def run_of(job, local_now):
 def run_page(request, id, run_no):
     """A run and what it wrote."""
     job, run = found_run(request, id, run_no)
-    output = output_of(request, run)
     return page(
         request,
         'run',
         'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
-        output=output,
-        file=request.config.job_log(id),
+        output=output_of(request, run),
     )
 
 
+def output_of(request, run):
+    """What a run has written so far, by its host, or what the history has of it."""
+    if run.status == 'running':
+        with suppress(dc.Problem):  # perhaps the page's account may not ask for it
+            return dc.output_so_far(request.store, run.job_id, run.run_no)
+    return run.output or ''
+
+
 def log_page(request, id, run_no):
-    """What a run wrote from an offset on, for script.js."""
-    offset = int(request.query(offset='[0-9]{1,15}')['offset'] or 0)
+    """What a run wrote, for script.js."""
     _, run = found_run(request, id, run_no)
-    output = output_of(request, run, offset)
     state = 'running' if run.status == 'running' else 'ended'
-    headers = [
-        TEXT,
-        ('X-Log-Offset', str(output.offset)),
-        ('X-Run-State', state),
-    ]
-    return Answer(200, headers, dc.visible(output.text))
+    headers = [TEXT, ('X-Run-State', state)]
+    return Answer(200, headers, dc.visible(output_of(request, run)))
 
 
 # Hosts.
