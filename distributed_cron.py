@@ -3081,8 +3081,10 @@ class SQLite(Dialect):
         if not create and not os.path.exists(path):
             raise Problem('%s: no such database%s' % (path, RUN_INIT))
         if create:
+            # Only where there is none: to close a file that this process has open in
+            # SQLite too would end SQLite's locks (sqlite.org/howtocorrupt.html, 2.2).
             with suppress(OSError):  # SQLite says what is wrong
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         connection = self.driver.connect(
             path, timeout=self.config.db_timeout, isolation_level=None
         )
