@@ -43,7 +43,8 @@ INSERT INTO job (id, description, command, active, frequency, max_run_time, sche
         CASE WHEN seq %% 200 = 5 THEN UTC_TIMESTAMP() + INTERVAL 30 MINUTE END,
         NOW() - INTERVAL seq %% 60 MINUTE
     FROM seq_1_to_%(jobs)d;
-INSERT INTO run
+INSERT INTO run (job_id, run_no, due_utc, started_at, ended_at, duration_ms, worker,
+        status, exit_code, output)
     SELECT job.seq, run.seq, UTC_TIMESTAMP() - INTERVAL (100 - run.seq) * 432 MINUTE,
         NOW() - INTERVAL (100 - run.seq) * 432 + job.seq %% 432 MINUTE,
         NOW() - INTERVAL (100 - run.seq) * 432 + job.seq %% 432 MINUTE
@@ -54,19 +55,23 @@ INSERT INTO run
             ELSE 'Success' END, (run.seq * 7 + job.seq) %% 50 = 0,
         CONCAT('run ', run.seq, ' of job ', job.seq, ' did what it should')
     FROM seq_1_to_%(jobs)d AS job JOIN seq_1_to_%(each)d AS run;
-INSERT INTO run
+INSERT INTO run (job_id, run_no, due_utc, started_at, ended_at, duration_ms, worker,
+        status, exit_code, output)
     SELECT %(busy)d, 100 + seq, UTC_TIMESTAMP() - INTERVAL 10000 - seq MINUTE,
         NOW() - INTERVAL 10000 - seq MINUTE, NOW() - INTERVAL 10000 - seq MINUTE,
         seq, 'host1-1', 'Success', 0, 'did it' FROM seq_1_to_10000;
 UPDATE job SET run_no = 10100 WHERE id = %(busy)d;
-INSERT INTO host SELECT CONCAT('host', seq), NOW(), CONCAT('host', seq, '-1000'),
+INSERT INTO host (name, last_seen, worker, version, max_tasks, running, skew_ms)
+    SELECT CONCAT('host', seq), NOW(), CONCAT('host', seq, '-1000'),
     '1.0', 8, seq %% 8, seq FROM seq_1_to_40;
 ANALYZE TABLE job, run, host;
 ''' % {'jobs': JOBS, 'each': RUNS // JOBS, 'busy': BUSY}
 
 # What some workers did since the last look.
 NEWS = '''
-INSERT INTO run SELECT id, run_no + 1, UTC_TIMESTAMP(), NOW(), NOW(), 5, 'host1-1',
+INSERT INTO run (job_id, run_no, due_utc, started_at, ended_at, duration_ms, worker,
+        status, exit_code, output)
+    SELECT id, run_no + 1, UTC_TIMESTAMP(), NOW(), NOW(), 5, 'host1-1',
     IF(id % 2, 'Success', 'ERROR: exit 1'), id % 2 = 0, '' FROM job
     WHERE id % 33 = 9 AND run_token IS NULL;
 UPDATE job SET run_no = run_no + 1, last_end = NOW()
@@ -115,7 +120,7 @@ def big(request, tmp_path_factory):
 @pytest.fixture(scope='module')
 def ask(big):
     """Ask for a page as a server in this process would; returns its text."""
-    application = Application(big.file, alone=Alone('localhost', '127.0.0.1', ''))
+    application = Application(big.file, alone=Alone('localhost', '127.0.0.1', 'key'))
 
     def ask(path):
         url, status = urlsplit(path), []
@@ -126,6 +131,7 @@ def ask(big):
                 'PATH_INFO': url.path,
                 'QUERY_STRING': url.query,
                 'HTTP_HOST': 'localhost',
+                'HTTP_COOKIE': 'distributed_cron_key_80=key',
                 'SERVER_NAME': 'localhost',
                 'SERVER_PORT': '80',
                 'REMOTE_ADDR': '127.0.0.1',

@@ -494,6 +494,8 @@ while time.monotonic() < end:
         except OSError:
             continue
         words = re.split(chr(0), text)
+        if 'SERVER_PORT=' + sys.argv[2] not in words:
+            continue  # of another web server
         seen.update(word for word in words if re.match(PATTERN, word))
 print(sorted(seen))
 '''
@@ -503,7 +505,7 @@ print(sorted(seen))
 def test_no_job_reads_what_editors_type(site):
     """Nor, with a user of its own, anything else of the page."""
     spy = subprocess.Popen(
-        ['/usr/bin/python3', '-c', SPY, '2'],
+        ['/usr/bin/python3', '-c', SPY, '2', str(site.port)],
         stdout=subprocess.PIPE,
         user=CRONJOB,
         group=group_of(CRONJOB),  # or the kernel hides a process of the same user

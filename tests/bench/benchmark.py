@@ -843,7 +843,9 @@ def fill_history(place, count):
     place.store.execute('UPDATE job SET run_no = 1000')
     place.store.execute('ALTER TABLE run DROP INDEX run_ended')  # made at once
     place.store.execute(
-        '''INSERT INTO run SELECT MOD(seq, %d) + 1, seq DIV %d + 1, NULL, NULL,
+        '''INSERT INTO run (job_id, run_no, due_utc, started_at, ended_at, duration_ms,
+            worker, status, exit_code, output)
+        SELECT MOD(seq, %d) + 1, seq DIV %d + 1, NULL, NULL,
         NOW() - INTERVAL (seq DIV %d) * 50 MINUTE, 12, 'host0-1', 'Success', 0,
         'what a job says in a line or two, as jobs do' FROM seq_0_to_%d
         '''
