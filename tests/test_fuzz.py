@@ -23,3 +23,16 @@ def test_any_text_ends_in_a_result_or_one_line(target):
     out = done.stdout.decode('utf-8', 'replace')
     assert done.returncode == 0, out[-3000:]
     assert 'number_of_executed_units' in out
+
+
+@pytest.mark.slow
+def test_any_request_gets_a_plain_answer():
+    """Of the page by --serve; tests/faults/requests.py sends a million."""
+    script = os.path.join(ROOT, 'tests', 'faults', 'requests.py')
+    done = subprocess.run(
+        [sys.executable, script, '--requests', '20000'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -58,7 +58,15 @@ class Host:
             os.makedirs(folder)
             if self.disks:  # of its own, so that they can be full
                 subprocess.run(
-                    ['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', folder],
+                    [
+                        'mount',
+                        '-t',
+                        'tmpfs',
+                        '-o',
+                        'mode=700,size=' + size,
+                        'tmpfs',
+                        folder,
+                    ],
                     check=True,
                 )
         self.network = Network(number) if network else None
