@@ -124,8 +124,6 @@ def serve(where, file):
     except OSError as error:
         complain(dc.line_of(error))
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def tell_address(url, key, config):
@@ -190,6 +188,8 @@ def main():
     except dc.BadConfig as problem:
         complain(problem)
         return 2
+    except KeyboardInterrupt:  # also before it serves
+        return 130
 
 
 if __name__ == '__main__':
