@@ -40,9 +40,10 @@ collect_ignore = [] if importlib.util.find_spec('selenium') else ['test_web_brow
 @pytest.fixture(scope='session')
 def postgresql():
     with open_folder('dc-test-') as folder:
-        server = PostgreSQL(folder).start().make_account()
+        # What a killed server has written is still there: only a machine's end takes it.
+        server = PostgreSQL(folder).start('-c', 'fsync=off').make_account()
         yield server
-        server.stop()
+        server.discard()
 
 
 @pytest.fixture(scope='session')
@@ -52,7 +53,7 @@ def mariadb():
         server = kind(folder, '--innodb-buffer-pool-size=256M', '--skip-log-bin')
         server.start().make_account().load_time_zones()
         yield server
-        server.stop()
+        server.discard()
 
 
 def fork(function, *args):
@@ -283,6 +284,11 @@ class Place:
             process.wait()
             if process.stderr:
                 process.stderr.close()
+        if self.started or os.path.exists(os.path.join(self.folder, 'log')):
+            self.end_commands()
+
+    def end_commands(self):
+        """Kill what is left of jobs' commands."""
         for process in dc.living_processes():
             if any(self.owns(mark.split('.')[0]) for mark in process.marks):
                 dc.send_signal(process, signal.SIGKILL)

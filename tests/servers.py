@@ -122,6 +122,10 @@ class Server:
                 self.process.wait(60)
         self.kill()
 
+    def discard(self):
+        """End it at once: nobody needs its data any more."""
+        self.kill()
+
     def kill(self):
         """End it with SIGKILL."""
         if self.process:
@@ -378,6 +382,10 @@ class PostgreSQL(Server):
         with contextlib.closing(self.connect()) as connection:
             for statement in statements:
                 connection.execute(statement)
+
+    def discard(self):
+        self.process.send_signal(signal.SIGQUIT)  # which ends its processes too
+        self.process.wait()
 
     def make_account(self, database=None):
         """The workers' account: for one new database, or for all."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 
 import pytest
-from conftest import ROOT, SCRIPT, Place, dc, wait_until
+from conftest import ROOT, SCRIPT, Place, call, dc, wait_until
 
 
 def lines(text):
@@ -883,16 +883,14 @@ def test_what_is_no_plain_pass_is_left_to_argparse(arguments):
 
 
 def test_help_and_readme_name_every_command():
-    out = subprocess.run([sys.executable, SCRIPT, '--help'], stdout=subprocess.PIPE)
+    _, out, _ = call(['--help'])
     for command in (
         'run init add edit remove enable disable list show run-now stop next '
         'history log hosts import export check demo'
     ).split():
-        assert re.search(r'(?m)^    %s +\S' % command, out.stdout.decode()), command
-        text = subprocess.run(
-            [sys.executable, SCRIPT, command, '--help'], stdout=subprocess.PIPE
-        )
-        assert text.returncode == 0 and b'usage: ' in text.stdout
+        assert re.search(r'(?m)^    %s +\S' % command, out), command
+        status, text, _ = call([command, '--help'])
+        assert status == 0 and 'usage: ' in text
 
 
 def test_a_reader_that_leaves_is_no_error(place):
