@@ -3086,7 +3086,10 @@ class SQLite(Dialect):
             with suppress(OSError):  # SQLite says what is wrong
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         connection = self.driver.connect(
-            path, timeout=self.config.db_timeout, isolation_level=None
+            path,
+            timeout=self.config.db_timeout,
+            isolation_level=None,
+            cached_statements=20,  # each may know all columns of job
         )
         connection.execute('PRAGMA journal_mode = WAL').fetchall()
         connection.execute('PRAGMA synchronous = FULL')
