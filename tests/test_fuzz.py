@@ -30,7 +30,7 @@ def test_any_request_gets_a_plain_answer():
     """Of the page by --serve; tests/faults/requests.py sends a million."""
     script = os.path.join(ROOT, 'tests', 'faults', 'requests.py')
     done = subprocess.run(
-        [sys.executable, script, '--requests', '20000'],
+        [sys.executable, script, '--requests', '20000', '--seed', '77'],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
