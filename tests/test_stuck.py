@@ -233,7 +233,7 @@ def is_past(place, job):
 
 def test_orphans_past_their_limit_get_sigkill_at_once(place):
     """And their next run starts when they are gone."""
-    place.write(kill_grace=10)
+    place.write(kill_grace=5)
     short = {'minute': 1, 'margin': 0}
     runs, process = orphan(place, **short)
     wait_until(lambda: is_past(place, runs.job), 15, 'its deadline')
