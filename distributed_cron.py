@@ -50,6 +50,8 @@ Sections
     live       what a run has written so far, for those who watch it
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
+    plans      when a job is due and until when, what it skipped, jobs after jobs
+    templates  jobs that run on each host
     schedule   the next run of a job, its window, and the time zone
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
@@ -197,7 +199,7 @@ JOB_COLUMNS = (
     # since version 2.0
     'start_before_utc run_was_requested changed_utc name run_on each_host parent_id '
     'time_zone start_within retries retry_delay attempt after_job after_run '
-    'followers_due failures paused_until_utc paused_by alert_after alert_to rev '
+    'followers_due failures paused_from_utc paused_until_utc paused_by alert_after alert_to rev '
     'signature not_after applied_by'
 ).split()
 # An edit of one of these columns has the job planned anew.
@@ -210,9 +212,12 @@ Job = namedtuple('Job', JOB_COLUMNS, defaults=[None] * len(JOB_COLUMNS))
 Run = namedtuple(
     'Run',
     'job_id run_no due_utc started_at ended_at duration_ms worker status exit_code '
-    'output',
+    'output cpu_ms max_rss_kb attempt note',
+    defaults=[None] * 11 + [0, None],
 )
-Host = namedtuple('Host', 'name last_seen worker version max_tasks running skew_ms')
+Host = namedtuple(
+    'Host', 'name last_seen worker version max_tasks running skew_ms tags'
+)
 
 
 class Kind:
@@ -235,6 +240,10 @@ MORE_OF_ENDING = {  # fields and their defaults
     'due': None,  # for when it was due, UTC, as text
     'started': None,  # when it was claimed, the database's local time, as text
     'worker': None,  # that claimed it
+    'attempt': None,  # which try it was
+    'note': None,  # why it was late
+    'cpu_ms': None,  # what it took of the processor
+    'max_rss_kb': None,  # and, at most, of the memory
     'last_start': '',  # of its job before the run was claimed; '': not known
 }
 
@@ -371,7 +380,7 @@ class Worker:
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
         self.pace = Pace()
-        self.locked = LockedJobs()
+        self.locked = LockedJobs(has_others=config.db_engine != 'sqlite')
         self.lost = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
         self.due_at = 0  # boottime at which the next job is due
@@ -424,7 +433,8 @@ class Worker:
             self.attempt(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
-        moved = self.plan(seen) + self.start_due(seen, slots)
+        moved = self.plan(seen) + self.tell_followers(seen)
+        moved += self.start_due(seen, slots)
         self.failures = 0
         return self.pause(seen, slots, moved)
 
@@ -540,6 +550,8 @@ class Worker:
         unlocked = [ending for ending in endings if ending.job not in locked]
         for refusal in self.store.end(unlocked) if unlocked else ():
             self.complain(refusal)
+        while self.store.failed:
+            self.locked.leave_to_others(self.store.failed.pop())
         return unlocked
 
     def write_one_by_one(self, endings):
@@ -603,6 +615,7 @@ class Worker:
             self.next_hello = boottime() + HELLO
             self.clock.save()
             self.attempt(self.store.hello, self.name, running, seen.now)
+            self.attempt(follow_templates, self.store, seen.now)
             self.attempt(self.store.purge, seen.now)
 
     def end_overdue(self, seen):
@@ -616,15 +629,27 @@ class Worker:
     def plan(self, seen):
         """plan: returns how many jobs got a time, or were parked. A job that can't be
         planned by a bug of ours is left alone, and the log says why."""
-        if not seen.unplanned:
-            return 0
-        planned = self.attempt(
-            lambda: self.store.plan(seen.now, skip=self.locked.jobs())
-        )
+        planned = 0
+        for is_needed, step in (
+            (seen.unplanned, self.store.plan),
+            (seen.late, self.store.plan_late),
+        ):
+            if is_needed:
+                planned += self.attempt(
+                    lambda step=step: step(seen.now, skip=self.locked.jobs())
+                )
         for job, text in self.store.bugs.items():
             self.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
         return planned
+
+    def tell_followers(self, seen):
+        """tell followers: returns how many jobs got due."""
+        if not seen.followed:
+            return 0
+        return self.attempt(
+            lambda: tell_followers(self.store, seen.now, self.locked.jobs())
+        )
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -643,8 +668,9 @@ class Worker:
         share = self.pace.is_shared()
         skip = self.locked.jobs() | self.claims.here()
         jobs = self.store.find(1 if self.pace.one_by_one else slots, share, skip)
-        if not jobs:  # due, but outside its window, or a Perl worker may be running it
-            self.store.plan(seen.now, due=True, skip=skip)
+        if not jobs:
+            if not seen.paused:  # a Perl worker may be running it
+                self.store.plan_due(seen.now, skip=skip)
             return 0
         claim = self.claims.new(self.store.identity, jobs)
         try:
@@ -695,6 +721,7 @@ CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow 
 SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
 SHARE_PAUSE = 0.02  # seconds after such a claim
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
+OTHERS_FIRST = 10  # seconds for which a retry is left to other hosts
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
 
@@ -757,7 +784,9 @@ class LockedJobs:
     """The jobs whose rows somebody else keeps locked. Each is left alone for a while,
     so that it delays no other: 2 seconds, then twice as long each time, up to 30."""
 
-    def __init__(self):
+    def __init__(self, has_others):
+        """has_others: whether the database may have other hosts."""
+        self.has_others = has_others
         self.until = {}  # job id -> the boottime until which it is left alone
         self.seconds = {}  # job id -> for how long that was
 
@@ -765,6 +794,13 @@ class LockedJobs:
         """The jobs that are left alone now."""
         now = boottime()
         return {job for job, until in self.until.items() if until > now}
+
+    def leave_to_others(self, job):
+        """Leave alone a job that has failed here and is to be tried again: another host
+        may do better."""
+        if self.has_others:
+            self.until[job] = boottime() + OTHERS_FIRST
+            self.seconds[job] = OTHERS_FIRST
 
     def add(self, job):
         """Leave a job alone. Returns whether it was not locked a while ago."""
@@ -854,7 +890,9 @@ class Command:
     def __init__(self, row, claim, sent, config):
         """row: what collect read; sent: the boottime before the claim was sent."""
         self.job = row.id
+        self.name = row.name or ''
         self.run_no = row.run_no
+        self.attempt = row.attempt
         self.text = row.command
         self.due = row.next_run_utc
         self.started = row.last_start
@@ -870,6 +908,7 @@ class Command:
         self.process = None  # process id
         self.born = None  # the boottime at which that process was started
         self.exit = None  # its exit status, once it has ended
+        self.usage = None  # what it took, as os.wait4() says
         self.cause = None  # why we end it
         self.kill_at = None  # the boottime at which it gets SIGKILL
         self.tail = b''  # the last of its output
@@ -961,10 +1000,11 @@ class Runner:
 
     def bury(self):
         """Note the commands that have ended."""
-        for process, status in dead_children():
+        for process, status, usage in dead_children():
             command = self.live.get(process)
             if command is None:
                 continue
+            command.usage = usage
             command.exit = os.waitstatus_to_exitcode(status)
             if not command.cause:  # else its tree has to end too
                 self.finish(command, status_of(command.exit))
@@ -1048,6 +1088,7 @@ class Runner:
             'due': command.due,
             'started': command.started,
             'worker': self.worker,
+            'attempt': command.attempt,
             'limit': command.limit,
         }
 
@@ -1056,7 +1097,9 @@ class Runner:
         return {
             **self.environment,
             'DISTRIBUTED_CRON_JOB_ID': str(command.job),
+            'DISTRIBUTED_CRON_JOB_NAME': command.name,
             'DISTRIBUTED_CRON_RUN_NO': str(command.run_no),
+            'DISTRIBUTED_CRON_ATTEMPT': str(command.attempt),
             'DISTRIBUTED_CRON_RUN': command.mark,
             'DISTRIBUTED_CRON_DUE': due,
             'DISTRIBUTED_CRON_WORKER': self.worker,
@@ -1146,6 +1189,7 @@ class Runner:
                 boot=boot_id(),
                 output=plain_text(command.tail[beginning:]),
                 duration_ms=round(1000 * (time.monotonic() - command.begun)),
+                **cost_of(command.usage),
             )
         )
 
@@ -1646,10 +1690,22 @@ def spawn(text, environment, output):
 
 
 def dead_children():
-    """Bury the children that have ended: (process id, wait status) of each."""
+    """Bury the children that have ended: (process id, wait status, usage) of each."""
     with suppress(ChildProcessError):
-        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+        while (child := os.wait4(-1, os.WNOHANG))[0]:
             yield child
+
+
+def cost_of(usage):
+    """What a process and its buried children took: of the processor in ms, and of the
+    memory, at most, in KiB; see getrusage(2). usage: None if it was not started."""
+    if usage is None:
+        return {}
+    unit = 1024 if sys.platform == 'darwin' else 1  # bytes there, KiB elsewhere
+    return {
+        'cpu_ms': round(1000 * (usage.ru_utime + usage.ru_stime)),
+        'max_rss_kb': usage.ru_maxrss // unit,
+    }
 
 
 HAS_PROC = os.path.exists('/proc/self/environ')
@@ -1820,6 +1876,7 @@ def status_of(code):
     if code == 0:
         return 'Success'
     names = {-signum: ' (%s)' % signum.name for signum in signal.Signals}
+    names[75] = ' (not now)'  # EX_TEMPFAIL of sysexits.h
     names[126] = ' (not executable)'
     names[127] = ' (command not found)'
     kind = 'signal' if code < 0 else 'exit'
@@ -1972,13 +2029,25 @@ def overwrite(path, data):
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
-CLAIMED = '''id, run_no, command, next_run_utc, last_start, run_deadline_utc,
-    {utc_exact} AS now'''
+SILENCE = 2 * MINUTE  # a host that says nothing for longer was away
+CLAIMED = '''id, name, run_no, attempt, command, next_run_utc, last_start,
+    run_deadline_utc, {utc_exact} AS now'''
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
 
-# What a poll sees: the time, UTC; the seconds until the next job is due; whether jobs
-# are to be planned, runs are past their deadline, and somebody watches a run.
-Look = namedtuple('Look', 'now due_in unplanned overdue watched')
+# What a poll sees. Whether there is something to do is 0 or 1.
+Look = namedtuple(
+    'Look',
+    (
+        'now',  # a datetime, UTC
+        'due_in',  # seconds until the next job is due that this host may take
+        'paused',  # whether no host, or not this one, may start jobs
+        'unplanned',  # jobs have no next_run_utc
+        'late',  # it is too late for jobs to start
+        'overdue',  # runs are past their deadline
+        'watched',  # somebody watches a run
+        'followed',  # jobs have succeeded whose followers are to be made due
+    ),
+)
 
 
 class Store:
@@ -1995,65 +2064,61 @@ class Store:
         self.used = 0  # the boottime of the last statement
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
+        self.failed = set()  # jobs that are to be tried again, by another host first
+        self.me = {'host': config.words[0], 'words': config.words}  # for statements
 
     def look(self):
-        """What a poll needs to know, in one statement; `now` is a datetime, UTC."""
-        now, due, *found = self.query('''
-            SELECT {utc_exact}, (SELECT next_run_utc FROM job
-                WHERE run_token IS NULL AND next_run_utc IS NOT NULL
-                ORDER BY {by_due} LIMIT 1),
+        """What a poll needs to know, in one statement."""
+        soonest = self.for_my_words('''SELECT next_run_utc FROM job {here}
+            WHERE %s AND run_token IS NULL AND next_run_utc IS NOT NULL
+            ORDER BY {by_due} LIMIT 1''')
+        now, due, *found = self.query(
+            '''SELECT {utc_exact}, (SELECT MIN(next_run_utc) FROM (%s) AS soonest),
+            {paused},
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND next_run_utc IS NULL),
+            EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND {late}),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc}),
-            EXISTS (SELECT 1 FROM live WHERE watched_until_utc > {utc})''')[0]
+            EXISTS (SELECT 1 FROM live WHERE watched_until_utc > {utc}),
+            EXISTS (SELECT 1 FROM job WHERE followers_due IS NOT NULL)'''
+            % soonest,
+            **self.me,
+        )[0]
         now = moment(now)
         when = moment(due) or PARKED
         if due is not None and when == PARKED and str(due) < text_of(now):
             when = now  # a text that is no time and sorts first hides no other job
         return Look(now, (when - now).total_seconds(), *found)
 
-    def plan(self, now, due=False, skip=()):
-        """Write next_run_utc of jobs that have none, or park them. With `due`: of those
-        whose time has come, but not their window. Returns how many. skip: jobs that are
-        left alone."""
-        which = '<= {utc} AND NOT {allowed}' if due else 'IS NULL'
+    def for_my_words(self, select):
+        """A SELECT of jobs, united over what run_on of a job may be for this host: one
+        index range each. %s in it stands for the test."""
+        tests = ['run_on IS NULL']
+        for name in names_of_list('words', len(self.me['words'])):
+            tests.append('run_on = :' + name)
+        parts = enumerate(select % test for test in tests)
+        return ' UNION ALL '.join(
+            'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
+        )
+
+    def plan(self, now, which='next_run_utc IS NULL', skip=()):
+        """Plan the jobs that have no plan, or those that a condition chooses and that
+        do not run. Returns how many. skip: jobs that are left alone."""
         rows = self.query(
-            'SELECT * FROM job WHERE run_token IS NULL AND next_run_utc %s LIMIT 500'
-            % which
+            'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which,
+            **self.me,
         )
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
-        return self.plan_jobs(jobs, now)
+        return plan_jobs(self, jobs, now)
 
-    def plan_jobs(self, jobs, now):
-        """Plan these rows in one transaction; where one is refused, each alone."""
-        try:
-            return self.plan_all(jobs, now)
-        except BadData as problem:
-            if len(jobs) > 1:
-                return sum(self.plan_jobs([job], now) for job in jobs)
-            self.bugs[jobs[0].id] = str(problem)
-            return 0
+    def plan_late(self, now, skip=()):
+        """Plan the jobs anew that may not start any more; their times are skipped."""
+        return self.plan(now, '{late}', skip)
 
-    def plan_all(self, jobs, now):
-        read = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
-        unedited = ' AND '.join('%s {same} :%s' % (name, name) for name in read)
-        planned = 0
-        with self.wanting([job.id for job in jobs]), self.transaction():
-            for job in jobs:
-                plan = self.plan_of(job, now)
-                if plan is None:
-                    continue
-                when, status = plan
-                planned += self.change(
-                    '''UPDATE job SET next_run_utc = :when, changed_utc = NULL,
-                    last_status = :status
-                    WHERE id = :id AND run_token IS NULL AND '''
-                    + unedited,
-                    when=text_of(when),
-                    status=status[:255],
-                    id=job.id,
-                    **{name: getattr(job, name) for name in read},
-                )
-        return planned
+    def plan_due(self, now, skip=()):
+        """Plan the jobs anew that are due for this host, and can't be started."""
+        return self.plan(
+            now, 'next_run_utc <= {utc} AND NOT {startable} AND {mine}', skip
+        )
 
     def forget_plans(self):
         """Have all jobs planned anew whose time is yet to come."""
@@ -2063,41 +2128,25 @@ class Store:
             parked=text_of(PARKED),
         )
 
-    def plan_of(self, job, now):
-        """When a job is due next, and its last_status. A bad schedule is parked. None
-        if a bug of ours prevents it: the job stays as it is."""
-        after = now
-        if job.next_run_utc is None and job.changed_utc is not None:
-            after = min(now, moment(job.changed_utc) or now)
-        try:
-            when = now if job.run_requested else next_run(job, after, now, self.zone)
-        except BadSchedule as error:
-            column = '' if error.column == 'schedule' else error.column + ' '
-            return PARKED, 'ERROR: schedule: %s%s' % (column, error)
-        except Problem:
-            raise
-        except Exception:
-            from traceback import format_exc
-
-            self.bugs[job.id] = format_exc()
-            return None
-        mended = job.last_status.startswith('ERROR: schedule:')
-        return when, 'Planned.' if mended else job.last_status
-
     def find(self, count, share=False, skip=()):
         """Up to `count` due jobs, drawn at random from the first ones, as {id: its
         last_start}. With `share`: an eighth of them, if `count` would take all.
         skip: as in plan."""
-        rows = self.query(
-            'SELECT id, last_start FROM job WHERE {due} ORDER BY {by_due} LIMIT :count',
-            count=count + CLAIM_SIZE,
+        due = self.for_my_words(
+            'SELECT %s FROM job {here} WHERE %%s AND {due} '
+            'ORDER BY {by_due} LIMIT :count' % LIMITED_FROM
         )
+        rows = self.query(due, count=count + CLAIM_SIZE, **self.me)
+        rows.sort(key=lambda row: str(row.next_run_utc))
+        del rows[count + CLAIM_SIZE :]
+        rows = with_limits(self, rows)
         found = [row for row in rows if row.id not in skip]
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
 
-        return dict(sorted(sample(found, min(count, len(found)))))
+        drawn = sample(found, min(count, len(found)))
+        return {row.id: row.last_start for row in sorted(drawn)}
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what collect says."""
@@ -2113,6 +2162,7 @@ class Store:
             'minute': self.config.minute,
             'slack': self.config.kill_grace + MARGIN,
             'jobs': list(jobs),
+            **self.me,
         }
         with self.wanting(list(jobs)):
             if self.dialect.returning:
@@ -2172,8 +2222,22 @@ class Store:
             max_tasks=self.config.max_tasks,
             running=running,
             skew_ms=skew_of(now),
+            tags=' '.join(self.config.tags)[:255] or None,
         )
-        self.upsert('host', [host])
+        values = host._asdict()
+        # The columns for its last silence stay, unless one of over 2 minutes is over.
+        changed = self.change(
+            '''UPDATE host SET
+            gap_until = CASE WHEN last_seen < :silent THEN :last_seen ELSE gap_until END,
+            gap_from = CASE WHEN last_seen < :silent THEN last_seen ELSE gap_from END,
+            last_seen = :last_seen, worker = :worker, version = :version,
+            max_tasks = :max_tasks, running = :running, skew_ms = :skew_ms, tags = :tags
+            WHERE name = :name''',
+            silent=text_of(self.zone.local(now) - SILENCE),
+            **values,
+        )
+        if not changed:
+            self.insert('host', values)
 
     def purge(self, now):
         """Delete what the history need not keep. now: a datetime, UTC."""
@@ -2241,13 +2305,13 @@ class Store:
             self.execute_many(text, [row._asdict() for row in rows])
 
     def insert(self, table, values):
-        """Insert a row of these columns; returns its id."""
+        """Insert a row of these columns; returns its id, if the table has ids."""
         text = 'INSERT INTO %s (%s) VALUES (%s)' % (
             table,
             ', '.join(values),
             placeholders(values),
         )
-        if self.dialect.returning:
+        if self.dialect.returning and table == 'job':
             return self.query(text + ' RETURNING id', **values)[0].id
         return self.execute(text, **values).lastrowid
 
@@ -2361,7 +2425,10 @@ def end_all(store, endings, history=True):
     ids = sorted({ending.job for ending in endings})
     # The rows are locked, in order: no edit comes between, and none can deadlock.
     rows = store.query(
-        'SELECT * FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}', ids=ids
+        '''SELECT job.*, EXISTS (SELECT 1 FROM job AS follower
+            WHERE follower.after_job = job.id) AS is_followed
+        FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}''',
+        ids=ids,
     )
     jobs = {row.id: row for row in rows}
     now = store.now()
@@ -2370,7 +2437,7 @@ def end_all(store, endings, history=True):
     for ending in sorted(endings, key=lambda ending: ending.job):
         job = jobs.get(ending.job, Job())
         ours = job.run_token == ending.token
-        late = job.run_token is None and job.run_no == ending.run_no
+        late = is_last_run(store, ending, job)
         recorded = not ours and is_recorded(store, ending, job)
         into_job, into_history = fate(ending.kind, ours, late, recorded)
         ended = text_of(store.zone.local(end_of(ending, job, now)))
@@ -2379,28 +2446,42 @@ def end_all(store, endings, history=True):
             take_back_start(store, ending)
         if into_job:
             released = released_job(ending, job, ours, now, store.zone)
-            alike[run.ended_at, released].append(job.id)
+            alike[run.ended_at, released].append(job)
         if into_history and run.run_no is not None:
             store.recorded_runs[run.job_id] = run.run_no
             runs.append(run)
-    for (ended, released), ids in alike.items():
-        release(store, ids, ended, released)
+    for (ended, released), released_jobs in alike.items():
+        release(store, released_jobs, ended, released, now)
     if history:
         store.upsert('run', runs)
 
 
-def release(store, ids, ended, released):
+def release(store, jobs, ended, released, now):
     """Write the end of runs, Released, into their jobs, which then run no more."""
+    values = released._asdict()
+    passed = values.pop('passed')
     store.change(
         '''UPDATE job {by_key} SET last_end = :last_end, last_status = :last_status,
-        next_run_utc = :next_run_utc, changed_utc = NULL,
-        run_requested = :run_requested, run_was_requested = 0,
-        run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL
+        next_run_utc = :next_run_utc, start_before_utc = :start_before_utc,
+        changed_utc = NULL, run_requested = :run_requested, run_was_requested = 0,
+        run_token = NULL, run_deadline_utc = NULL, stop_requested = NULL,
+        attempt = :attempt, failures = CASE WHEN :outcome = 'success' THEN 0
+            WHEN :outcome = 'failure' THEN failures + 1 ELSE failures END,
+        followers_due = CASE WHEN :followed = 1 THEN run_no ELSE followers_due END,
+        run_no = run_no + :skips -- last, as MySQL assigns from left to right
         WHERE id IN (:ids)''',
         last_end=ended,
-        ids=ids,
-        **released._asdict(),
+        ids=[job.id for job in jobs],
+        skips=int(bool(passed)),
+        **values,
     )
+    for job in jobs:
+        if released.attempt > 0:
+            store.failed.add(job.id)
+        if passed:
+            host = job.last_worker.rpartition('-')[0]
+            reason = 'run %d on %s still ran' % (job.run_no, host)
+            record_skip(store, job, job.run_no + 1, passed, reason, now)
 
 
 def take_back_start(store, ending):
@@ -2412,6 +2493,18 @@ def take_back_start(store, ending):
             last_start=ending.last_start,
             job=ending.job,
         )
+
+
+def is_last_run(store, ending, job):
+    """Whether no run has begun since this one, whose job runs no more."""
+    if job.run_token is not None or ending.run_no is None or job.run_no is None:
+        return False
+    return job.run_no == ending.run_no or not store.query(
+        '''SELECT 1 FROM run WHERE job_id = :job AND run_no > :run_no
+        AND status NOT LIKE 'SKIPPED%' LIMIT 1''',
+        job=ending.job,
+        run_no=ending.run_no,
+    )
 
 
 def is_recorded(store, ending, job):
@@ -2470,17 +2563,23 @@ def end_of(ending, job, now):
 
 
 def next_plan(job, ended, now, zone):
-    """When a job whose run has ended is due next, a datetime, UTC. None: to be planned,
-    which will also say what is wrong with its schedule."""
+    """The plan of a job whose run has ended, and the times at which that run kept it
+    from starting. NULL: to be planned, which will also say what is wrong."""
     # Not before it was due, should the database's clock have been set back.
     due = moment(job.next_run_utc) or ended
     after = max(ended, min(now, due))
+    job = job._replace(attempt=0)
     try:
-        return next_run(job, after, now, zone)
+        when = next_run(job, after, now, zone)
+        return {
+            'next_run_utc': text_of(when),
+            'start_before_utc': limit_text(start_limit(job, when, zone)),
+            'passed': tuple(passed_during(job, ended, zone)),
+        }
     except (Away, Again):
         raise
     except Exception:  # a bad schedule, or a bug of ours: the end is recorded
-        return None
+        return {'next_run_utc': None, 'start_before_utc': None}
 
 
 def history_row(ending, job, ended):
@@ -2497,6 +2596,10 @@ def history_row(ending, job, ended):
         status=ending.status,
         exit_code=ending.exit_code,
         output=ending.output,
+        cpu_ms=ending.cpu_ms,
+        max_rss_kb=ending.max_rss_kb,
+        attempt=(job.attempt or 0) if ending.attempt is None else ending.attempt,
+        note=ending.note,
     )
 
 
@@ -2522,23 +2625,440 @@ def purge_history(store, now):
 
 
 # What a job gets when its run has ended.
-Released = namedtuple('Released', 'last_status next_run_utc run_requested')
+Released = namedtuple(
+    'Released',
+    (
+        'last_status',
+        'next_run_utc',
+        'start_before_utc',
+        'run_requested',
+        'attempt',  # which try the next run is
+        'outcome',  # 'success', 'failure' if it is final, or ''
+        'followed',  # 1: the jobs that run after it are to be told
+        'passed',  # the times at which the run kept the job from starting, as a tuple
+    ),
+)
 
 
 def released_job(ending, job, ours, now, zone):
     """The Released of a job. ours: whether its row still has the run's token."""
+    same = Released(
+        job.last_status,
+        job.next_run_utc,
+        job.start_before_utc,
+        job.run_requested,
+        job.attempt,
+        outcome='',
+        followed=0,
+        passed=(),
+    )
     if ending.kind == Kind.GIVEN_BACK:  # due again at once, with its old due time
         wanted = job.run_requested == 1 or job.run_was_requested == 1
-        return Released(job.last_status, job.next_run_utc, int(wanted))
-    if not ours or job.run_requested or job.next_run_utc is None:
-        return Released(ending.status, job.next_run_utc, job.run_requested)
-    when = next_plan(job, end_of(ending, job, now), now, zone)
-    return Released(ending.status, text_of(when), run_requested=0)
+        return same._replace(run_requested=int(wanted))
+    if not ours and ending.status != 'Success':
+        return same._replace(last_status=ending.status)  # it was counted as lost
+    same = same._replace(
+        last_status=ending.status,
+        outcome=OUTCOMES.get(ending.status, 'failure'),
+        followed=int(ending.status == 'Success' and job.is_followed),
+    )
+    planned_since = not ours and not job.attempt
+    if planned_since or job.run_requested or job.next_run_utc is None:
+        return same._replace(attempt=0)
+    ended = end_of(ending, job, now)
+    again = retry_of(ending, job, ended, now, zone)
+    if again is not None:
+        return same._replace(**again)
+    return same._replace(
+        **next_plan(job, ended, now, zone),
+        run_requested=0,
+        attempt=0,
+    )
+
+
+OUTCOMES = {'Success': 'success', 'ERROR: stopped': ''}  # of all else: failure
+RETRY_DELAY = 60  # seconds, where none is given
+LONGEST_DELAY = 3600  # seconds: the delay doubles with each try, up to this
+
+
+def retry_of(ending, job, ended, now, zone):
+    """What a failed job gets to be tried again; None if it is not. Its own next time,
+    and the close of its window, come first. ended, now: datetimes, UTC."""
+    attempt = job.attempt if ending.attempt is None else ending.attempt
+    if ending.status in OUTCOMES or not job.active or attempt >= job.retries:
+        return None
+    delay = RETRY_DELAY if job.retry_delay is None else job.retry_delay
+    # After 12 doublings it is the longest in any case.
+    when = ended + min(LONGEST_DELAY, delay * 2 ** min(attempt, 12)) * SECOND
+    job = job._replace(attempt=attempt + 1)
+    with suppress(BadSchedule):
+        limit = start_limit(job, when, zone)
+        if when < limit and when >= (moment(job.paused_until_utc) or when):
+            return {
+                'attempt': job.attempt,
+                'next_run_utc': text_of(when),
+                'start_before_utc': limit_text(limit),
+                'outcome': '',  # not yet known
+            }
+    return None
+
+
+########################################################################################
+# plans: when a job is due and until when, what it skipped, and jobs after jobs
+########################################################################################
+
+# A plan is a pair: next_run_utc, from when a job is due, and start_before_utc, until
+# when it may start. The claim looks at both. The second follows from the first, so it
+# is a copy, which a program of another version leaves as it was: whoever reads a row
+# computes it again, and mends it.
+
+Plan = namedtuple(
+    'Plan',
+    (
+        'when',  # a datetime, UTC
+        'start_before',  # likewise; PARKED: no limit
+        'status',  # last_status of the job
+        'attempt',  # which try it will be
+        'passed',  # the times that it skipped
+        'reason',  # why it did
+    ),
+    defaults=((), ''),
+)
+# The columns from which start_limit() follows, and what find() needs.
+LIMITED_FROM = '''id, last_start, claimed_start, next_run_utc, start_before_utc,
+    run_requested, schedule, frequency, max_run_time, start_anchor, stop_anchor,
+    time_zone, start_within, attempt, paused_until_utc, after_job, parent_id, run_on'''
+# What has been written for a job is still what was read from it.
+UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc', 'run_no')
+UNEDITED = ' AND '.join('%s {same} :%s' % (name, name) for name in UNEDITED_NAMES)
+
+
+def plan_jobs(store, jobs, now):
+    """Plan these rows in one transaction; where one is refused, each alone. Returns
+    how many."""
+    try:
+        with store.wanting([job.id for job in jobs]), store.transaction():
+            return sum(plan_one(store, job, now) for job in jobs)
+    except BadData as problem:
+        if len(jobs) > 1:
+            return sum(plan_jobs(store, [job], now) for job in jobs)
+        store.bugs[jobs[0].id] = str(problem)
+        return 0
+
+
+def plan_one(store, job, now):
+    """Plan one job. Returns 1, or 0 if somebody has changed it, or if a bug of ours
+    prevents it: then it stays as it is."""
+    try:
+        plan = plan_of(store, job, now)
+    except BadSchedule as error:
+        column = '' if error.column == 'schedule' else error.column + ' '
+        plan = Plan(PARKED, PARKED, 'ERROR: schedule: %s%s' % (column, error), 0)
+    except Problem:
+        raise
+    except Exception:
+        from traceback import format_exc
+
+        store.bugs[job.id] = format_exc()
+        return 0
+    skipped = int(bool(plan.passed))
+    planned = store.change(
+        '''UPDATE job SET next_run_utc = :when, start_before_utc = :start_before,
+        changed_utc = NULL, last_status = :status, attempt = :new_attempt,
+        run_no = run_no + :skipped, failures = failures + :failed
+        WHERE id = :id AND run_token IS NULL AND '''
+        + UNEDITED,
+        when=text_of(plan.when),
+        start_before=limit_text(plan.start_before),
+        status=plan.status[:255],
+        new_attempt=plan.attempt,
+        skipped=skipped,
+        failed=int(skipped and job.attempt > 0),  # the last try will not come
+        id=job.id,
+        **{name: getattr(job, name) for name in UNEDITED_NAMES},
+    )
+    if planned and skipped:
+        record_skip(store, job, job.run_no + 1, plan.passed, plan.reason, now)
+    return planned
+
+
+def plan_of(store, job, now):
+    """The Plan of a job that does not run. now: a datetime, UTC. Raises BadSchedule."""
+    due = moment(job.next_run_utc)
+    status = job.last_status
+    if status.startswith('ERROR: schedule:'):
+        status = 'Planned.'
+    if job.run_requested:
+        return Plan(due or now, PARKED, status, job.attempt)
+    if due and job.active and moment(job.start_before_utc):
+        limit = start_limit(job, due, store.zone)
+        if limit > now or limit_text(limit) != job.start_before_utc:
+            return Plan(due, limit, status, job.attempt)  # it was out of date
+        return plan_after_miss(store, job, due, now)
+    after = now
+    if due is None and job.changed_utc is not None:
+        after = min(now, moment(job.changed_utc) or now)
+    if job.after_job and job.active:
+        check_parent(store, job)
+    when = next_run(job, after, now, store.zone)
+    job = job._replace(attempt=0)
+    return Plan(when, start_limit(job, when, store.zone), status, attempt=0)
+
+
+def limit_text(limit):
+    """A start_before_utc for the database; NULL for none."""
+    return None if limit == PARKED else text_of(limit)
+
+
+def with_limits(store, rows):
+    """Of rows that are due, those that may start by their start_limit(). Where it is
+    not what the row says, it is written; an edit in between wins."""
+    now = None
+    found = []
+    for row in rows:
+        limit = PARKED
+        with suppress(BadSchedule, TypeError):  # plan will say what is wrong
+            limit = start_limit(row, moment(row.next_run_utc), store.zone)
+        if row.run_requested or limit_text(limit) == row.start_before_utc:
+            found.append(row)
+            continue
+        now = now or store.now()
+        with store.wanting([row.id]):
+            store.change(
+                '''UPDATE job SET start_before_utc = :limit
+                WHERE id = :id AND run_token IS NULL AND next_run_utc = :due
+                AND start_before_utc {same} :old''',
+                limit=limit_text(limit),
+                id=row.id,
+                due=row.next_run_utc,
+                old=row.start_before_utc,
+            )
+        if limit > now:
+            found.append(row)
+    return found
+
+
+# Skips.
+
+
+def plan_after_miss(store, job, due, now):
+    """The Plan of a job for which it is too late to start, with what it skipped."""
+    zone = store.zone
+    reason = reason_for_skip(store, job, due)
+    first = due
+    begun = moment(job.paused_from_utc)
+    if due == moment(job.paused_until_utc) and begun and job.last_start:
+        first = min(due, next_regular(job, begun - SECOND, begun, zone))
+    job = job._replace(attempt=0)
+    passed, when = passed_over(job, first, now, zone)
+    limit = start_limit(job, when, zone)
+    return Plan(when, limit, job.last_status, 0, passed, reason)
+
+
+def reason_for_skip(store, job, due):
+    """Why it is too late for a job that was due, in words."""
+    if due == moment(job.paused_until_utc):
+        return 'paused by %s' % job.paused_by
+    for pause in store.query(
+        '''SELECT target, paused_by FROM pause WHERE until_utc > :due
+        AND from_utc <= {utc} AND target IN ('*', :host) ORDER BY until_utc DESC''',
+        due=text_of(due),
+        host=job.run_on or '*',
+    ):
+        what = 'all hosts' if pause.target == '*' else pause.target
+        return '%s paused by %s' % (what, pause.paused_by)
+    if job.attempt:
+        return 'nobody was free for its retry'
+    if job.start_within and Window(job).is_all_day():
+        return 'not started within %d min' % job.start_within
+    return 'not started in its window'
+
+
+def record_skip(store, job, run_no, passed, reason, now):
+    """Write the row of the history for times that a job has skipped."""
+    local = [store.zone.local(when) for when in (passed[0], passed[-1], now)]
+    form = '%H:%M' if local[0].date() == local[2].date() else '%Y-%m-%d %H:%M'
+    first, last = local[0].strftime(form), local[1].strftime(form)
+    what = 'at %s' % first
+    if len(passed) > 1:
+        count = '%d' % len(passed)
+        if len(passed) >= MOST_COUNTED:
+            count = 'over ' + count
+        what = '%s times from %s to %s' % (count, first, last)
+    row = Run(
+        job_id=job.id,
+        run_no=run_no,
+        due_utc=text_of(passed[0]),
+        ended_at=text_of(local[2]),
+        worker='',
+        status=('SKIPPED: %s: %s' % (what, reason))[:255],
+    )
+    store.recorded_runs[job.id] = run_no
+    store.upsert('run', [row])
+
+
+def passed_during(job, ended, zone):
+    """The regular times at which the run that has now ended kept its job from starting:
+    [UTC datetime], at most MOST_COUNTED."""
+    begun = moment(job.last_start)
+    if job.schedule is None or begun is None or moment(job.paused_until_utc):
+        return []
+    first = max(zone.utc_before(begun, ended), moment(job.next_run_utc) or EPOCH)
+    passed = []
+    for when in times_after(job, first, zone):
+        if when > ended or len(passed) == MOST_COUNTED:
+            break
+        passed.append(when)
+    return passed
+
+
+# Jobs that run after another one.
+
+
+def check_parent(store, job):
+    """Raise BadSchedule if the job after which a job runs can't be one."""
+    seen = {job.id}
+    parent = job.after_job
+    while parent:
+        if parent in seen:
+            raise BadSchedule('%d: a circle of jobs' % job.after_job, 'after_job')
+        seen.add(parent)
+        rows = store.query(
+            'SELECT id, after_job, each_host FROM job WHERE id = :id', id=parent
+        )
+        if not rows:
+            raise BadSchedule('%d: there is no such job' % parent, 'after_job')
+        if rows[0].each_host:
+            raise BadSchedule('%d runs on each host' % parent, 'after_job')
+        parent = rows[0].after_job
+
+
+def tell_followers(store, now, skip=()):
+    """Make the jobs due that run after jobs that have succeeded. One that runs, or that
+    somebody has locked, is told later, and holds up no other. Returns how many."""
+    told = 0
+    parents = store.query(
+        'SELECT id, followers_due FROM job WHERE followers_due IS NOT NULL LIMIT 100'
+    )
+    for parent in parents:
+        behind = store.query(
+            '''SELECT * FROM job WHERE after_job = :id AND active = 1
+            AND COALESCE(after_run, 0) < :followers_due ORDER BY id''',
+            **parent._asdict(),
+        )
+        ready = [job for job in behind if job.run_token is None and job.id not in skip]
+        with store.wanting([job.id for job in ready]), store.transaction():
+            told += sum(tell(store, job, parent, now) for job in ready)
+        if len(ready) == len(behind):
+            with store.wanting([parent.id]):
+                store.change(
+                    '''UPDATE job SET followers_due = NULL
+                    WHERE id = :id AND followers_due = :followers_due''',
+                    **parent._asdict(),
+                )
+    return told
+
+
+def tell(store, job, parent, now):
+    """Make one job due, or note that it can't be. Returns how many it were."""
+    when = moment(job.next_run_utc)
+    limit = moment(job.start_before_utc) or PARKED
+    with suppress(BadSchedule):  # plan has parked it, and said why
+        when = Window(job).opening(
+            max(now, moment(job.paused_until_utc) or now), store.zone
+        )
+        limit = start_limit(job, when, store.zone)
+    return store.change(
+        '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
+        changed_utc = NULL, after_run = :followers_due, attempt = 0
+        WHERE id = :id AND run_token IS NULL AND after_job = :parent
+        AND run_requested = :run_requested AND COALESCE(after_run, 0) < :followers_due''',
+        when=text_of(when),
+        limit=limit_text(limit),
+        followers_due=parent.followers_due,
+        id=job.id,
+        parent=parent.id,
+        run_requested=job.run_requested,
+    )
+
+
+########################################################################################
+# templates: jobs that run on each host
+########################################################################################
+
+# A job with each_host is a template: it never runs itself. Each host that its run_on
+# allows has a job of its own, its child, which is an ordinary job: run_on is the name
+# of the host, parent_id the template's id, and all else as in the template. A host's
+# worker makes and follows the children of its host each minute.
+
+ABSENCE = 7 * DAY  # after which the children of a host that nobody sees are deleted
+# What a child takes over from its template.
+INHERITED = (
+    'description command active start_anchor stop_anchor frequency max_run_time '
+    'schedule time_zone start_within retries retry_delay after_job paused_from_utc '
+    'paused_until_utc paused_by alert_after alert_to rev signature not_after'
+).split()
+
+
+def follow_templates(store, now):
+    """Make, change and delete jobs by their templates. now: a datetime, UTC."""
+    templates = store.query('SELECT * FROM job WHERE each_host = 1')
+    children = store.query(
+        'SELECT * FROM job WHERE parent_id IS NOT NULL AND run_on = :host', **store.me
+    )
+    child_of = {child.parent_id: child for child in children}
+    for template in templates:
+        if template.run_on is None or template.run_on in store.me['words']:
+            follow(store, template, child_of.pop(template.id, None))
+    delete_children(store, [child.id for child in child_of.values()])
+    delete_children(store, orphans(store, now))
+
+
+def follow(store, template, child):
+    """Make the child of a template for this host, or change it where it differs."""
+    values = {name: getattr(template, name) for name in INHERITED}
+    if child is None:
+        with suppress(BadData):  # a worker of the same name has just done so
+            store.insert(
+                'job', {**values, 'parent_id': template.id, 'run_on': store.me['host']}
+            )
+        return
+    values = {name: new for name, new in values.items() if getattr(child, name) != new}
+    if values:
+        changes = ', '.join('%s = :%s' % (name, name) for name in values)
+        with store.wanting([child.id]):
+            store.change(
+                'UPDATE job SET %s WHERE id = :id' % changes, id=child.id, **values
+            )
+
+
+def orphans(store, now):
+    """Ids of the children that have no template, or whose host has gone for good."""
+    rows = store.query(
+        '''SELECT child.id FROM job AS child
+        LEFT JOIN job AS template
+            ON template.id = child.parent_id AND template.each_host = 1
+        LEFT JOIN host ON LOWER(host.name) = child.run_on
+        WHERE child.parent_id IS NOT NULL
+        AND (template.id IS NULL OR host.name IS NULL OR host.last_seen < :gone)''',
+        gone=text_of(store.zone.local(now) - ABSENCE),
+    )
+    return [row.id for row in rows]
+
+
+def delete_children(store, ids):
+    """Delete those of these jobs that do not run; the others later."""
+    for id in ids:
+        with store.wanting([id]):
+            store.change('DELETE FROM job WHERE id = :id AND run_token IS NULL', id=id)
 
 
 ########################################################################################
 # schedule: the next run of a job, its window, and the time zone
 ########################################################################################
+
+
+MOST_COUNTED = 1000  # times that were passed over in one gap
 
 
 def next_run(job, after, now, zone):
@@ -2548,12 +3068,31 @@ def next_run(job, after, now, zone):
     due at once if its window is open now, or else when it opens next. Raises only
     BadSchedule, whatever the row holds: SQLite stores any text in a number's column.
     """
-    if not job.active:
+    if not job.active or job.each_host or job.after_job:
         return PARKED
+    when = next_regular(job, after, now, zone)
+    return max(when, moment(job.paused_until_utc) or when)
+
+
+def next_regular(job, after, now, zone):
+    """When a job is due next by its schedule and its window alone, as next_run."""
     window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)
     return next_by_expression(parse(str(job.schedule)), after, window, zone)
+
+
+def times_after(job, due, zone):
+    """The regular times of a job after one at which it was due, a UTC datetime."""
+    window = Window(job)
+    while not job.after_job:
+        if job.schedule is None:
+            due = window.opening(due + minutes_between_starts(job) * MINUTE, zone)
+        else:
+            due = next_by_expression(parse(str(job.schedule)), due, window, zone)
+        if due == PARKED:
+            break
+        yield due
 
 
 def next_by_frequency(job, now, window, zone):
@@ -2574,6 +3113,54 @@ def minutes_between_starts(job):
     if job.last_start != job.claimed_start:  # a Perl worker's run, which may go on
         minutes = max(minutes, minutes_of(job, 'max_run_time', LONGEST_RUN))
     return minutes
+
+
+def start_limit(job, when, zone):
+    """Until when a run that is due at `when` may start: a UTC datetime, or PARKED for
+    any time later. The window's close, or the end of start_within if that is earlier;
+    for a retry, the next regular time instead."""
+    window = Window(job)
+    if window.is_all_day() and not job.attempt and not job.start_within:
+        return PARKED
+    if when == moment(job.paused_until_utc):
+        when = last_time_until(job, when, zone)
+    limit = window.closing(when, zone)
+    if job.attempt:  # the next regular time, which may be now
+        return min(limit, next_regular(job, when - SECOND, when, zone))
+    if job.start_within:
+        within = minutes_of(job, 'start_within', LONGEST_RUN)
+        limit = min(limit, when + within * MINUTE)
+    return limit
+
+
+def last_time_until(job, until, zone):
+    """The last regular time of a job at or before the end of its pause. EPOCH if that
+    was so long before that the job may not start any more."""
+    if job.after_job or job.last_start is None:
+        return until
+    if job.schedule is None:
+        return min(until, next_regular(job, until, until, zone))
+    when = EPOCH
+    within = job.start_within or DAY // MINUTE
+    for later in times_after(job, until - min(DAY, within * MINUTE), zone):
+        if later > until:
+            break
+        when = later
+    return when
+
+
+def passed_over(job, first, now, zone):
+    """The regular times of a job from the first one on, at which it can't start any
+    more, at most MOST_COUNTED, and the next one, at which it can: ([UTC datetime],
+    UTC datetime)."""
+    passed = [first]
+    for when in times_after(job, first, zone):
+        if start_limit(job, when, zone) > now:
+            return passed, when
+        passed.append(when)
+        if len(passed) == MOST_COUNTED:
+            return passed, next_regular(job, now, now, zone)
+    return passed, PARKED
 
 
 def minutes_of(job, column, longest):
@@ -2648,6 +3235,29 @@ class Window:
         if self.start < self.stop:
             return self.start <= clock < self.stop
         return clock >= self.start or clock < self.stop
+
+    def is_all_day(self):
+        return (self.start, self.stop) == ('00:00:00', '24:00:00')
+
+    def closing(self, when, zone):
+        """The first UTC time after `when` that is outside the window; `when` itself if
+        that is outside; PARKED for a window of all day."""
+        if self.is_all_day():
+            return PARKED
+        local = zone.local(when)
+        if not self.contains(local.time()):
+            return when
+        day = local.date()
+        if local.time().isoformat() >= self.stop:  # it crosses midnight
+            day += DAY
+        hours, minutes, seconds = map(int, self.stop.split(':'))
+        stop = datetime(day.year, day.month, day.day) + timedelta(
+            hours=hours, minutes=minutes, seconds=seconds
+        )
+        for closing in zone.times(stop) or [zone.utc(stop)]:
+            if closing > when:
+                return closing
+        return when
 
     def opening(self, after, zone):
         """The first UTC time in the window that is not before `after`."""
@@ -3067,11 +3677,12 @@ class SQLite(Dialect):
         'least': 'MIN',
         'lock': '',
         'by_key': '',
+        'here': 'INDEXED BY job_here',
         'by_due': 'next_run_utc',
         'later': "datetime(%s, '+' || (%s) || ' seconds')",
     }
     errors = (
-        (r'\w+: no such (table|column)', Problem, RUN_INIT),
+        (r'\w+: no such (table|column|index)', Problem, RUN_INIT),
         ('IntegrityError|DataError', BadData, ''),
         ('.*locked', Again, ''),
     )
@@ -3119,13 +3730,14 @@ class MySQL(Dialect):
         'lock': 'FOR UPDATE',
         # or it may scan the table, and wait for a locked row that is not asked for
         'by_key': 'FORCE INDEX (PRIMARY)',
+        'here': 'FORCE INDEX (job_here)',
         'by_due': 'next_run_utc',
         'later': '(%s + INTERVAL (%s) SECOND)',
     }
     errors = (
         ('1020|1205|1213|3572', Again, ''),
         ('1048|1062|126|1292|1366|1406|1644|1690|3819|4025', BadData, ''),
-        ('1049|1054|1146', Problem, RUN_INIT),
+        ('1049|1054|1146|1176', Problem, RUN_INIT),
         ('1044|1142|1419', Problem, '; the account needs more rights'),
         ('1045', Problem, '; look at db.username and db.password'),
         ('2003', Away, '; is it up? look at db.host'),
@@ -3240,7 +3852,9 @@ class PostgreSQL(Dialect):
         'lock': 'FOR UPDATE',
         'by_key': '',
         'later': "(%s + (%s) * INTERVAL '1 second')",
-        'by_due': 'run_token, next_run_utc',  # all of the index, or it sorts all rows
+        'here': '',
+        # all of the index, or it sorts all rows
+        'by_due': 'run_on, run_token, next_run_utc',
     }
     errors = (
         ('40|55P03|57014', Again, ''),
@@ -3315,22 +3929,30 @@ SQL_EXPRESSIONS = {
     # max_run_time in minutes, by the rules of the triggers, in case there are none; at
     # most a year, so that no time overflows
     'run_time': '''{least}({longest_run}, CASE
-        WHEN schedule IS NOT NULL THEN {greatest}(max_run_time, 1)
+        WHEN schedule IS NOT NULL OR after_job IS NOT NULL
+            THEN {greatest}(max_run_time, 1)
         WHEN max_run_time >= 1 AND max_run_time < frequency THEN max_run_time
         ELSE {greatest}(frequency >> 1, 1) END)''',
-    'in_window': '''CASE WHEN start_anchor > stop_anchor
-        THEN {time} >= start_anchor OR {time} < stop_anchor
-        ELSE COALESCE({time} >= start_anchor, 1 = 1)
-         AND COALESCE({time} < stop_anchor, 1 = 1) END''',
     # seconds in which a Perl worker may be running a job that it has started
     'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
         {least}(max_run_time, {longest_run}))''',
 }
 DUE = {
-    'allowed': '''((run_requested = 1 OR (active = 1 AND {in_window}))
+    # whether all hosts, or this one, start nothing now
+    'paused': '''EXISTS (SELECT 1 FROM pause
+        WHERE target IN ('*', :host) AND until_utc > {utc})''',
+    # whether a due job may be started now, but for a pause
+    'startable': '''(each_host = 0 AND (run_requested = 1 OR (active = 1
+            AND (start_before_utc IS NULL OR start_before_utc > {utc})))
         AND (schedule IS NOT NULL OR last_start IS NULL OR {perl_end} <= {local}
              OR COALESCE(claimed_start = last_start, 1 = 0)))''',
-    'due': 'run_token IS NULL AND next_run_utc <= {utc} AND {allowed}',
+    # whether this host may take it
+    'mine': '(run_on IS NULL OR run_on IN (:words))',
+    'late': '''start_before_utc <= {utc} AND next_run_utc <= {utc}
+        AND run_requested = 0''',
+    'waiting': 'run_token IS NULL AND next_run_utc <= {utc}',
+    'due': '''{waiting} AND {startable} AND {mine}
+        AND (run_requested = 1 OR NOT {paused})''',
 }
 
 
@@ -3663,6 +4285,8 @@ class Config:
         self.state_location = self.path_of(
             self.state_location or os.path.join(self.log_location, 'state-' + self.name)
         )
+        # What run_on of a job may be for this host to take it.
+        self.words = [self.name.lower(), *self.tags]
         self.worker_log = os.path.join(self.log_location, self.name + '.log')
         if self.db_tls:
             self.db_tls = {key: self.path_of(p) for key, p in self.db_tls.items()}
@@ -3743,6 +4367,11 @@ def is_texts(value):
 
 ANY_TEXT = Check('text', is_text)
 TEXTS = Check('a list of texts', is_texts)
+WORD = '[a-z0-9][a-z0-9_.-]{0,190}'  # a host's name or a tag, for run_on
+WORDS = Check(
+    'a list of words such as db or web-1: a-z, 0-9, _ . -',
+    lambda value: is_texts(value) and all(re.fullmatch(WORD, word) for word in value),
+)
 TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
@@ -3772,6 +4401,7 @@ KEYS = {  # key: (default, check)
     'web.readonly': (False, YES_OR_NO),
     'web.editors': ((), TEXTS),
     'web.hosts': ((), TEXTS),
+    'tags': ((), WORDS),
     'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
 }
 
@@ -4553,7 +5183,7 @@ BEGIN UPDATE job SET
         ],
         'job_limits_2': [
             '''CREATE TRIGGER job_limits_2 AFTER UPDATE
-OF max_run_time, frequency, schedule ON job
+OF max_run_time, frequency, schedule, after_job ON job
 WHEN NEW.frequency < 1 OR NEW.max_run_time IS NOT {max_run_time}
 BEGIN UPDATE job SET
     max_run_time = {max_run_time},
@@ -4804,7 +5434,8 @@ after_run        BIGINT NULL DEFAULT NULL,
 followers_due    BIGINT NULL DEFAULT NULL,
 -- failures in a row
 failures         {count} NOT NULL DEFAULT 0,
--- no start before; who paused it, and why
+-- no start between these times; who paused it, and why
+paused_from_utc  {moment} NULL DEFAULT NULL,
 paused_until_utc {moment} NULL DEFAULT NULL,
 paused_by        VARCHAR(255) NULL DEFAULT NULL,
 -- after how many failures in a row to tell somebody, 0: never; whom, by mail
@@ -4821,7 +5452,9 @@ applied_by       VARCHAR(255) NULL DEFAULT NULL
             'job_due': '(run_token, next_run_utc)',
             'job_deadline': '(run_deadline_utc)',
             'job_here': '(run_on, run_token, next_run_utc)',
+            'job_late': '(run_token, start_before_utc)',
             'job_after': '(after_job)',
+            'job_each': '(each_host)',
             'job_followers': '(followers_due)',
             'job_failures': '(failures)',
         },
@@ -4886,6 +5519,7 @@ value            VARCHAR(255) NOT NULL DEFAULT ''
         about='-- Which hosts start no jobs for a while; *: all.',
         columns='''
 target           VARCHAR(191) NOT NULL PRIMARY KEY,
+from_utc         {moment} NULL DEFAULT NULL,
 until_utc        {moment} NULL DEFAULT NULL,
 paused_by        VARCHAR(255) NOT NULL DEFAULT '',
 note             VARCHAR(255) NOT NULL DEFAULT ''
@@ -4931,7 +5565,8 @@ RULES = {  # what the triggers set in the new row
     'added_utc': '''CASE
         WHEN NEW.next_run_utc IS NULL THEN {utc_exact} ELSE NULL END''',
     'max_run_time': '''CASE
-        WHEN NEW.schedule IS NOT NULL THEN {greatest}(NEW.max_run_time, 1)
+        WHEN NEW.schedule IS NOT NULL OR NEW.after_job IS NOT NULL
+            THEN {greatest}(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= {greatest}(NEW.frequency, 1)
             THEN {greatest}(NEW.frequency >> 1, 1)
         ELSE NEW.max_run_time END''',
