@@ -65,6 +65,7 @@ Sections
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
     commands   what people type
+    pausing    jobs and hosts that start nothing for a while
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
@@ -2662,8 +2663,12 @@ def released_job(ending, job, ours, now, zone):
         outcome=OUTCOMES.get(ending.status, 'failure'),
         followed=int(ending.status == 'Success' and job.is_followed),
     )
+    if job.run_requested:  # it is due at once
+        return same._replace(
+            next_run_utc=text_of(now), start_before_utc=None, attempt=0
+        )
     planned_since = not ours and not job.attempt
-    if planned_since or job.run_requested or job.next_run_utc is None:
+    if planned_since or job.next_run_utc is None:
         return same._replace(attempt=0)
     ended = end_of(ending, job, now)
     again = retry_of(ending, job, ended, now, zone)
@@ -4425,6 +4430,11 @@ def whole_number(text):
     return int(text)
 
 
+def id_or_name(text):
+    """What names a job on the command line: its id as an int, or its name."""
+    return int(text) if re.fullmatch('[0-9]{1,9}', text) else text
+
+
 # Keywords of argparse.
 WHOLE = {'type': whole_number}
 FLAG = {'action': 'store_true'}
@@ -4437,6 +4447,10 @@ MINUTES = Type((int,), {**WHOLE, 'metavar': 'MINUTES'})
 ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
 CLOCK = Type((str, type(None)), {'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
+WORDING = Type((str, type(None)), {'metavar': 'WORD'})
+NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
+ANOTHER_JOB = Type((int, str, type(None)), {'type': id_or_name, 'metavar': 'JOB'})
+TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 
 # A column of `job` that people may change. Options, checks, import and export, the form
 # of the page and the table in the README follow from it.
@@ -4502,7 +4516,60 @@ COLUMNS = (
         option='--schedule',
         label='Minute, hour, day of month, month, day of week',
     ),
+    Column('name', WORDING, option='--name', label='Name, to use instead of the id'),
+    Column('run_on', WORDING, option='--on', label='Host or tag: only there'),
+    Column(
+        'each_host',
+        TEMPLATE,
+        default=0,
+        option='--each-host',
+        label='Runs on each of these hosts',
+    ),
+    Column(
+        'time_zone',
+        WORDING,
+        option='--time-zone',
+        label="Time zone of schedule and window, if not the database's",
+    ),
+    Column(
+        'start_within',
+        NUMBER,
+        option='--start-within',
+        label='Minutes after its time in which it may start',
+    ),
+    Column(
+        'retries',
+        NUMBER,
+        default=0,
+        option='--retries',
+        label='How often a failed run is tried again',
+    ),
+    Column(
+        'retry_delay',
+        NUMBER,
+        option='--retry-delay',
+        label='Seconds until then, doubled each time; otherwise 60',
+    ),
+    Column(
+        'after_job',
+        ANOTHER_JOB,
+        option='--after',
+        label='Runs when this job has succeeded, by no schedule',
+    ),
+    Column(
+        'alert_after',
+        NUMBER,
+        option='--alert-after',
+        label='Failures in a row before an alert, 0: never; otherwise 1',
+    ),
+    Column(
+        'alert_to',
+        WORDING,
+        option='--alert-to',
+        label="Mail address for its alerts, if not the configuration's",
+    ),
 )
+SINCE_2 = COLUMNS[8:]  # version 1 knows none of these
 
 LENGTHS = {  # fewest and most characters
     'description': (0, 255),
@@ -4510,34 +4577,65 @@ LENGTHS = {  # fewest and most characters
     'schedule': (0, 255),
 }
 ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
+PATTERNS = {  # of columns that may be empty, and what that is in words
+    'name': ('[a-z][a-z0-9_.-]{0,63}', 'a to z, then also 0-9 _ . -, up to 64 in all'),
+    'run_on': (WORD, 'a host or a tag, such as db or web-1: a-z, 0-9, _ . -'),
+    'alert_to': (r'[^\s@,]+@[^\s@,]+', 'one mail address'),
+}
+RANGES = {  # of columns that may be empty
+    'start_within': (1, LONGEST_RUN),
+    'retries': (0, 99),
+    'retry_delay': (0, LONGEST_DELAY),
+    'alert_after': (0, 1000),
+}
 
-# What people may do to a job. sql: one statement, which changes no row if there is
-# nothing to do. help: for --help. done: what is said of a job to which it was done.
+# What people may do to a job; to a template: to the jobs that it has on each host. sql:
+# one statement, which changes no row if there is nothing to do. help: for --help. done:
+# what is said of a job to which it was done.
 Action = namedtuple('Action', 'sql help done')
+FAMILY = '(id = :id OR parent_id = :id)'
 ACTIONS = {
-    'remove': Action('DELETE FROM job WHERE id = :id', 'delete jobs', 'removed'),
+    'remove': Action(
+        # A child that runs is deleted by its host's worker, when it has ended.
+        'DELETE FROM job WHERE id = :id OR (parent_id = :id AND run_token IS NULL)',
+        'delete jobs',
+        'removed',
+    ),
     'enable': Action(
-        'UPDATE job SET active = 1, next_run_utc = NULL WHERE id = :id',
+        'UPDATE job SET active = 1, next_run_utc = NULL WHERE ' + FAMILY,
         'enable jobs',
         'enabled',
     ),
     'disable': Action(
-        'UPDATE job SET active = 0, next_run_utc = NULL WHERE id = :id',
+        'UPDATE job SET active = 0, next_run_utc = NULL WHERE ' + FAMILY,
         'disable jobs',
         'disabled',
     ),
     'run-now': Action(
-        'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = :id',
-        'run jobs at once, on any host',
+        # During a run, its end will make the job due.
+        '''UPDATE job SET run_requested = 1,
+            start_before_utc = CASE WHEN run_token IS NULL THEN NULL
+                ELSE start_before_utc END,
+            next_run_utc = CASE WHEN run_token IS NULL THEN {utc}
+                ELSE next_run_utc END
+            WHERE each_host = 0 AND '''
+        + FAMILY,
+        'run jobs at once, on any host that may',
         'will run now',
     ),
     'stop': Action(
-        '''UPDATE job SET stop_requested = run_no
-            WHERE id = :id AND run_token IS NOT NULL''',
-        'end the current runs of jobs, on whichever host',
+        # Of a failed job that is to be tried again, it is the next try.
+        '''UPDATE job SET
+            stop_requested = CASE WHEN run_token IS NULL THEN NULL ELSE run_no END,
+            next_run_utc = CASE WHEN run_token IS NULL THEN NULL ELSE next_run_utc END
+            WHERE (run_token IS NOT NULL OR attempt > 0) AND '''
+        + FAMILY,
+        'end the current runs of jobs, on whichever host, and their retries',
         'will be ended',
     ),
 }
+
+COLUMNS_BY_NAME = {column.name: column for column in COLUMNS}
 
 # An argument of a command: its name or option, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
@@ -4588,6 +4686,14 @@ def check_job(job, now, zone):
         if not fewest <= size <= most:
             text = '%d characters; allowed: %d to %d' % (size, fewest, most)
             wrong[column] = text
+    for column, (pattern, words) in PATTERNS.items():
+        value = getattr(job, column)
+        if value is not None and not re.fullmatch(pattern, str(value)):
+            wrong[column] = '%.80r; allowed: %s' % (value, words)
+    for column, (low, high) in RANGES.items():
+        value = getattr(job, column)
+        if value is not None and not (isinstance(value, int) and low <= value <= high):
+            wrong[column] = '%s; allowed: %d to %d' % (value, low, high)
     if not is_minutes(job.frequency, LONGEST_FREQUENCY):
         wrong['frequency'] = ALLOWED_MINUTES % (job.frequency, LONGEST_FREQUENCY)
         return wrong
@@ -4608,47 +4714,111 @@ def is_minutes(value, most):
 def longest_run(job):
     """The most minutes that max_run_time may be: fewer than the frequency, so that a
     run whose host died has ended before the next one is due."""
-    if job.schedule is not None:
+    if job.schedule is not None or job.after_job is not None:
         return LONGEST_RUN
     return max(1, job.frequency - 1)
 
 
 def default_run_time(job):
     """max_run_time, in minutes, of a job for which none is given."""
-    if job.schedule is not None:
+    if job.schedule is not None or job.after_job is not None:
         return 60
     return max(1, job.frequency // 2)
 
 
-def job_of(store, id):
-    """The row of a job. Raises Problem if there is none."""
-    rows = store.query('SELECT * FROM job WHERE id = :id', id=id)
+def job_of(store, job):
+    """The row of a job, by its id or its name. Raises Problem if there is none."""
+    by = 'id' if isinstance(job, int) else 'name'
+    rows = store.query('SELECT * FROM job WHERE %s = :job' % by, job=job)
     if not rows:
-        raise Problem('job %s does not exist; see: list' % id)
+        raise Problem('job %s does not exist; see: list' % job)
     return rows[0]
 
 
-def save_job(store, id, values):
+def save_job(store, id, values, force=False):
     """Insert a job (id None), or change columns of one. Returns its id and its next
-    run, a UTC datetime. Raises BadJob."""
-    if values.get('schedule'):
-        values = {**values, 'schedule': words_of(values['schedule'])}
+    run, a UTC datetime. force: also what hosts of version 1 would run otherwise. Raises
+    BadJob."""
+    values = settled(store, values)
     if id is None:
         job = Job(**{column.name: column.default for column in COLUMNS})
     else:
         job = job_of(store, id)
     job = with_run_time(job._replace(**values), values)
-    when = checked_next_run(store, job, values)
+    check_values(store, job, values)
+    if not force:
+        check_hosts(store, values)
     values = dict(values, max_run_time=job.max_run_time)
-    if id is None:
-        values['next_run_utc'] = text_of(when)
-        return store.insert('job', values), when
-    changes = ', '.join('%s = :%s' % (name, name) for name in values)
     with store.transaction():
-        store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
-        if any(name in values for name in PLANNED_FROM):
-            when = announce(store, id)
-    return id, when
+        if id is None:
+            id = store.insert('job', values)
+        else:
+            changes = ', '.join('%s = :%s' % (name, name) for name in values)
+            store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
+            if not any(name in values for name in PLANNED_FROM):
+                return id, moment(job.next_run_utc)
+        return id, announce(store, id)
+
+
+def settled(store, values):
+    """Values for a job as its row has them: of schedule, frequency and after_job, one
+    takes the place of the others; a job is an id."""
+    values = dict(values)
+    if values.get('start_within') == 0:
+        values['start_within'] = None
+    if values.get('schedule'):
+        values['schedule'] = words_of(values['schedule'])
+    if values.get('after_job') is not None:
+        values['schedule'] = None
+        try:
+            values['after_job'] = job_of(store, values['after_job']).id
+        except Problem as problem:
+            raise BadJob({'after_job': str(problem)}) from None
+    elif 'schedule' in values or 'frequency' in values:
+        values['after_job'] = None
+    return values
+
+
+def check_values(store, job, values):
+    """Raise BadJob if something is wrong with a job to which values were given."""
+    checked = job
+    if 'frequency' not in values and (job.schedule or job.after_job) is not None:
+        checked = job._replace(frequency=60)  # what the row has is not used
+    wrong = check_job(checked, store.now(), store.zone)
+    try:
+        if job.after_job is not None:
+            check_parent(store, job)
+    except BadSchedule as problem:
+        wrong.setdefault(problem.column, str(problem))
+    for other in store.query(
+        'SELECT id FROM job WHERE name = :name AND id <> :id',
+        name=values.get('name'),
+        id=job.id or 0,
+    ):
+        wrong['name'] = '%r; allowed: a new one; it is that of job %d' % (
+            job.name,
+            other.id,
+        )
+    if wrong:
+        raise BadJob(wrong)
+
+
+def check_hosts(store, values):
+    """Raise BadJob if hosts of version 1 were seen in the last hour, and values for a
+    job say what they don't know: they would run it all the same."""
+    known = [column.name for column in COLUMNS if column not in SINCE_2]
+    new = [name for name, value in values.items() if value and name not in known]
+    if not new:
+        return
+    since = store.zone.local(store.now()) - 60 * MINUTE
+    for host in store.query(
+        "SELECT name, version FROM host WHERE last_seen > :since AND version < '2'",
+        since=text_of(since),
+    ):
+        text = (
+            'host %s runs version %s, which does not know this; upgrade it, or: --force'
+        )
+        raise BadJob({new[0]: text % host})
 
 
 def words_of(text):
@@ -4656,18 +4826,26 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id):
-    """Write the next run of a job whose schedule has changed, and return it, a UTC
+def announce(store, id, since=None):
+    """Write the plan of a job that has changed, and return its next run, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
-    own, as the trigger clears the time in the one that changes the schedule. Raises
+    own, as the trigger clears the plan in the one that changes the schedule. since:
+    the UTC datetime at which it was due, or from which on it may have been. Raises
     BadSchedule."""
     job = job_of(store, id)
     now = store.now()
-    when = next_run(job, now, now, store.zone)
+    after = now
+    if since is not None:
+        after = min(now, since - SECOND)
+    when = next_run(job, after, now, store.zone)
+    if job.after_job and since not in (None, PARKED):  # that job has succeeded
+        when = max(since, moment(job.paused_until_utc) or since)
     store.change(
-        '''UPDATE job SET next_run_utc = :when, changed_utc = NULL
+        '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
+            changed_utc = NULL, attempt = 0
             WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
         when=text_of(when),
+        limit=limit_text(start_limit(job, when, store.zone)),
         id=id,
     )
     return when
@@ -4678,21 +4856,94 @@ def act(store, name, id):
     with store.transaction():
         changed = store.change(ACTIONS[name].sql, id=id)
         if name == 'enable':
-            with suppress(BadSchedule):  # a worker will say what is wrong
-                announce(store, id)
+            for member in family_of(store, id):
+                with suppress(BadSchedule):  # a worker will say what is wrong
+                    announce(store, member.id)
+        if name == 'remove':  # what runs after it never will; plan says so
+            store.change(
+                '''UPDATE job SET next_run_utc = NULL
+                WHERE after_job = :id AND run_token IS NULL''',
+                id=id,
+            )
     return bool(changed)
 
 
-def checked_next_run(store, job, values):
-    """When a job to which values were given runs next. Raises BadJob."""
+def family_of(store, id):
+    """The rows of a job, and of those that it has on each host as a template."""
+    return store.query('SELECT * FROM job WHERE %s ORDER BY id' % FAMILY, id=id)
+
+
+# Pauses.
+
+
+def pause_job(store, id, until, by):
+    """Start no run of a job until a UTC datetime, unless it is asked for. What was due
+    by then runs once afterwards, as far as its window and start_within allow. by: who
+    pauses it, and why."""
     now = store.now()
-    checked = job
-    if job.schedule is not None and 'frequency' not in values:
-        checked = job._replace(frequency=60)  # what the row has is not used
-    wrong = check_job(checked, now, store.zone)
-    if wrong:
-        raise BadJob(wrong)
-    return next_run(job, now, now, store.zone)
+    for job in family_of(store, id):
+        due = moment(job.next_run_utc)
+        store.change(
+            '''UPDATE job SET paused_from_utc = :begun, paused_until_utc = :until,
+            paused_by = :by WHERE id = :id''',
+            begun=text_of(min(now, due or now)),
+            until=text_of(until),
+            by=by[:255],
+            id=job.id,
+        )
+        with suppress(BadSchedule):
+            announce(store, job.id, since=due)
+
+
+def resume_job(store, id):
+    """End the pause of a job now. Returns whether there was one."""
+    now = text_of(store.now())
+    resumed = [
+        job for job in family_of(store, id) if (job.paused_until_utc or '') > now
+    ]
+    for job in resumed:
+        store.change(
+            'UPDATE job SET paused_until_utc = :now WHERE id = :id', now=now, id=job.id
+        )
+        with suppress(BadSchedule):
+            announce(store, job.id, since=moment(job.paused_from_utc))
+    return bool(resumed)
+
+
+def pause_hosts(store, target, until, by):
+    """Have a host start no runs until a UTC datetime, or no host (*), but those that are
+    asked for. by: who does so, and why."""
+    values = {
+        'target': target,
+        'begun': text_of(store.now()),
+        'until': text_of(until),
+        'by': by[:255],
+    }
+    with store.transaction():
+        store.change('DELETE FROM pause WHERE target = :target', target=target)
+        store.change(
+            '''INSERT INTO pause (target, from_utc, until_utc, paused_by)
+            VALUES (:target, :begun, :until, :by)''',
+            **values,
+        )
+
+
+def resume_hosts(store, target):
+    """End the pause of a host, or that of all (*), now. Returns whether there was one.
+    The row stays for a while: it tells why a run was late."""
+    return bool(
+        store.change(
+            '''UPDATE pause SET until_utc = {utc}
+            WHERE target = :target AND until_utc > {utc}''',
+            target=target,
+        )
+    )
+
+
+def pauses(store):
+    """The pauses of hosts that go on, by target."""
+    rows = store.query('SELECT * FROM pause WHERE until_utc > {utc} ORDER BY target')
+    return {row.target: row for row in rows}
 
 
 def with_run_time(job, values):
@@ -4700,7 +4951,7 @@ def with_run_time(job, values):
     shortens one that was not given with it."""
     if job.max_run_time is None:
         return job._replace(max_run_time=default_run_time(job))
-    by_frequency = 'frequency' in values and job.schedule is None
+    by_frequency = 'frequency' in values and (job.schedule or job.after_job) is None
     if by_frequency and 'max_run_time' not in values:
         fitting = min(job.max_run_time, default_run_time(job))
         return job._replace(max_run_time=fitting)
@@ -4746,13 +4997,18 @@ def how_far(seconds):
 
 
 def state_of(job, now):
-    """A job's status in a word: running, overdue, disabled, lost, error, not due."""
+    """A job's status in a word: running, overdue, disabled, template, paused, lost,
+    error, not due."""
     due = moment(job.next_run_utc)
     deadline = moment(job.run_deadline_utc)
     if job.run_token is not None:
         return 'overdue' if deadline and deadline < now else 'running'
     if not job.active and not job.run_requested:
         return 'disabled'
+    if job.each_host:
+        return 'template'
+    if (job.paused_until_utc or '') > text_of(now) and not job.run_requested:
+        return 'paused'
     if due and due < now - MINUTE:
         return 'overdue'
     if job.last_status.startswith('ERROR: lost'):
@@ -4770,6 +5026,8 @@ def describe(job):
 
 def schedule_in_words(job):
     """When a job runs, without its window; a macro such as @daily stays as it is."""
+    if job.after_job:
+        return 'after job %d' % job.after_job
     if job.schedule is None:
         return frequency_in_words(job.frequency)
     fields = job.schedule.split()
@@ -5659,12 +5917,17 @@ def parser():
     return top
 
 
-JOB = Option('id', {**WHOLE, 'help': 'the id of a job'})
+BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
+JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
 JOB_OR_ALL = Option(
     'id',
-    {**WHOLE, 'nargs': '?', 'help': 'the id of a job; default: all jobs'},
+    {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
 )
-JOBS = Option('id', {**WHOLE, 'nargs': '+', 'help': 'the ids of jobs'})
+JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
+FORCE = Option(
+    '--force',
+    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
+)
 COUNT = Option(
     '-n',
     {
@@ -5678,7 +5941,11 @@ JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
-        {'dest': column.name, 'help': column.label.lower(), **column.type.keywords},
+        {
+            'dest': 'job_' + column.name,  # --name is also that of the host
+            'help': column.label[0].lower() + column.label[1:],
+            **column.type.keywords,
+        },
     )
     for column in COLUMNS
 }
@@ -5693,46 +5960,50 @@ def cmd_run(args, config):
 @command(
     'add',
     *[option for name, option in JOB_OPTIONS.items() if name != 'command'],
-    Option('command', {'help': 'run by /bin/sh'}),
+    FORCE,
+    Option('job_command', {'metavar': 'command', 'help': 'run by /bin/sh'}),
 )
 def cmd_add(args, config):
     """add a job"""
     save(args, config, None)
 
 
-@command('edit', *JOB_OPTIONS.values(), JOB)
+@command('edit', *JOB_OPTIONS.values(), FORCE, JOB)
 def cmd_edit(args, config):
     """change a job"""
     save(args, config, args.id)
 
 
-def save(args, config, id):
+def save(args, config, job):
     """Save the columns that were given as options, and report the next run."""
     values = {
-        column.name: getattr(args, column.name)
+        column.name: getattr(args, 'job_' + column.name)
         for column in COLUMNS
-        if getattr(args, column.name) is not None
+        if getattr(args, 'job_' + column.name) is not None
     }
-    if 'frequency' in values and 'schedule' in values:
-        raise BadConfig('--every and --schedule; allowed: one of them')
+    given = [name for name in ('frequency', 'schedule', 'after_job') if name in values]
+    options = {column.name: column.option for column in COLUMNS}
+    if len(given) > 1:
+        names = ' and '.join(options[name] for name in given)
+        raise BadConfig('%s; allowed: one of them' % names)
     if 'frequency' in values:
         values['schedule'] = None
-    for name in ('start_anchor', 'stop_anchor'):
-        if values.get(name) == '':  # --start '' removes it
-            values[name] = None
+    for name, value in values.items():
+        if value == '' and COLUMNS_BY_NAME[name].default is None:
+            values[name] = None  # --start '' removes it
     store = Store(config).connect()
     try:
-        id, when = save_job(store, id, values)
+        id = None if job is None else job_of(store, job).id
+        id, when = save_job(store, id, values, args.force)
     except BadJob as problem:
-        names = {column.name: column.option for column in COLUMNS}
-        raise BadJob(problem.wrong, names) from None
+        raise BadJob(problem.wrong, options) from None
     print('job %d, next run %s' % (id, when_text(store, when, store.now())))
 
 
 def cmd_act(args, config):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     store = Store(config).connect()
-    jobs = [job_of(store, id) for id in args.id]
+    jobs = [job_of(store, job) for job in args.id]
     for job in jobs:
         changed = act(store, args.action, job.id)
         text = ACTIONS[args.action].done if changed else 'is not running'
@@ -5819,17 +6090,17 @@ def cmd_next(args, config):
 def job_or_expression(store, text):
     """The job whose id was typed, or one with the expression that was typed; active
     in any case."""
-    if re.fullmatch('[0-9]{1,9}', text):
-        return job_of(store, int(text))._replace(active=1)
+    if re.fullmatch('[0-9]{1,9}', text) or re.fullmatch(PATTERNS['name'][0], text):
+        return job_of(store, id_or_name(text))._replace(active=1)
     return Job(active=1, schedule=text)
 
 
-def time_given(text):
-    """What was typed after --from, as a datetime."""
+def time_given(text, option='--from'):
+    """What was typed after an option, as a datetime."""
     form = r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+'  # the years 1970 to 8999
     when = moment(text)
     if when is None or not re.fullmatch(form, text):
-        raise BadConfig("--from %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % text)
+        raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
     return when
 
 
@@ -5840,7 +6111,7 @@ def cmd_history(args, config):
     if args.id is None:
         which = 'ORDER BY ended_at DESC'
     else:
-        job_of(store, args.id)
+        args.id = job_of(store, args.id).id
         which = 'WHERE job_id = :id ORDER BY run_no DESC'
     text = 'SELECT * FROM run %s LIMIT :count' % which
     print_rows(
@@ -5921,6 +6192,101 @@ def cmd_hosts(args, config):
     """list the hosts, as each last reported (every minute)"""
     rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
     print_rows(rows, args.json, *map(cell, Host._fields))
+
+
+########################################################################################
+# pausing: jobs and hosts that start nothing for a while
+########################################################################################
+
+UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
+LONGEST_PAUSE = 366 * DAY
+PAUSED = (
+    Option('id', {**BY_NAME, 'nargs': '*', 'help': 'jobs; default: all hosts'}),
+    Option('--host', {'metavar': 'HOST', 'help': 'this host instead of jobs'}),
+)
+
+
+@command(
+    'pause',
+    *PAUSED,
+    Option(
+        '--for',
+        {
+            'metavar': '2h',
+            'dest': 'period',
+            'help': 'how long: 90s, 15m, 2h, 3d; default: 1h',
+        },
+    ),
+    Option(
+        '--until',
+        {'metavar': 'TIME', 'help': "or until when, in the database's time zone"},
+    ),
+    Option('--note', {'metavar': 'TEXT', 'default': '', 'help': 'why'}),
+    FORCE,
+)
+def cmd_pause(args, config):
+    """start no runs for a while: of jobs, on a host, or at all"""
+    store = Store(config).connect()
+    if not args.force:
+        check_hosts(store, {'pause': 1})
+    until = end_of_pause(store, args)
+    by = os.environ.get('SUDO_USER') or user_name(os.getuid())
+    by += ': ' + args.note if args.note else ''
+    text = 'paused until %s' % when_text(store, until, store.now())
+    for job in jobs_to_pause(store, args):
+        pause_job(store, job.id, until, by)
+        print('job %d: %s' % (job.id, text))
+    if not args.id:
+        pause_hosts(store, target_of(args), until, by)
+        print('%s: %s' % (args.host or 'all hosts', text))
+
+
+@command('resume', *PAUSED)
+def cmd_resume(args, config):
+    """end a pause"""
+    store = Store(config).connect()
+    for job in jobs_to_pause(store, args):
+        resumed = resume_job(store, job.id)
+        print('job %d: %s' % (job.id, 'resumed' if resumed else 'is not paused'))
+    if not args.id:
+        resumed = resume_hosts(store, target_of(args))
+        text = 'resumed' if resumed else 'not paused'
+        print('%s: %s' % (args.host or 'all hosts', text))
+
+
+def jobs_to_pause(store, args):
+    if args.id and args.host:
+        raise BadConfig('--host %s and jobs; allowed: one of them' % args.host)
+    return [job_of(store, job) for job in args.id]
+
+
+def target_of(args):
+    """Of the table `pause`. Raises BadConfig."""
+    if args.host is None:
+        return '*'
+    if not re.fullmatch(WORD, args.host.lower()):
+        raise BadConfig('--host %r; allowed: the name of a host' % args.host)
+    return args.host.lower()
+
+
+def end_of_pause(store, args):
+    """When a pause ends, a UTC datetime. Raises BadConfig."""
+    now = store.now()
+    if args.until and args.period:
+        raise BadConfig('--for and --until; allowed: one of them')
+    if args.until:
+        until = store.zone.utc(time_given(args.until, '--until'))
+    else:
+        given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', args.period or '1h')
+        if not given:
+            raise BadConfig('--for %r; allowed: 90s, 15m, 2h, 3d' % args.period)
+        until = now + int(given[1]) * UNITS[given[2]]
+    if not now < until <= now + LONGEST_PAUSE:
+        raise BadConfig(
+            'the end of the pause, %s; allowed: from now to %d days from now'
+            % (text_of(store.zone.local(until)), LONGEST_PAUSE // DAY)
+        )
+    return until
 
 
 ########################################################################################
@@ -6295,11 +6661,7 @@ def as_user(script, user):
 def cmd_export(args, config):
     """print all jobs as a crontab"""
     for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
-        facts = {
-            column.name: getattr(job, column.name)
-            for column in COLUMNS
-            if column.exported
-        }
+        facts = exported_facts(job)
         if job.schedule is None:  # import goes by the facts
             facts.update(schedule=None, frequency=job.frequency)
         if '\n' in job.command:
@@ -6308,6 +6670,20 @@ def cmd_export(args, config):
         print('#: ' + to_json(facts))
         line = crontab_line(job.command, job.schedule, job.frequency)
         print(on_terminal('%s%s\n' % (disabled, line)))
+
+
+def exported_facts(job):
+    """What the crontab line of a job does not tell, where it is not the default."""
+    facts = {
+        column.name: getattr(job, column.name)
+        for column in COLUMNS
+        if column.exported or column in SINCE_2
+    }
+    return {
+        name: value
+        for name, value in facts.items()
+        if value != COLUMNS_BY_NAME[name].default
+    }
 
 
 def crontab_line(command, schedule, frequency):

@@ -69,7 +69,8 @@ CREATE TABLE IF NOT EXISTS job (
     followers_due    BIGINT NULL DEFAULT NULL,
     -- failures in a row
     failures         INT UNSIGNED NOT NULL DEFAULT 0,
-    -- no start before; who paused it, and why
+    -- no start between these times; who paused it, and why
+    paused_from_utc  DATETIME NULL DEFAULT NULL,
     paused_until_utc DATETIME NULL DEFAULT NULL,
     paused_by        VARCHAR(255) NULL DEFAULT NULL,
     -- after how many failures in a row to tell somebody, 0: never; whom, by mail
@@ -84,7 +85,9 @@ CREATE TABLE IF NOT EXISTS job (
     INDEX job_due (run_token, next_run_utc),
     INDEX job_deadline (run_deadline_utc),
     INDEX job_here (run_on, run_token, next_run_utc),
+    INDEX job_late (run_token, start_before_utc),
     INDEX job_after (after_job),
+    INDEX job_each (each_host),
     INDEX job_followers (followers_due),
     INDEX job_failures (failures),
     UNIQUE INDEX job_name (name),
@@ -142,6 +145,7 @@ CREATE TABLE IF NOT EXISTS about (
 -- Which hosts start no jobs for a while; *: all.
 CREATE TABLE IF NOT EXISTS pause (
     target           VARCHAR(191) NOT NULL PRIMARY KEY,
+    from_utc         DATETIME NULL DEFAULT NULL,
     until_utc        DATETIME NULL DEFAULT NULL,
     paused_by        VARCHAR(255) NOT NULL DEFAULT '',
     note             VARCHAR(255) NOT NULL DEFAULT ''
@@ -197,7 +201,8 @@ CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.start_before_utc = CASE
         WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END,
     NEW.max_run_time = CASE
-        WHEN NEW.schedule IS NOT NULL THEN GREATEST(NEW.max_run_time, 1)
+        WHEN NEW.schedule IS NOT NULL OR NEW.after_job IS NOT NULL
+            THEN GREATEST(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= GREATEST(NEW.frequency, 1)
             THEN GREATEST(NEW.frequency >> 1, 1)
         ELSE NEW.max_run_time END,
@@ -207,7 +212,8 @@ CREATE TRIGGER job_checks_2 BEFORE INSERT ON job FOR EACH ROW SET
     NEW.changed_utc = CASE
         WHEN NEW.next_run_utc IS NULL THEN UTC_TIMESTAMP(6) ELSE NULL END,
     NEW.max_run_time = CASE
-        WHEN NEW.schedule IS NOT NULL THEN GREATEST(NEW.max_run_time, 1)
+        WHEN NEW.schedule IS NOT NULL OR NEW.after_job IS NOT NULL
+            THEN GREATEST(NEW.max_run_time, 1)
         WHEN NEW.max_run_time < 1 OR NEW.max_run_time >= GREATEST(NEW.frequency, 1)
             THEN GREATEST(NEW.frequency >> 1, 1)
         ELSE NEW.max_run_time END,
