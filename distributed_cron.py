@@ -51,7 +51,7 @@ Sections
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
     plans      when a job is due and until when, what it skipped, jobs after jobs
-    templates  jobs that run on each host
+    hosts      a host says hello, and follows the jobs that run on each host
     schedule   the next run of a job, its window, and the time zone
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
@@ -59,7 +59,8 @@ Sections
     trust      who may answer as the database, what it is told, whose functions run
     config     the configuration file
     keys       its keys, and what each allows
-    jobs       what the commands and the web page share: columns, checks, changes
+    columns    what people may set of a job, and the limits of that
+    jobs       what the commands and the web page share: actions, checks, changes
     display    states, schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
     schema     the SQL that makes the tables, for each database
@@ -434,8 +435,7 @@ class Worker:
             self.attempt(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
-        moved = self.plan(seen) + self.tell_followers(seen)
-        moved += self.start_due(seen, slots)
+        moved = self.plan(seen) + self.start_due(seen, slots)
         self.failures = 0
         return self.pause(seen, slots, moved)
 
@@ -628,12 +628,13 @@ class Worker:
             self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
-        """plan: returns how many jobs got a time, or were parked. A job that can't be
-        planned by a bug of ours is left alone, and the log says why."""
+        """plan, tell followers: returns how many jobs got a time, or were parked. A job
+        that a bug of ours keeps from it is left alone, and the log says why."""
         planned = 0
         for is_needed, step in (
             (seen.unplanned, self.store.plan),
             (seen.late, self.store.plan_late),
+            (seen.followed, self.store.tell_followers),
         ):
             if is_needed:
                 planned += self.attempt(
@@ -643,14 +644,6 @@ class Worker:
             self.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
         return planned
-
-    def tell_followers(self, seen):
-        """tell followers: returns how many jobs got due."""
-        if not seen.followed:
-            return 0
-        return self.attempt(
-            lambda: tell_followers(self.store, seen.now, self.locked.jobs())
-        )
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -680,9 +673,9 @@ class Worker:
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             if rows:
-                self.start_runner(
-                    claim, [Command(row, claim, sent, self.config) for row in rows]
-                )
+                commands = [Command(row, claim, sent, self.config) for row in rows]
+                start_runner(self.config, self.name, claim, commands)
+                self.log.write('start: ' + ', '.join(map(str, commands)))
             return len(rows)
         except Away:
             raise  # it may land yet
@@ -703,14 +696,6 @@ class Worker:
         if not self.pace.one_by_one:
             self.leave_alone(jobs, str(problem))
         return 0
-
-    def start_runner(self, claim, commands):
-        """start: fork one runner for the claim."""
-        load_modules()
-        if not os.fork():
-            become_runner(self.config, self.name, claim, commands)
-        runs = ['job %d run %d' % (command.job, command.run_no) for command in commands]
-        self.log.write('start: ' + ', '.join(runs))
 
 
 ########################################################################################
@@ -915,11 +900,21 @@ class Command:
         self.tail = b''  # the last of its output
         self.watch = claim.watch_file(row.id)
 
+    def __str__(self):
+        return 'job %d run %d' % (self.job, self.run_no)
+
 
 def load_modules():
     """Import what each runner needs, once: an idle pass does without."""
     for name in ('queue', 'selectors', 'threading'):
         __import__(name)
+
+
+def start_runner(config, worker, claim, commands):
+    """start: fork one runner for the claim. worker: its name."""
+    load_modules()
+    if not os.fork():
+        become_runner(config, worker, claim, commands)
 
 
 def become_runner(config, worker, claim, commands):
@@ -2030,7 +2025,6 @@ def overwrite(path, data):
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
-SILENCE = 2 * MINUTE  # a host that says nothing for longer was away
 CLAIMED = '''id, name, run_no, attempt, command, next_run_utc, last_start,
     run_deadline_utc, {utc_exact} AS now'''
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
@@ -2120,6 +2114,10 @@ class Store:
         return self.plan(
             now, 'next_run_utc <= {utc} AND NOT {startable} AND {mine}', skip
         )
+
+    def tell_followers(self, now, skip=()):
+        """Make the jobs due that run after jobs that have succeeded."""
+        return tell_followers(self, now, skip)
 
     def forget_plans(self):
         """Have all jobs planned anew whose time is yet to come."""
@@ -2215,30 +2213,7 @@ class Store:
 
     def hello(self, worker, running, now):
         """Update this host's row. now: a datetime, UTC."""
-        host = Host(
-            name=self.config.name,
-            last_seen=text_of(self.zone.local(now)),
-            worker=worker,
-            version=VERSION,
-            max_tasks=self.config.max_tasks,
-            running=running,
-            skew_ms=skew_of(now),
-            tags=' '.join(self.config.tags)[:255] or None,
-        )
-        values = host._asdict()
-        # The columns for its last silence stay, unless one of over 2 minutes is over.
-        changed = self.change(
-            '''UPDATE host SET
-            gap_until = CASE WHEN last_seen < :silent THEN :last_seen ELSE gap_until END,
-            gap_from = CASE WHEN last_seen < :silent THEN last_seen ELSE gap_from END,
-            last_seen = :last_seen, worker = :worker, version = :version,
-            max_tasks = :max_tasks, running = :running, skew_ms = :skew_ms, tags = :tags
-            WHERE name = :name''',
-            silent=text_of(self.zone.local(now) - SILENCE),
-            **values,
-        )
-        if not changed:
-            self.insert('host', values)
+        say_hello(self, worker, running, now)
 
     def purge(self, now):
         """Delete what the history need not keep. now: a datetime, UTC."""
@@ -2314,7 +2289,7 @@ class Store:
         )
         if self.dialect.returning and table == 'job':
             return self.query(text + ' RETURNING id', **values)[0].id
-        return self.execute(text, **values).lastrowid
+        return getattr(self.execute(text, **values), 'lastrowid', None)
 
     def execute(self, text, **values):
         """One statement, in which `:name` is a value; a list is as many values."""
@@ -2698,7 +2673,8 @@ def retry_of(ending, job, ended, now, zone):
     job = job._replace(attempt=attempt + 1)
     with suppress(BadSchedule):
         limit = start_limit(job, when, zone)
-        if when < limit and when >= (moment(job.paused_until_utc) or when):
+        first = moment(job.paused_until_utc) or when
+        if first <= when < min(limit, next_regular(job, ended, ended, zone)):
             return {
                 'attempt': job.attempt,
                 'next_run_utc': text_of(when),
@@ -2852,8 +2828,8 @@ def plan_after_miss(store, job, due, now):
     reason = reason_for_skip(store, job, due)
     first = due
     begun = moment(job.paused_from_utc)
-    if due == moment(job.paused_until_utc) and begun and job.last_start:
-        first = min(due, next_regular(job, begun - SECOND, begun, zone))
+    if due == moment(job.paused_until_utc) and begun:
+        first = min(due, next_regular(job, begun, begun, zone))
     job = job._replace(attempt=0)
     passed, when = passed_over(job, first, now, zone)
     limit = start_limit(job, when, zone)
@@ -2988,7 +2964,7 @@ def tell(store, job, parent, now):
 
 
 ########################################################################################
-# templates: jobs that run on each host
+# hosts: a host says hello, and follows the jobs that run on each host
 ########################################################################################
 
 # A job with each_host is a template: it never runs itself. Each host that its run_on
@@ -2996,6 +2972,7 @@ def tell(store, job, parent, now):
 # of the host, parent_id the template's id, and all else as in the template. A host's
 # worker makes and follows the children of its host each minute.
 
+SILENCE = 2 * MINUTE  # a host that says nothing for longer was away
 ABSENCE = 7 * DAY  # after which the children of a host that nobody sees are deleted
 # What a child takes over from its template.
 INHERITED = (
@@ -3003,6 +2980,33 @@ INHERITED = (
     'schedule time_zone start_within retries retry_delay after_job paused_from_utc '
     'paused_until_utc paused_by alert_after alert_to rev signature not_after'
 ).split()
+
+
+def say_hello(store, worker, running, now):
+    """Update the row of this host. worker: its name. now: a datetime, UTC."""
+    host = Host(
+        name=store.config.name,
+        last_seen=text_of(store.zone.local(now)),
+        worker=worker,
+        version=VERSION,
+        max_tasks=store.config.max_tasks,
+        running=running,
+        skew_ms=skew_of(now),
+        tags=' '.join(store.config.tags)[:255] or None,
+    )
+    # The columns for its last silence stay, unless a longer one is over.
+    changed = store.change(
+        '''UPDATE host SET
+        gap_until = CASE WHEN last_seen < :silent THEN :last_seen ELSE gap_until END,
+        gap_from = CASE WHEN last_seen < :silent THEN last_seen ELSE gap_from END,
+        last_seen = :last_seen, worker = :worker, version = :version,
+        max_tasks = :max_tasks, running = :running, skew_ms = :skew_ms, tags = :tags
+        WHERE name = :name''',
+        silent=text_of(store.zone.local(now) - SILENCE),
+        **host._asdict(),
+    )
+    if not changed:
+        store.insert('host', host._asdict())
 
 
 def follow_templates(store, now):
@@ -3125,7 +3129,8 @@ def start_limit(job, when, zone):
     any time later. The window's close, or the end of start_within if that is earlier;
     for a retry, the next regular time instead."""
     window = Window(job)
-    if window.is_all_day() and not job.attempt and not job.start_within:
+    no_limit = window.is_all_day() and not job.attempt and not job.start_within
+    if when == PARKED or no_limit:
         return PARKED
     if when == moment(job.paused_until_utc):
         when = last_time_until(job, when, zone)
@@ -3141,7 +3146,7 @@ def start_limit(job, when, zone):
 def last_time_until(job, until, zone):
     """The last regular time of a job at or before the end of its pause. EPOCH if that
     was so long before that the job may not start any more."""
-    if job.after_job or job.last_start is None:
+    if job.schedule is None and (job.after_job or job.last_start is None):
         return until
     if job.schedule is None:
         return min(until, next_regular(job, until, until, zone))
@@ -3675,7 +3680,6 @@ class SQLite(Dialect):
         'utc': "datetime('now')",
         'utc_exact': "strftime('%Y-%m-%d %H:%M:%f', 'now')",
         'local': "datetime('now', 'localtime')",
-        'time': "time('now', 'localtime')",
         'to_local': "datetime(:when, 'localtime')",
         'same': 'IS',
         'greatest': 'MAX',
@@ -3727,7 +3731,6 @@ class MySQL(Dialect):
         'utc': 'UTC_TIMESTAMP()',
         'utc_exact': 'UTC_TIMESTAMP(6)',
         'local': 'NOW()',
-        'time': 'CURRENT_TIME()',
         'to_local': "CONVERT_TZ(:when, '+00:00', @@session.time_zone)",
         'same': '<=>',
         'greatest': 'GREATEST',
@@ -3849,7 +3852,6 @@ class PostgreSQL(Dialect):
         'utc_exact': "to_char(statement_timestamp() AT TIME ZONE 'UTC', "
         "'YYYY-MM-DD HH24:MI:SS.US')",
         'local': "date_trunc('second', CAST(statement_timestamp() AS timestamp))",
-        'time': "CAST(date_trunc('second', statement_timestamp()) AS time)",
         'to_local': "CAST(CAST(:when AS timestamp) AT TIME ZONE 'UTC' AS timestamp)",
         'same': 'IS NOT DISTINCT FROM',
         'greatest': 'GREATEST',
@@ -4370,13 +4372,18 @@ def is_texts(value):
     return isinstance(value, list) and {type(item) for item in value} == {str}
 
 
+WORD = '[a-z0-9][a-z0-9_.-]{0,190}'  # a host's name or a tag, for run_on
+
+
+def is_words(value):
+    return isinstance(value, list) and all(
+        isinstance(word, str) and re.fullmatch(WORD, word) for word in value
+    )
+
+
 ANY_TEXT = Check('text', is_text)
 TEXTS = Check('a list of texts', is_texts)
-WORD = '[a-z0-9][a-z0-9_.-]{0,190}'  # a host's name or a tag, for run_on
-WORDS = Check(
-    'a list of words such as db or web-1: a-z, 0-9, _ . -',
-    lambda value: is_texts(value) and all(re.fullmatch(WORD, word) for word in value),
-)
+WORDS = Check('a list of words such as db or web-1: a-z, 0-9, _ . -', is_words)
 TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
@@ -4417,7 +4424,7 @@ KEYS = {  # key: (default, check)
 
 
 ########################################################################################
-# jobs: what the commands and the web page share: columns, checks, changes
+# columns: what people may set of a job, and the limits of that
 ########################################################################################
 
 
@@ -4430,14 +4437,25 @@ def whole_number(text):
     return int(text)
 
 
+NAME = '[a-z][a-z0-9_.-]{0,63}'  # of a job
+
+
 def id_or_name(text):
-    """What names a job on the command line: its id as an int, or its name."""
-    return int(text) if re.fullmatch('[0-9]{1,9}', text) else text
+    """What names a job on the command line: its id as an int, or its name; argparse
+    reports what is neither."""
+    if re.fullmatch('[0-9]{1,9}', text):
+        return int(text)
+    if text and not re.fullmatch(NAME, text):
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError('%.80r; allowed: the id or the name of a job' % text)
+    return text
 
 
 # Keywords of argparse.
 WHOLE = {'type': whole_number}
 FLAG = {'action': 'store_true'}
+BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
 
 # What a column holds. json: the types that import accepts in a `#:` line. keywords: of
 # its option, for argparse.
@@ -4569,7 +4587,11 @@ COLUMNS = (
         label="Mail address for its alerts, if not the configuration's",
     ),
 )
-SINCE_2 = COLUMNS[8:]  # version 1 knows none of these
+SINCE_2 = [  # version 1 knows none of these
+    column
+    for column in COLUMNS
+    if JOB_COLUMNS.index(column.name) >= JOB_COLUMNS.index('start_before_utc')
+]
 
 LENGTHS = {  # fewest and most characters
     'description': (0, 255),
@@ -4578,7 +4600,7 @@ LENGTHS = {  # fewest and most characters
 }
 ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
 PATTERNS = {  # of columns that may be empty, and what that is in words
-    'name': ('[a-z][a-z0-9_.-]{0,63}', 'a to z, then also 0-9 _ . -, up to 64 in all'),
+    'name': (NAME, 'a to z, then also 0-9 _ . -, up to 64 in all'),
     'run_on': (WORD, 'a host or a tag, such as db or web-1: a-z, 0-9, _ . -'),
     'alert_to': (r'[^\s@,]+@[^\s@,]+', 'one mail address'),
 }
@@ -4588,6 +4610,12 @@ RANGES = {  # of columns that may be empty
     'retry_delay': (0, LONGEST_DELAY),
     'alert_after': (0, 1000),
 }
+
+
+########################################################################################
+# jobs: what the commands and the web page share: actions, checks, changes
+########################################################################################
+
 
 # What people may do to a job; to a template: to the jobs that it has on each host. sql:
 # one statement, which changes no row if there is nothing to do. help: for --help. done:
@@ -4639,6 +4667,20 @@ COLUMNS_BY_NAME = {column.name: column for column in COLUMNS}
 
 # An argument of a command: its name or option, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
+FORCE = Option(
+    '--force',
+    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
+)
+COUNT = Option(
+    '-n',
+    {
+        **WHOLE,
+        'default': 20,
+        'metavar': 'COUNT',
+        'help': 'print at most so many; default: 20',
+    },
+)
+JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 # A command of the command line. function: of its arguments and the configuration; it
 # returns the exit status, None for 0. config_of: returns the configuration for these
 # arguments.
@@ -4873,79 +4915,6 @@ def family_of(store, id):
     return store.query('SELECT * FROM job WHERE %s ORDER BY id' % FAMILY, id=id)
 
 
-# Pauses.
-
-
-def pause_job(store, id, until, by):
-    """Start no run of a job until a UTC datetime, unless it is asked for. What was due
-    by then runs once afterwards, as far as its window and start_within allow. by: who
-    pauses it, and why."""
-    now = store.now()
-    for job in family_of(store, id):
-        due = moment(job.next_run_utc)
-        store.change(
-            '''UPDATE job SET paused_from_utc = :begun, paused_until_utc = :until,
-            paused_by = :by WHERE id = :id''',
-            begun=text_of(min(now, due or now)),
-            until=text_of(until),
-            by=by[:255],
-            id=job.id,
-        )
-        with suppress(BadSchedule):
-            announce(store, job.id, since=due)
-
-
-def resume_job(store, id):
-    """End the pause of a job now. Returns whether there was one."""
-    now = text_of(store.now())
-    resumed = [
-        job for job in family_of(store, id) if (job.paused_until_utc or '') > now
-    ]
-    for job in resumed:
-        store.change(
-            'UPDATE job SET paused_until_utc = :now WHERE id = :id', now=now, id=job.id
-        )
-        with suppress(BadSchedule):
-            announce(store, job.id, since=moment(job.paused_from_utc))
-    return bool(resumed)
-
-
-def pause_hosts(store, target, until, by):
-    """Have a host start no runs until a UTC datetime, or no host (*), but those that are
-    asked for. by: who does so, and why."""
-    values = {
-        'target': target,
-        'begun': text_of(store.now()),
-        'until': text_of(until),
-        'by': by[:255],
-    }
-    with store.transaction():
-        store.change('DELETE FROM pause WHERE target = :target', target=target)
-        store.change(
-            '''INSERT INTO pause (target, from_utc, until_utc, paused_by)
-            VALUES (:target, :begun, :until, :by)''',
-            **values,
-        )
-
-
-def resume_hosts(store, target):
-    """End the pause of a host, or that of all (*), now. Returns whether there was one.
-    The row stays for a while: it tells why a run was late."""
-    return bool(
-        store.change(
-            '''UPDATE pause SET until_utc = {utc}
-            WHERE target = :target AND until_utc > {utc}''',
-            target=target,
-        )
-    )
-
-
-def pauses(store):
-    """The pauses of hosts that go on, by target."""
-    rows = store.query('SELECT * FROM pause WHERE until_utc > {utc} ORDER BY target')
-    return {row.target: row for row in rows}
-
-
 def with_run_time(job, values):
     """A job to which values were given, with a max_run_time that fits: a new frequency
     shortens one that was not given with it."""
@@ -4984,6 +4953,15 @@ def when_text(store, when, now):
         return 'never'
     distance = how_far((when - now).total_seconds())
     return '%s, %s' % (text_of(store.zone.local(when)), distance)
+
+
+def time_given(text, option='--from'):
+    """What was typed after an option, as a datetime."""
+    form = r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+'  # the years 1970 to 8999
+    when = moment(text)
+    if when is None or not re.fullmatch(form, text):
+        raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
+    return when
 
 
 def how_far(seconds):
@@ -5774,13 +5752,12 @@ value            VARCHAR(255) NOT NULL DEFAULT ''
     ),
     Table(
         name='pause',
-        about='-- Which hosts start no jobs for a while; *: all.',
+        about='-- Which hosts start no jobs for a while; *: all. Who wants that, and why.',
         columns='''
 target           VARCHAR(191) NOT NULL PRIMARY KEY,
 from_utc         {moment} NULL DEFAULT NULL,
 until_utc        {moment} NULL DEFAULT NULL,
-paused_by        VARCHAR(255) NOT NULL DEFAULT '',
-note             VARCHAR(255) NOT NULL DEFAULT ''
+paused_by        VARCHAR(255) NOT NULL DEFAULT ''
 ''',
     ),
     Table(
@@ -5917,33 +5894,18 @@ def parser():
     return top
 
 
-BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
 JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
 JOB_OR_ALL = Option(
     'id',
     {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
 )
 JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
-FORCE = Option(
-    '--force',
-    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
-)
-COUNT = Option(
-    '-n',
-    {
-        **WHOLE,
-        'default': 20,
-        'metavar': 'COUNT',
-        'help': 'print at most so many; default: 20',
-    },
-)
-JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
         {
             'dest': 'job_' + column.name,  # --name is also that of the host
-            'help': column.label[0].lower() + column.label[1:],
+            'help': column.label[:1].lower() + column.label[1:],
             **column.type.keywords,
         },
     )
@@ -6090,18 +6052,9 @@ def cmd_next(args, config):
 def job_or_expression(store, text):
     """The job whose id was typed, or one with the expression that was typed; active
     in any case."""
-    if re.fullmatch('[0-9]{1,9}', text) or re.fullmatch(PATTERNS['name'][0], text):
+    if re.fullmatch('[0-9]{1,9}', text) or re.fullmatch(NAME, text):
         return job_of(store, id_or_name(text))._replace(active=1)
     return Job(active=1, schedule=text)
-
-
-def time_given(text, option='--from'):
-    """What was typed after an option, as a datetime."""
-    form = r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+'  # the years 1970 to 8999
-    when = moment(text)
-    if when is None or not re.fullmatch(form, text):
-        raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
-    return when
 
 
 @command('history', JOB_OR_ALL, COUNT, JSON)
@@ -6197,6 +6150,78 @@ def cmd_hosts(args, config):
 ########################################################################################
 # pausing: jobs and hosts that start nothing for a while
 ########################################################################################
+
+
+def pause_job(store, id, until, by):
+    """Start no run of a job until a UTC datetime, unless it is asked for. What was due
+    by then runs once afterwards, as far as its window and start_within allow. by: who
+    pauses it, and why."""
+    now = store.now()
+    for job in family_of(store, id):
+        due = moment(job.next_run_utc)
+        begun = min(now, due - SECOND) if due else now
+        store.change(
+            '''UPDATE job SET paused_from_utc = :begun, paused_until_utc = :until,
+            paused_by = :by WHERE id = :id''',
+            begun=text_of(begun),
+            until=text_of(until),
+            by=by[:255],
+            id=job.id,
+        )
+        with suppress(BadSchedule):
+            announce(store, job.id, since=due)
+
+
+def resume_job(store, id):
+    """End the pause of a job now. Returns whether there was one."""
+    now = text_of(store.now())
+    resumed = [
+        job for job in family_of(store, id) if (job.paused_until_utc or '') > now
+    ]
+    for job in resumed:
+        store.change(
+            'UPDATE job SET paused_until_utc = :now WHERE id = :id', now=now, id=job.id
+        )
+        with suppress(BadSchedule):
+            announce(store, job.id, since=moment(job.paused_from_utc))
+    return bool(resumed)
+
+
+def pause_hosts(store, target, until, by):
+    """Have a host start no runs until a UTC datetime, or no host (*), but those that are
+    asked for. by: who does so, and why."""
+    values = {
+        'target': target,
+        'begun': text_of(store.now()),
+        'until': text_of(until),
+        'by': by[:255],
+    }
+    with store.transaction():
+        store.change('DELETE FROM pause WHERE target = :target', target=target)
+        store.change(
+            '''INSERT INTO pause (target, from_utc, until_utc, paused_by)
+            VALUES (:target, :begun, :until, :by)''',
+            **values,
+        )
+
+
+def resume_hosts(store, target):
+    """End the pause of a host, or that of all (*), now. Returns whether there was one.
+    The row stays for a while: it tells why a run was late."""
+    return bool(
+        store.change(
+            '''UPDATE pause SET until_utc = {utc}
+            WHERE target = :target AND until_utc > {utc}''',
+            target=target,
+        )
+    )
+
+
+def pauses(store):
+    """The pauses of hosts that go on, by target."""
+    rows = store.query('SELECT * FROM pause WHERE until_utc > {utc} ORDER BY target')
+    return {row.target: row for row in rows}
+
 
 UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
 LONGEST_PAUSE = 366 * DAY
@@ -6673,17 +6698,15 @@ def cmd_export(args, config):
 
 
 def exported_facts(job):
-    """What the crontab line of a job does not tell, where it is not the default."""
-    facts = {
-        column.name: getattr(job, column.name)
-        for column in COLUMNS
-        if column.exported or column in SINCE_2
-    }
-    return {
-        name: value
-        for name, value in facts.items()
-        if value != COLUMNS_BY_NAME[name].default
-    }
+    """What the crontab line of a job does not tell; of the columns that version 1 does
+    not know, those that are not the default."""
+    facts = {}
+    for column in COLUMNS:
+        value = getattr(job, column.name)
+        is_said = column in SINCE_2 and value != column.default
+        if column.exported or is_said:
+            facts[column.name] = value
+    return facts
 
 
 def crontab_line(command, schedule, frequency):

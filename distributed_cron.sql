@@ -142,13 +142,12 @@ CREATE TABLE IF NOT EXISTS about (
     value            VARCHAR(255) NOT NULL DEFAULT ''
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- Which hosts start no jobs for a while; *: all.
+-- Which hosts start no jobs for a while; *: all. Who wants that, and why.
 CREATE TABLE IF NOT EXISTS pause (
     target           VARCHAR(191) NOT NULL PRIMARY KEY,
     from_utc         DATETIME NULL DEFAULT NULL,
     until_utc        DATETIME NULL DEFAULT NULL,
-    paused_by        VARCHAR(255) NOT NULL DEFAULT '',
-    note             VARCHAR(255) NOT NULL DEFAULT ''
+    paused_by        VARCHAR(255) NOT NULL DEFAULT ''
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
 -- Runs in progress whose output somebody watches, and the last of it.

@@ -11,10 +11,10 @@ from conftest import ROOT, Place, dc
 
 COLUMNS = {  # of each table; what runs beside version 2.0 needs them in this order
     'job': dc.Job._fields,
-    'run': (*dc.Run._fields, 'cpu_ms', 'max_rss_kb', 'attempt', 'note'),
-    'host': (*dc.Host._fields, 'tags', 'gap_from', 'gap_until'),
+    'run': dc.Run._fields,
+    'host': (*dc.Host._fields, 'gap_from', 'gap_until'),
     'about': ('name', 'value'),
-    'pause': ('target', 'until_utc', 'paused_by', 'note'),
+    'pause': ('target', 'from_utc', 'until_utc', 'paused_by'),
     'live': ('job_id', 'run_no', 'watched_until_utc', 'output'),
     'trouble': (
         'kind subject since_utc text told_mail_utc told_webhook_utc told_command_utc'
@@ -198,6 +198,8 @@ def test_keys_and_defaults(sqlite_place):
             'job_due': ['run_token', 'next_run_utc'],
             'job_here': ['run_on', 'run_token', 'next_run_utc'],
             'job_deadline': ['run_deadline_utc'],
+            'job_late': ['run_token', 'start_before_utc'],
+            'job_each': ['each_host'],
             'job_after': ['after_job'],
             'job_followers': ['followers_due'],
             'job_failures': ['failures'],

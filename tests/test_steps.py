@@ -169,7 +169,9 @@ def test_window(at):
         ('11:00', '10:00', True),
     ],
 )
-def test_no_run_starts_outside_its_window_whatever_wrote_its_time(at, start, stop, inside):
+def test_no_run_starts_outside_its_window_whatever_wrote_its_time(
+    at, start, stop, inside
+):
     job = at.add(start_anchor=start, stop_anchor=stop)
     plan(at)
     assert (due(at, job) == NOW) == inside
@@ -501,8 +503,13 @@ YESTERDAY = {'last_start': '2026-05-19 12:00:00', 'last_end': '2026-05-19 12:00:
 class Perl:
     """The statements of a worker of the Perl program."""
 
-    window = '''active = 1 AND (start_anchor IS NULL OR start_anchor < {time})
-        AND (stop_anchor IS NULL OR stop_anchor > {time})'''
+    window = '''active = 1 AND (start_anchor IS NULL OR start_anchor < CURTIME())
+        AND (stop_anchor IS NULL OR stop_anchor > CURTIME())'''
+    clocks = {
+        'sqlite': "time('now', 'localtime')",
+        'mysql': 'CURTIME()',
+        'postgresql': 'CAST(statement_timestamp() AS time)',
+    }
     due = (
         window
         + ''' AND (last_start IS NULL OR (last_start <= %s
@@ -514,6 +521,7 @@ class Perl:
         self.place, self.store = place, place.store
 
     def sql(self, text):
+        text = text.replace('CURTIME()', self.clocks[self.place.engine])
         return text.replace(
             'DATE_SUB(NOW(), INTERVAL frequency MINUTE)',
             {
@@ -620,7 +628,9 @@ def test_a_poll_scans_no_table(at):
             ' '.join(map(str, row)) for row in query(explain + text, **values)
         )
         assert 'job_here' in plan or 'job_deadline' in plan
-        assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| job ALL ', plan), plan
+        assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| job ALL ', plan), (
+            plan
+        )
 
 
 def test_importing_does_nothing(tmp_path):
