@@ -128,6 +128,11 @@ class BadSchedule(Problem):
         self.column = column
 
 
+class NoSuchZone(BadSchedule):
+    """A job's time zone has a proper name, but this host's tzdata does not know it.
+    Another host's may: leave the planning of the job to others."""
+
+
 class Away(Problem):
     """The database can't be used now; connect again, to the next host of the list."""
 
@@ -2544,29 +2549,32 @@ def released_job(ending, job, ours, now, zone):
 def next_run(job, after, now, zone):
     """When a job, a row of `job`, runs next: a UTC datetime, or PARKED for never.
 
-    An expression's next time is strictly after `after`. A frequency job that is late is
-    due at once if its window is open now, or else when it opens next. Raises only
-    BadSchedule, whatever the row holds: SQLite stores any text in a number's column.
+    zone: the database's. An expression's next time is strictly after `after`. A
+    frequency job that is late is due at once if its window is open now, or else when it
+    opens next. Raises only BadSchedule, whatever the row holds: SQLite stores any text
+    in a number's column.
     """
     if not job.active:
         return PARKED
     window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)
-    return next_by_expression(parse(str(job.schedule)), after, window, zone)
+    return next_by_expression(expression_of(job), after, window, zone_of(job, zone))
 
 
 def next_by_frequency(job, now, window, zone):
-    """`frequency` minutes after the last start, or now for a job that never ran."""
+    """`frequency` minutes after the last start, or now for a job that never ran. zone:
+    the database's, in which last_start is; the window may be in another."""
     when = now
     minutes = minutes_between_starts(job)
     if job.last_start is not None:
         when = zone.utc_before(last_start_of(job), now) + minutes * MINUTE
         when = min(when, now + minutes * MINUTE)  # the clock may have been set back
-    clock = zone.local(now).time()
+    own_zone = zone_of(job, zone)
+    clock = own_zone.local(now).time()
     if when < now and not window.contains(clock):
         when = now  # late, and the window in which it was due has closed
-    return window.opening(when, zone)
+    return window.opening(when, own_zone)
 
 
 def minutes_between_starts(job):
@@ -2664,6 +2672,41 @@ class Window:
             day += DAY
 
 
+def zone_of(job, zone):
+    """The time zone in which a job's schedule and window are: its own, or the given
+    one, the database's. Raises BadSchedule, or NoSuchZone."""
+    if job.time_zone is None:
+        return zone
+    return named_zone(str(job.time_zone))
+
+
+@lru_cache(1000)
+def named_zone(name):
+    """The NamedZone of a name such as Europe/Berlin. Raises BadSchedule for what can
+    be no name of a zone, and NoSuchZone for one that this host does not know."""
+    word = '[A-Z][A-Za-z0-9_+-]*'  # so it is never posix/…, right/… or a path
+    if len(name) > 64 or not re.fullmatch('%s(/%s)*' % (word, word), name):
+        raise BadSchedule(unknown_zone(name), 'time_zone')
+    from zoneinfo import ZoneInfo  # imported here: an idle pass does without
+
+    try:
+        return NamedZone(ZoneInfo(name))
+    except (KeyError, ValueError, OSError):  # a folder, or a file that holds no zone
+        raise NoSuchZone(unknown_zone(name), 'time_zone') from None
+
+
+@lru_cache(1000)
+def unknown_zone(name):
+    """What to say of a name that is no time zone here; to find the nearest takes 60 ms
+    of CPU time."""
+    from zoneinfo import available_timezones
+
+    known = available_timezones()
+    if not known:
+        return '%.80r is unknown: this host has no tzdata; install it' % name
+    return '%.80r is unknown; the nearest known is %s' % (name, nearest(name, known))
+
+
 class Zone:
     """The database's time zone. The databases differ in how they turn wall-clock time
     into UTC near a change of the clock, so ask them for the other direction only, and
@@ -2716,6 +2759,17 @@ class Zone:
         return past[-1] if past else times[0]
 
 
+class NamedZone(Zone):
+    """A job's own time zone, from the host's tzdata: by the same rule, but it knows all
+    years, and answers at once."""
+
+    def __init__(self, info):
+        self.info = info  # a ZoneInfo
+
+    def offset(self, when):
+        return self.info.fromutc(when.replace(tzinfo=self.info)).utcoffset()
+
+
 ########################################################################################
 # fields: cron expressions: their five fields, and the times that match them
 ########################################################################################
@@ -2729,6 +2783,7 @@ class Field:
         self.low = low
         self.high = high  # the highest number allowed: for day-of-week 7, Sunday again
         self.last = 6 if high == 7 else high  # where * and a/n end
+        self.safe = 28 if high == 31 else self.last  # where H ends: in each month
         self.allowed = allowed  # the values, for messages
         self.names = names.split()  # of the values, from the lowest on
 
@@ -2740,11 +2795,28 @@ class Field:
             found = self.special(part) or self.span(part)
             if not found:
                 raise BadSchedule(
-                    '%s %r: bad value %r; allowed: %s, *, a-b, steps /n'
-                    % (self.name, text, part, self.allowed)
+                    '%s %r: bad value %r; allowed: %s, *, a-b, steps /n, H, H(a-b), '
+                    'a~b' % (self.name, text, part, self.allowed)
                 )
             values.update(found)
         return values
+
+    def resolved(self, part, seed):
+        """H, H(a-b) and a~b, each also with a step /n, as numbers; see resolved().
+        Any other part, also a wrong one, as it is."""
+        span, slash, step = part.lower().partition('/')
+        found = re.fullmatch(r'h(?:\((.+)-(.+)\))?|(.*)~(.*)', span)
+        if not found:
+            return part
+        first = self.number(found[1] or found[3] or str(self.low))
+        last = self.number(found[2] or found[4] or str(self.safe))
+        if self.name == 'day-of-week' and first and last == 0:
+            last = 7  # H(FRI-SUN)
+        step = self.step(step) if slash else self.high + 1  # one of all
+        if None in (first, last, step) or first > last:
+            return part
+        drawn = first + drawn_number(seed, self.name) % min(step, last - first + 1)
+        return '%d-%d/%d' % (drawn, last, step) if slash else str(drawn)
 
     def special(self, part):
         """L, LW and 15W in day-of-month, 5L and 5#2 in day-of-week, as a list of one
@@ -2837,8 +2909,8 @@ class Expression:
             if texts == ['@reboot']:
                 found = 'a job belongs to no machine whose start could count'
             raise BadSchedule(
-                '%r: %s; allowed: five fields, or %s'
-                % (text, found, ' '.join(self.MACROS))
+                '%r: %s; allowed: five fields, or %s %s'
+                % (text, found, ' '.join(self.MACROS), Once.FORM)
             )
         values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
         minutes, hours, month_days, months, week_days = values
@@ -2953,10 +3025,86 @@ def nearest_weekday(day):
     return day
 
 
+class Once:
+    """`@at`: one time of the clock."""
+
+    FORM = '@at YYYY-MM-DD HH:MM'
+    ALLOWED = (  # the years 1970 to 8999
+        '(19[7-9]|[2-8][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?'
+    )
+
+    def __init__(self, text):
+        self.text = text
+        at = ' '.join(text.split()[1:])
+        self.at = moment(at)
+        if self.at is None or not re.fullmatch(self.ALLOWED, at):
+            raise BadSchedule('%r is no time; allowed: %s[:SS]' % (text, self.FORM))
+        self.day_times = [self.at - datetime.combine(self.at, datetime.min.time())]
+
+    def next_utc(self, after, zone):
+        """The time, UTC, if it is after this one, or None. A time that daylight saving
+        skips is the moment of the jump, and one that comes twice is the first."""
+        when = zone.utc(self.at)
+        return when if when > after else None
+
+
+def is_once(schedule):
+    """Whether the text of a schedule is an `@at`."""
+    return schedule.lower().split()[:1] == ['@at']
+
+
 @lru_cache(4096)
 def parse(text):
-    """The Expression of a text. Raises BadSchedule."""
-    return Expression(text)
+    """The Expression of a text, or its Once. Raises BadSchedule."""
+    return Once(text) if is_once(text) else Expression(text)
+
+
+def expression_of(job):
+    """The schedule of a job, resolved and parsed. Raises BadSchedule."""
+    return parse(resolved(str(job.schedule), seed_of(job)))
+
+
+def seed_of(job):
+    """What fixes the numbers that H stands for in a job's schedule: its id; for a
+    template's child the template's id, a blank, and the child's host; 0 for a job that
+    has no id yet."""
+    if job.parent_id is not None:
+        return '%s %s' % (job.parent_id, job.run_on)
+    return str(job.id or 0)
+
+
+def has_spread(text):
+    """Whether a schedule has an H or a ~, so that seed_of the job counts."""
+    return re.search('(?i)(?<![a-z])h(?![a-z])|~', text) is not None
+
+
+def resolved(text, seed):
+    """A schedule in which each H and ~ is replaced by the number that it stands for:
+
+        a~b, H(a-b)      a + N % size, with size = b - a + 1
+        a~b/n, H(a-b)/n  from a + N % min(n, size) in steps of n, to b at most
+        H, H/n           the same, from the lowest to the highest value of the field;
+                         in day-of-month from 1 to 28, which each month has
+
+    where the ends of a~b may be missing, and N is the SHA-256, as a number whose first
+    byte is the highest, of the UTF-8 text `SEED FIELD`: seed_of() the job, a blank, and
+    minute, hour, day-of-month, month or day-of-week. So it stays the same for ever."""
+    if not has_spread(text):
+        return text
+    fields = text.split()
+    if len(fields) != len(Expression.FIELDS):
+        return text
+    return ' '.join(
+        ','.join(field.resolved(part, seed) for part in parts.split(','))
+        for field, parts in zip(Expression.FIELDS, fields)
+    )
+
+
+def drawn_number(seed, name):
+    """N in resolved(), for a field of this name."""
+    from hashlib import sha256  # imported here: few schedules need it
+
+    return int.from_bytes(sha256(('%s %s' % (seed, name)).encode()).digest(), 'big')
 
 
 ########################################################################################
@@ -3563,10 +3711,15 @@ def from_dbi(string):
 
 def unknown(what, word, words):
     """The error for a word that is none of some words."""
-    import difflib
+    text = 'unknown %s %r; the nearest known is %s'
+    return BadConfig(text % (what, word, nearest(word, words)))
 
-    nearest = difflib.get_close_matches(word, words, 1, 0)[0]
-    return BadConfig('unknown %s %r; the nearest known is %s' % (what, word, nearest))
+
+def nearest(word, words):
+    """The one of some words that is most like a word."""
+    from difflib import get_close_matches
+
+    return get_close_matches(word[:80], words, 1, 0)[0]
 
 
 def short(value):
@@ -4004,21 +4157,33 @@ def save_job(store, id, values):
     if values.get('schedule'):
         values = {**values, 'schedule': words_of(values['schedule'])}
     if id is None:
-        job = Job(**{column.name: column.default for column in COLUMNS})
+        old = Job(**{column.name: column.default for column in COLUMNS})
     else:
-        job = job_of(store, id)
-    job = with_run_time(job._replace(**values), values)
+        old = job_of(store, id)
+    job = with_run_time(old._replace(**values), values)
     when = checked_next_run(store, job, values)
     values = dict(values, max_run_time=job.max_run_time)
     if id is None:
-        values['next_run_utc'] = text_of(when)
-        return store.insert('job', values), when
+        return insert_job(store, job, values, when)
     changes = ', '.join('%s = :%s' % (name, name) for name in values)
     with store.transaction():
         store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
         if any(name in values for name in PLANNED_FROM):
-            when = announce(store, id)
+            when = announce(store, id, old)
     return id, when
+
+
+def insert_job(store, job, values, when):
+    """Insert a job that runs next at `when`. Returns as save_job."""
+    if job.schedule is None or not has_spread(job.schedule):
+        values['next_run_utc'] = text_of(when)
+        return store.insert('job', values), when
+    with store.transaction():  # its id decides when it runs
+        id = store.insert('job', values)
+        try:
+            return id, announce(store, id)
+        except BadSchedule as problem:
+            raise BadJob({problem.column: str(problem)}) from None
 
 
 def words_of(text):
@@ -4026,14 +4191,15 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id):
+def announce(store, id, old=None):
     """Write the next run of a job whose schedule has changed, and return it, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
-    own, as the trigger clears the time in the one that changes the schedule. Raises
-    BadSchedule."""
+    own, as the trigger clears the time in the one that changes the schedule. old: its
+    row before an edit. Raises BadSchedule."""
     job = job_of(store, id)
     now = store.now()
-    when = next_run(job, now, now, store.zone)
+    after = planned_after(old, job, now) if old else now
+    when = next_run(job, after, now, store.zone)
     store.change(
         '''UPDATE job SET next_run_utc = :when, changed_utc = NULL
             WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
@@ -4041,6 +4207,18 @@ def announce(store, id):
         id=id,
     )
     return when
+
+
+def planned_after(old, job, now):
+    """From when to plan a job that was edited: a time for which it was due, and did not
+    run yet, is not lost, unless the edit is of that time itself."""
+    due = moment(old.next_run_utc)
+    same = ('run_no', 'schedule', 'time_zone')
+    if due is None or old.run_token is not None:
+        return now
+    if any(getattr(old, name) != getattr(job, name) for name in same):
+        return now
+    return min(now, due - SECOND)
 
 
 def act(store, name, id):
@@ -4062,7 +4240,18 @@ def checked_next_run(store, job, values):
     wrong = check_job(checked, now, store.zone)
     if wrong:
         raise BadJob(wrong)
+    if job.schedule is not None and values.keys() & {'schedule', 'time_zone'}:
+        refuse_past(job, now, store.zone)
     return next_run(job, now, now, store.zone)
+
+
+def refuse_past(job, now, zone):
+    """Raise BadJob for an @at whose time has come already."""
+    zone = zone_of(job, zone)
+    if is_once(job.schedule) and expression_of(job).next_utc(now, zone) is None:
+        text = '%r is not in the future: in its time zone it is %s now'
+        local = text_of(zone.local(now))
+        raise BadJob({'schedule': text % (job.schedule, local)})
 
 
 def with_run_time(job, values):
@@ -4078,15 +4267,15 @@ def with_run_time(job, values):
 
 
 def upcoming(job, after, zone):
-    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never.
-    Each run is taken to start at its time. Raises BadSchedule."""
+    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
+    local is in the job's time zone. Each run is taken to start at its time. Raises
+    BadSchedule."""
     while True:
         after = next_run(job, after, after, zone)
         if after == PARKED:
             return
-        local = zone.local(after)
-        yield local, after
-        start = text_of(local)
+        yield zone_of(job, zone).local(after), after
+        start = text_of(zone.local(after))
         job = job._replace(last_start=start, claimed_start=start)
 
 
@@ -4133,24 +4322,33 @@ def state_of(job, now):
 
 
 def describe(job):
-    """A job's schedule and window in words."""
-    parts = (schedule_in_words(job), window_in_words(job))
-    return ', '.join(part for part in parts if part)
+    """A job's schedule, window and own time zone in words."""
+    parts = (schedule_in_words(job), window_in_words(job), job.time_zone)
+    return ', '.join(str(part) for part in parts if part)
 
 
 def schedule_in_words(job):
     """When a job runs, without its window; a macro such as @daily stays as it is."""
     if job.schedule is None:
         return frequency_in_words(job.frequency)
-    fields = job.schedule.split()
+    schedule = shown_schedule(job)
+    fields = schedule.split()
+    if is_once(schedule):
+        return 'once, at ' + ' '.join(fields[1:])
     if len(fields) != 5:
-        return job.schedule
+        return schedule
     minute, hour, *days = fields
     words = clock_in_words(minute, hour)
     for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
         if value != '*':
             words += text % value
     return words
+
+
+def shown_schedule(job):
+    """A job's expression with the numbers for which H stands; a template has none."""
+    schedule = str(job.schedule)
+    return schedule if job.each_host else resolved(schedule, seed_of(job))
 
 
 def frequency_in_words(minutes):
@@ -5161,9 +5359,12 @@ def cmd_show(args, config):
         {
             'metavar': "'YYYY-MM-DD HH:MM:SS'",
             'dest': 'after',
-            'help': "list the times after this one, in the database's time zone; "
-            'default: now',
+            'help': "list times after this one, in the job's time zone; default: now",
         },
+    ),
+    Option(
+        '--time-zone',
+        {'metavar': 'ZONE', 'help': "such as Europe/Berlin; default: the job's"},
     ),
     COUNT,
 )
@@ -5173,9 +5374,11 @@ def cmd_next(args, config):
 
     store = Store(config).connect()
     job = job_or_expression(store, args.what)
+    if args.time_zone is not None:
+        job = job._replace(time_zone=args.time_zone)
     after = store.now()
     if args.after is not None:
-        after = store.zone.utc(time_given(args.after))
+        after = zone_of(job, store.zone).utc(time_given(args.after))
     times = upcoming(job, after, store.zone)
     for local, _ in islice(times, args.n):
         print(text_of(local))
@@ -5439,8 +5642,29 @@ def durability_in_words(store):
 
 
 def zone_in_words(store):
+    """The database's, and what knows those of the jobs."""
     offset = store.zone.offset(store.now())
-    return 'UTC%+g h' % (offset.total_seconds() / 3600)
+    used = 'SELECT DISTINCT time_zone FROM job WHERE time_zone IS NOT NULL ORDER BY 1'
+    for row in store.query(used):
+        named_zone(str(row.time_zone))
+    return 'UTC%+g h; tzdata: %s' % (offset.total_seconds() / 3600, tzdata_version())
+
+
+def tzdata_version():
+    """The version of the rules by which this host knows time zones."""
+    import zoneinfo
+
+    for folder in zoneinfo.TZPATH:
+        found = re.match('# version (.+)', read_text(folder + '/tzdata.zi'))
+        if found:
+            return found[1]
+        if os.path.isdir(folder):
+            return 'of no version, in %s' % folder
+    with suppress(ImportError):
+        import tzdata  # from PyPI: where the system has none
+
+        return tzdata.IANA_VERSION
+    return 'none'
 
 
 def skew_in_words(store):
@@ -5509,7 +5733,7 @@ def cmd_import(args, config):
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     store = Store(config).connect()
     present = {
-        (job.command, job.schedule or job.frequency)
+        (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
     }
     added = known = skipped = 0
@@ -5517,7 +5741,8 @@ def cmd_import(args, config):
         try:
             if isinstance(entry, Problem):
                 raise entry
-            key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
+            times = entry['schedule'] or entry.get('frequency', 60)
+            key = entry['command'], times, entry.get('time_zone')
             if key in present:
                 known += 1
                 continue
@@ -5540,12 +5765,13 @@ def entries(lines, system):
     for number, line in enumerate(lines, 1):
         line = line.strip(' \t')
         above, about = about, {}
-        disabled = above.get('active') == 0  # then export has put a # before the entry
+        # Export has put a # before an entry that is disabled, or that no cron knows.
+        hidden = 'active' in above and (not above['active'] or line.startswith('#@at '))
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
             if line.startswith('#:'):
                 about = {**above, **facts_of(line)}
-            elif line.startswith('#') and not disabled:
+            elif line.startswith('#') and not hidden:
                 about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
@@ -5553,6 +5779,7 @@ def entries(lines, system):
                 shown = line.lstrip('#')
                 entry = {**entry_of(shown, variables, system), **above}
                 check_shown(entry, above, shown)
+                entry.pop('seed', None)
                 yield number, entry
         except BadSchedule as problem:
             yield number, problem
@@ -5561,6 +5788,7 @@ def entries(lines, system):
 def facts_of(line):
     """What export says of the next entry, as columns. Raises BadSchedule."""
     types = {column.name: column.type.json for column in COLUMNS}
+    types['seed'] = (str,)
     try:
         facts = from_json(line.removeprefix('#:'))
     except (ValueError, RecursionError):
@@ -5577,8 +5805,11 @@ def check_shown(entry, facts, line):
     else than its line shows to people."""
     if not facts.keys() & {'command', 'schedule', 'frequency'}:
         return
+    schedule = entry['schedule']
+    if schedule is not None:
+        schedule = resolved(schedule, facts.get('seed', ''))
     expected = crontab_line(
-        facts.get('command', ''), entry['schedule'], entry.get('frequency', 60)
+        facts.get('command', ''), schedule, entry.get('frequency', 60)
     )
     is_part = 'command' not in facts and line.startswith(expected)
     if line != expected.rstrip(' \t') and not is_part:
@@ -5597,19 +5828,23 @@ def description_in(line):
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     time_words = 1 if line.startswith('@') else 5
+    if is_once(line):
+        time_words = 3
     before_command = time_words + 1 if system else time_words
     words = line.split(None, before_command)
-    if len(words) <= before_command or 'CRON_TZ' in variables:
+    if len(words) <= before_command:
         raise BadSchedule(
-            '%r; allowed: five fields or a macro%s, and a command; not under CRON_TZ'
+            '%r; allowed: five fields or a macro%s, and a command'
             % (line, ', a user' if system else '')
         )
     schedule = ' '.join(words[:time_words])
-    parse(schedule)
+    expression_of(Job(schedule=schedule))
     # crontab(5): the first bare % ends the command, its standard input follows.
     parts = re.split(r'(?<!\\)%', words[-1])
     script, *stdin = [part.replace('\\%', '%') for part in parts]
     values = {'schedule': schedule, 'description': script[:255]}
+    if variables.get('CRON_TZ'):
+        values['time_zone'] = variables['CRON_TZ']
     script = with_variables(with_stdin(script, stdin), variables)
     if system:
         script = as_user(script, words[time_words])
@@ -5630,7 +5865,7 @@ def with_variables(script, variables):
     if shell != '/bin/sh':
         script = 'exec %s -c %s' % (shell_word(shell), shell_word(script))
     for name in sorted(variables, reverse=True):
-        if name not in ('SHELL', 'MAILTO'):
+        if name not in ('SHELL', 'MAILTO', 'CRON_TZ'):
             value = shell_word(variables[name])
             script = 'export %s=%s; %s' % (name, value, script)
     return script
@@ -5665,14 +5900,17 @@ def cmd_export(args, config):
             for column in COLUMNS
             if column.exported
         }
+        schedule = job.schedule and shown_schedule(job)
         if job.schedule is None:  # import goes by the facts
             facts.update(schedule=None, frequency=job.frequency)
+        elif schedule != job.schedule:
+            facts.update(schedule=job.schedule, seed=seed_of(job))
         if '\n' in job.command:
             facts['command'] = job.command
-        disabled = '' if job.active else '#'
+        is_entry = job.active and not is_once(schedule or '')
         print('#: ' + to_json(facts))
-        line = crontab_line(job.command, job.schedule, job.frequency)
-        print(on_terminal('%s%s\n' % (disabled, line)))
+        line = crontab_line(job.command, schedule, job.frequency)
+        print(on_terminal('%s%s\n' % ('' if is_entry else '#', line)))
 
 
 def crontab_line(command, schedule, frequency):
