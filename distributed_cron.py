@@ -7,9 +7,12 @@ they ended.
 
 Exact behaviour
  1. A job is due when next_run_utc has come by the database's clock; no host's clock
-    decides anything. Windows and cron expressions are in the database's time zone.
+    decides anything. Windows and schedules are in the job's time zone, which is the
+    database's unless the job has its own; all other local times are in the database's.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
-    never ran; a job with a `schedule` runs when its cron expression says so.
+    never ran; a job with a `schedule` runs when its cron expression says so, or once,
+    at the time of its `@at`. In an expression, H stands for a number that the job's id
+    fixes for ever.
  3. A window is [start_anchor, stop_anchor). With only a start it lasts until midnight,
     with only a stop it begins at midnight, and with a start after the stop it crosses
     midnight. No run starts outside the window.
@@ -2701,7 +2704,7 @@ def unknown_zone(name):
     of CPU time."""
     from zoneinfo import available_timezones
 
-    known = available_timezones()
+    known = available_timezones() - {'localtime'}
     if not known:
         return '%.80r is unknown: this host has no tzdata; install it' % name
     return '%.80r is unknown; the nearest known is %s' % (name, nearest(name, known))
