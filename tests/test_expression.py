@@ -434,7 +434,12 @@ anything = st.one_of(
         ['00:00', '12:00', '23:59:59', '24:00', '2026-03-28T10:00:00Z', '0000-00-00']
     ),
 )
-schedules = st.one_of(st.none(), anything, expressions)
+zones = st.sampled_from(['Pacific/Apia', 'Europe', 'Europe/Nowhere', '../etc/passwd'])
+spread = st.sampled_from(
+    ['H H * * *', 'H/7 * ~ * *', 'H(9-3) H * * *', 'H(0-5)/0 ~ * * H']
+)
+at = st.datetimes().map(lambda when: '@at %s' % str(when)[:19])
+schedules = st.one_of(st.none(), anything, expressions, spread, at)
 clocks = st.one_of(st.none(), anything, st.times().map(lambda at: str(at)[:5]))
 
 
@@ -450,6 +455,9 @@ clocks = st.one_of(st.none(), anything, st.times().map(lambda at: str(at)[:5]))
         max_run_time=anything,
         last_start=anything,
         claimed_start=anything,
+        id=anything,
+        parent_id=anything,
+        time_zone=st.one_of(st.none(), anything, zones),
     )
 )
 def test_any_row_is_planned_or_a_bad_schedule(job):
