@@ -7,9 +7,12 @@ they ended.
 
 Exact behaviour
  1. A job is due when next_run_utc has come by the database's clock; no host's clock
-    decides anything. Windows and cron expressions are in the database's time zone.
+    decides anything. Windows and schedules are in the job's time zone, which is the
+    database's unless the job has its own; all other local times are in the database's.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
-    never ran; a job with a `schedule` runs when its cron expression says so.
+    never ran; a job with a `schedule` runs when its cron expression says so, or once,
+    at the time of its `@at`. In an expression, H stands for a number that the job's id
+    fixes for ever.
  3. A window is [start_anchor, stop_anchor). With only a start it lasts until midnight,
     with only a stop it begins at midnight, and with a start after the stop it crosses
     midnight. No run starts outside the window.
@@ -130,6 +133,11 @@ class BadSchedule(Problem):
     def __init__(self, text, column='schedule'):
         super().__init__(text)
         self.column = column
+
+
+class NoSuchZone(BadSchedule):
+    """A job's time zone has a proper name, but this host's tzdata does not know it.
+    Another host's may: leave the planning of the job to others."""
 
 
 class Away(Problem):
@@ -2732,6 +2740,9 @@ def plan_one(store, job, now):
     prevents it: then it stays as it is."""
     try:
         plan = plan_of(store, job, now)
+    except NoSuchZone as error:  # another host may know it
+        store.bugs[job.id] = 'time_zone %s' % error
+        return 0
     except BadSchedule as error:
         column = '' if error.column == 'schedule' else error.column + ' '
         plan = Plan(PARKED, PARKED, 'ERROR: schedule: %s%s' % (column, error), 0)
@@ -2797,9 +2808,13 @@ def with_limits(store, rows):
     now = None
     found = []
     for row in rows:
-        limit = PARKED
-        with suppress(BadSchedule, TypeError):  # plan will say what is wrong
+        try:
             limit = start_limit(row, moment(row.next_run_utc), store.zone)
+        except NoSuchZone:  # another host may know it
+            continue
+        except (BadSchedule, TypeError):  # the plan after the run says what is wrong
+            found.append(row)
+            continue
         if row.run_requested or limit_text(limit) == row.start_before_utc:
             found.append(row)
             continue
@@ -2945,9 +2960,8 @@ def tell(store, job, parent, now):
     when = moment(job.next_run_utc)
     limit = moment(job.start_before_utc) or PARKED
     with suppress(BadSchedule):  # plan has parked it, and said why
-        when = Window(job).opening(
-            max(now, moment(job.paused_until_utc) or now), store.zone
-        )
+        first = max(now, moment(job.paused_until_utc) or now)
+        when = Window(job).opening(first, zone_of(job, store.zone))
         limit = start_limit(job, when, store.zone)
     return store.change(
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
@@ -3073,9 +3087,10 @@ MOST_COUNTED = 1000  # times that were passed over in one gap
 def next_run(job, after, now, zone):
     """When a job, a row of `job`, runs next: a UTC datetime, or PARKED for never.
 
-    An expression's next time is strictly after `after`. A frequency job that is late is
-    due at once if its window is open now, or else when it opens next. Raises only
-    BadSchedule, whatever the row holds: SQLite stores any text in a number's column.
+    zone: the database's. An expression's next time is strictly after `after`. A
+    frequency job that is late is due at once if its window is open now, or else when it
+    opens next. Raises only BadSchedule, whatever the row holds: SQLite stores any text
+    in a number's column.
     """
     if not job.active or job.each_host or job.after_job:
         return PARKED
@@ -3088,33 +3103,36 @@ def next_regular(job, after, now, zone):
     window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)
-    return next_by_expression(parse(str(job.schedule)), after, window, zone)
+    return next_by_expression(expression_of(job), after, window, zone_of(job, zone))
 
 
 def times_after(job, due, zone):
     """The regular times of a job after one at which it was due, a UTC datetime."""
     window = Window(job)
+    own_zone = zone_of(job, zone)
     while not job.after_job:
         if job.schedule is None:
-            due = window.opening(due + minutes_between_starts(job) * MINUTE, zone)
+            due = window.opening(due + minutes_between_starts(job) * MINUTE, own_zone)
         else:
-            due = next_by_expression(parse(str(job.schedule)), due, window, zone)
+            due = next_by_expression(expression_of(job), due, window, own_zone)
         if due == PARKED:
             break
         yield due
 
 
 def next_by_frequency(job, now, window, zone):
-    """`frequency` minutes after the last start, or now for a job that never ran."""
+    """`frequency` minutes after the last start, or now for a job that never ran. zone:
+    the database's, in which last_start is; the window may be in another."""
     when = now
     minutes = minutes_between_starts(job)
     if job.last_start is not None:
         when = zone.utc_before(last_start_of(job), now) + minutes * MINUTE
         when = min(when, now + minutes * MINUTE)  # the clock may have been set back
-    clock = zone.local(now).time()
+    own_zone = zone_of(job, zone)
+    clock = own_zone.local(now).time()
     if when < now and not window.contains(clock):
         when = now  # late, and the window in which it was due has closed
-    return window.opening(when, zone)
+    return window.opening(when, own_zone)
 
 
 def minutes_between_starts(job):
@@ -3134,7 +3152,7 @@ def start_limit(job, when, zone):
         return PARKED
     if when == moment(job.paused_until_utc):
         when = last_time_until(job, when, zone)
-    limit = window.closing(when, zone)
+    limit = window.closing(when, zone_of(job, zone))
     if job.attempt:  # the next regular time, which may be now
         return min(limit, next_regular(job, when - SECOND, when, zone))
     if job.start_within:
@@ -3284,6 +3302,41 @@ class Window:
             day += DAY
 
 
+def zone_of(job, zone):
+    """The time zone in which a job's schedule and window are: its own, or the given
+    one, the database's. Raises BadSchedule, or NoSuchZone."""
+    if job.time_zone is None:
+        return zone
+    return named_zone(str(job.time_zone))
+
+
+@lru_cache(1000)
+def named_zone(name):
+    """The NamedZone of a name such as Europe/Berlin. Raises BadSchedule for what can
+    be no name of a zone, and NoSuchZone for one that this host does not know."""
+    word = '[A-Z][A-Za-z0-9_+-]*'  # so it is never posix/…, right/… or a path
+    if len(name) > 64 or not re.fullmatch('%s(/%s)*' % (word, word), name):
+        raise BadSchedule(unknown_zone(name), 'time_zone')
+    from zoneinfo import ZoneInfo  # imported here: an idle pass does without
+
+    try:
+        return NamedZone(ZoneInfo(name))
+    except (KeyError, ValueError, OSError):  # a folder, or a file that holds no zone
+        raise NoSuchZone(unknown_zone(name), 'time_zone') from None
+
+
+@lru_cache(1000)
+def unknown_zone(name):
+    """What to say of a name that is no time zone here; to find the nearest takes 60 ms
+    of CPU time."""
+    from zoneinfo import available_timezones
+
+    known = available_timezones() - {'localtime'}
+    if not known:
+        return '%.80r is unknown: this host has no tzdata; install it' % name
+    return '%.80r is unknown; the nearest known is %s' % (name, nearest(name, known))
+
+
 class Zone:
     """The database's time zone. The databases differ in how they turn wall-clock time
     into UTC near a change of the clock, so ask them for the other direction only, and
@@ -3336,6 +3389,17 @@ class Zone:
         return past[-1] if past else times[0]
 
 
+class NamedZone(Zone):
+    """A job's own time zone, from the host's tzdata: by the same rule, but it knows all
+    years, and answers at once."""
+
+    def __init__(self, info):
+        self.info = info  # a ZoneInfo
+
+    def offset(self, when):
+        return self.info.fromutc(when.replace(tzinfo=self.info)).utcoffset()
+
+
 ########################################################################################
 # fields: cron expressions: their five fields, and the times that match them
 ########################################################################################
@@ -3349,6 +3413,7 @@ class Field:
         self.low = low
         self.high = high  # the highest number allowed: for day-of-week 7, Sunday again
         self.last = 6 if high == 7 else high  # where * and a/n end
+        self.safe = 28 if high == 31 else self.last  # where H ends: in each month
         self.allowed = allowed  # the values, for messages
         self.names = names.split()  # of the values, from the lowest on
 
@@ -3360,11 +3425,28 @@ class Field:
             found = self.special(part) or self.span(part)
             if not found:
                 raise BadSchedule(
-                    '%s %r: bad value %r; allowed: %s, *, a-b, steps /n'
-                    % (self.name, text, part, self.allowed)
+                    '%s %r: bad value %r; allowed: %s, *, a-b, steps /n, H, H(a-b), '
+                    'a~b' % (self.name, text, part, self.allowed)
                 )
             values.update(found)
         return values
+
+    def resolved(self, part, seed):
+        """H, H(a-b) and a~b, each also with a step /n, as numbers; see resolved().
+        Any other part, also a wrong one, as it is."""
+        span, slash, step = part.lower().partition('/')
+        found = re.fullmatch(r'h(?:\((.+)-(.+)\))?|(.*)~(.*)', span)
+        if not found:
+            return part
+        first = self.number(found[1] or found[3] or str(self.low))
+        last = self.number(found[2] or found[4] or str(self.safe))
+        if self.name == 'day-of-week' and first and last == 0:
+            last = 7  # H(FRI-SUN)
+        step = self.step(step) if slash else self.high + 1  # one of all
+        if None in (first, last, step) or first > last:
+            return part
+        drawn = first + drawn_number(seed, self.name) % min(step, last - first + 1)
+        return '%d-%d/%d' % (drawn, last, step) if slash else str(drawn)
 
     def special(self, part):
         """L, LW and 15W in day-of-month, 5L and 5#2 in day-of-week, as a list of one
@@ -3457,8 +3539,8 @@ class Expression:
             if texts == ['@reboot']:
                 found = 'a job belongs to no machine whose start could count'
             raise BadSchedule(
-                '%r: %s; allowed: five fields, or %s'
-                % (text, found, ' '.join(self.MACROS))
+                '%r: %s; allowed: five fields, or %s %s'
+                % (text, found, ' '.join(self.MACROS), Once.FORM)
             )
         values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
         minutes, hours, month_days, months, week_days = values
@@ -3573,10 +3655,86 @@ def nearest_weekday(day):
     return day
 
 
+class Once:
+    """`@at`: one time of the clock."""
+
+    FORM = '@at YYYY-MM-DD HH:MM'
+    ALLOWED = (  # the years 1970 to 8999
+        '(19[7-9]|[2-8][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?'
+    )
+
+    def __init__(self, text):
+        self.text = text
+        at = ' '.join(text.split()[1:])
+        self.at = moment(at)
+        if self.at is None or not re.fullmatch(self.ALLOWED, at):
+            raise BadSchedule('%r is no time; allowed: %s[:SS]' % (text, self.FORM))
+        self.day_times = [self.at - datetime.combine(self.at, datetime.min.time())]
+
+    def next_utc(self, after, zone):
+        """The time, UTC, if it is after this one, or None. A time that daylight saving
+        skips is the moment of the jump, and one that comes twice is the first."""
+        when = zone.utc(self.at)
+        return when if when > after else None
+
+
+def is_once(schedule):
+    """Whether the text of a schedule is an `@at`."""
+    return schedule.lower().split()[:1] == ['@at']
+
+
 @lru_cache(4096)
 def parse(text):
-    """The Expression of a text. Raises BadSchedule."""
-    return Expression(text)
+    """The Expression of a text, or its Once. Raises BadSchedule."""
+    return Once(text) if is_once(text) else Expression(text)
+
+
+def expression_of(job):
+    """The schedule of a job, resolved and parsed. Raises BadSchedule."""
+    return parse(resolved(str(job.schedule), seed_of(job)))
+
+
+def seed_of(job):
+    """What fixes the numbers that H stands for in a job's schedule: its id; for a
+    template's child the template's id, a blank, and the child's host; 0 for a job that
+    has no id yet."""
+    if job.parent_id is not None:
+        return '%s %s' % (job.parent_id, job.run_on)
+    return str(job.id or 0)
+
+
+def has_spread(text):
+    """Whether a schedule has an H or a ~, so that seed_of the job counts."""
+    return re.search('(?i)(?<![a-z])h(?![a-z])|~', text) is not None
+
+
+def resolved(text, seed):
+    """A schedule in which each H and ~ is replaced by the number that it stands for:
+
+        a~b, H(a-b)      a + N % size, with size = b - a + 1
+        a~b/n, H(a-b)/n  from a + N % min(n, size) in steps of n, to b at most
+        H, H/n           the same, from the lowest to the highest value of the field;
+                         in day-of-month from 1 to 28, which each month has
+
+    where the ends of a~b may be missing, and N is the SHA-256, as a number whose first
+    byte is the highest, of the UTF-8 text `SEED FIELD`: seed_of() the job, a blank, and
+    minute, hour, day-of-month, month or day-of-week. So it stays the same for ever."""
+    if not has_spread(text):
+        return text
+    fields = text.split()
+    if len(fields) != len(Expression.FIELDS):
+        return text
+    return ' '.join(
+        ','.join(field.resolved(part, seed) for part in parts.split(','))
+        for field, parts in zip(Expression.FIELDS, fields)
+    )
+
+
+def drawn_number(seed, name):
+    """N in resolved(), for a field of this name."""
+    from hashlib import sha256  # imported here: few schedules need it
+
+    return int.from_bytes(sha256(('%s %s' % (seed, name)).encode()).digest(), 'big')
 
 
 ########################################################################################
@@ -4192,10 +4350,15 @@ def from_dbi(string):
 
 def unknown(what, word, words):
     """The error for a word that is none of some words."""
-    import difflib
+    text = 'unknown %s %r; the nearest known is %s'
+    return BadConfig(text % (what, word, nearest(word, words)))
 
-    nearest = difflib.get_close_matches(word, words, 1, 0)[0]
-    return BadConfig('unknown %s %r; the nearest known is %s' % (what, word, nearest))
+
+def nearest(word, words):
+    """The one of some words that is most like a word."""
+    from difflib import get_close_matches
+
+    return get_close_matches(word[:80], words, 1, 0)[0]
 
 
 def short(value):
@@ -4783,10 +4946,10 @@ def save_job(store, id, values, force=False):
     BadJob."""
     values = settled(store, values)
     if id is None:
-        job = Job(**{column.name: column.default for column in COLUMNS})
+        old = Job(**{column.name: column.default for column in COLUMNS})
     else:
-        job = job_of(store, id)
-    job = with_run_time(job._replace(**values), values)
+        old = job_of(store, id)
+    job = with_run_time(old._replace(**values), values)
     check_values(store, job, values)
     if not force:
         check_hosts(store, values)
@@ -4799,7 +4962,10 @@ def save_job(store, id, values, force=False):
             store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
             if not any(name in values for name in PLANNED_FROM):
                 return id, moment(job.next_run_utc)
-        return id, announce(store, id)
+        try:
+            return id, announce(store, id, still_due(old, job))
+        except BadSchedule as problem:  # with this id, H is a time outside the window
+            raise BadJob({problem.column: str(problem)}) from None
 
 
 def settled(store, values):
@@ -4832,6 +4998,8 @@ def check_values(store, job, values):
             check_parent(store, job)
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
+    if not wrong and values.keys() & {'schedule', 'time_zone'}:
+        refuse_past(job, store.now(), store.zone)
     for other in store.query(
         'SELECT id FROM job WHERE name = :name AND id <> :id',
         name=values.get('name'),
@@ -4893,6 +5061,18 @@ def announce(store, id, since=None):
     return when
 
 
+def still_due(old, job):
+    """The UTC datetime at which a job that is edited was due, which is not lost, unless
+    the edit is of that time itself; else None."""
+    due = moment(old.next_run_utc)
+    same = ('run_no', 'schedule', 'time_zone')
+    if old.run_token is not None:
+        return None
+    if any(getattr(old, name) != getattr(job, name) for name in same):
+        return None
+    return due
+
+
 def act(store, name, id):
     """Do one of ACTIONS to a job. Returns whether there was anything to do."""
     with store.transaction():
@@ -4915,6 +5095,15 @@ def family_of(store, id):
     return store.query('SELECT * FROM job WHERE %s ORDER BY id' % FAMILY, id=id)
 
 
+def refuse_past(job, now, zone):
+    """Raise BadJob for an @at whose time has come already."""
+    zone = zone_of(job, zone)
+    if is_once(job.schedule or '') and expression_of(job).next_utc(now, zone) is None:
+        text = '%r is not in the future: in its time zone it is %s now'
+        local = text_of(zone.local(now))
+        raise BadJob({'schedule': text % (job.schedule, local)})
+
+
 def with_run_time(job, values):
     """A job to which values were given, with a max_run_time that fits: a new frequency
     shortens one that was not given with it."""
@@ -4928,15 +5117,15 @@ def with_run_time(job, values):
 
 
 def upcoming(job, after, zone):
-    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never.
-    Each run is taken to start at its time. Raises BadSchedule."""
+    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
+    local is in the job's time zone. Each run is taken to start at its time. Raises
+    BadSchedule."""
     while True:
         after = next_run(job, after, after, zone)
         if after == PARKED:
             return
-        local = zone.local(after)
-        yield local, after
-        start = text_of(local)
+        yield zone_of(job, zone).local(after), after
+        start = text_of(zone.local(after))
         job = job._replace(last_start=start, claimed_start=start)
 
 
@@ -4997,9 +5186,9 @@ def state_of(job, now):
 
 
 def describe(job):
-    """A job's schedule and window in words."""
-    parts = (schedule_in_words(job), window_in_words(job))
-    return ', '.join(part for part in parts if part)
+    """A job's schedule, window and own time zone in words."""
+    parts = (schedule_in_words(job), window_in_words(job), job.time_zone)
+    return ', '.join(str(part) for part in parts if part)
 
 
 def schedule_in_words(job):
@@ -5008,15 +5197,24 @@ def schedule_in_words(job):
         return 'after job %d' % job.after_job
     if job.schedule is None:
         return frequency_in_words(job.frequency)
-    fields = job.schedule.split()
+    schedule = shown_schedule(job)
+    fields = schedule.split()
+    if is_once(schedule):
+        return 'once, at ' + ' '.join(fields[1:])
     if len(fields) != 5:
-        return job.schedule
+        return schedule
     minute, hour, *days = fields
     words = clock_in_words(minute, hour)
     for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
         if value != '*':
             words += text % value
     return words
+
+
+def shown_schedule(job):
+    """A job's expression with the numbers for which H stands; a template has none."""
+    schedule = str(job.schedule)
+    return schedule if job.each_host else resolved(schedule, seed_of(job))
 
 
 def frequency_in_words(minutes):
@@ -6029,9 +6227,12 @@ def cmd_show(args, config):
         {
             'metavar': "'YYYY-MM-DD HH:MM:SS'",
             'dest': 'after',
-            'help': "list the times after this one, in the database's time zone; "
-            'default: now',
+            'help': "list times after this one, in the job's time zone; default: now",
         },
+    ),
+    Option(
+        '--time-zone',
+        {'metavar': 'ZONE', 'help': "such as Europe/Berlin; default: the job's"},
     ),
     COUNT,
 )
@@ -6041,9 +6242,11 @@ def cmd_next(args, config):
 
     store = Store(config).connect()
     job = job_or_expression(store, args.what)
+    if args.time_zone is not None:
+        job = job._replace(time_zone=args.time_zone)
     after = store.now()
     if args.after is not None:
-        after = store.zone.utc(time_given(args.after))
+        after = zone_of(job, store.zone).utc(time_given(args.after))
     times = upcoming(job, after, store.zone)
     for local, _ in islice(times, args.n):
         print(text_of(local))
@@ -6465,8 +6668,29 @@ def durability_in_words(store):
 
 
 def zone_in_words(store):
+    """The database's, and what knows those of the jobs."""
     offset = store.zone.offset(store.now())
-    return 'UTC%+g h' % (offset.total_seconds() / 3600)
+    used = 'SELECT DISTINCT time_zone FROM job WHERE time_zone IS NOT NULL ORDER BY 1'
+    for row in store.query(used):
+        named_zone(str(row.time_zone))
+    return 'UTC%+g h; tzdata: %s' % (offset.total_seconds() / 3600, tzdata_version())
+
+
+def tzdata_version():
+    """The version of the rules by which this host knows time zones."""
+    import zoneinfo
+
+    for folder in zoneinfo.TZPATH:
+        found = re.match('# version (.+)', read_text(folder + '/tzdata.zi'))
+        if found:
+            return found[1]
+        if os.path.isdir(folder):
+            return 'of no version, in %s' % folder
+    with suppress(ImportError):
+        import tzdata  # from PyPI: where the system has none
+
+        return tzdata.IANA_VERSION
+    return 'none'
 
 
 def skew_in_words(store):
@@ -6535,7 +6759,7 @@ def cmd_import(args, config):
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     store = Store(config).connect()
     present = {
-        (job.command, job.schedule or job.frequency)
+        (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
     }
     added = known = skipped = 0
@@ -6543,7 +6767,8 @@ def cmd_import(args, config):
         try:
             if isinstance(entry, Problem):
                 raise entry
-            key = entry['command'], entry['schedule'] or entry.get('frequency', 60)
+            times = entry['schedule'] or entry.get('frequency', 60)
+            key = entry['command'], times, entry.get('time_zone')
             if key in present:
                 known += 1
                 continue
@@ -6566,12 +6791,13 @@ def entries(lines, system):
     for number, line in enumerate(lines, 1):
         line = line.strip(' \t')
         above, about = about, {}
-        disabled = above.get('active') == 0  # then export has put a # before the entry
+        # Export has put a # before an entry that is disabled, or that no cron knows.
+        hidden = 'active' in above and (not above['active'] or line.startswith('#@at '))
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
             if line.startswith('#:'):
                 about = {**above, **facts_of(line)}
-            elif line.startswith('#') and not disabled:
+            elif line.startswith('#') and not hidden:
                 about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
@@ -6579,6 +6805,7 @@ def entries(lines, system):
                 shown = line.lstrip('#')
                 entry = {**entry_of(shown, variables, system), **above}
                 check_shown(entry, above, shown)
+                entry.pop('seed', None)
                 yield number, entry
         except BadSchedule as problem:
             yield number, problem
@@ -6587,6 +6814,7 @@ def entries(lines, system):
 def facts_of(line):
     """What export says of the next entry, as columns. Raises BadSchedule."""
     types = {column.name: column.type.json for column in COLUMNS}
+    types['seed'] = (str,)
     try:
         facts = from_json(line.removeprefix('#:'))
     except (ValueError, RecursionError):
@@ -6603,8 +6831,11 @@ def check_shown(entry, facts, line):
     else than its line shows to people."""
     if not facts.keys() & {'command', 'schedule', 'frequency'}:
         return
+    schedule = entry['schedule']
+    if schedule is not None:
+        schedule = resolved(schedule, facts.get('seed', ''))
     expected = crontab_line(
-        facts.get('command', ''), entry['schedule'], entry.get('frequency', 60)
+        facts.get('command', ''), schedule, entry.get('frequency', 60)
     )
     is_part = 'command' not in facts and line.startswith(expected)
     if line != expected.rstrip(' \t') and not is_part:
@@ -6623,19 +6854,23 @@ def description_in(line):
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     time_words = 1 if line.startswith('@') else 5
+    if is_once(line):
+        time_words = 3
     before_command = time_words + 1 if system else time_words
     words = line.split(None, before_command)
-    if len(words) <= before_command or 'CRON_TZ' in variables:
+    if len(words) <= before_command:
         raise BadSchedule(
-            '%r; allowed: five fields or a macro%s, and a command; not under CRON_TZ'
+            '%r; allowed: five fields or a macro%s, and a command'
             % (line, ', a user' if system else '')
         )
     schedule = ' '.join(words[:time_words])
-    parse(schedule)
+    expression_of(Job(schedule=schedule))
     # crontab(5): the first bare % ends the command, its standard input follows.
     parts = re.split(r'(?<!\\)%', words[-1])
     script, *stdin = [part.replace('\\%', '%') for part in parts]
     values = {'schedule': schedule, 'description': script[:255]}
+    if variables.get('CRON_TZ'):
+        values['time_zone'] = variables['CRON_TZ']
     script = with_variables(with_stdin(script, stdin), variables)
     if system:
         script = as_user(script, words[time_words])
@@ -6656,7 +6891,7 @@ def with_variables(script, variables):
     if shell != '/bin/sh':
         script = 'exec %s -c %s' % (shell_word(shell), shell_word(script))
     for name in sorted(variables, reverse=True):
-        if name not in ('SHELL', 'MAILTO'):
+        if name not in ('SHELL', 'MAILTO', 'CRON_TZ'):
             value = shell_word(variables[name])
             script = 'export %s=%s; %s' % (name, value, script)
     return script
@@ -6687,14 +6922,17 @@ def cmd_export(args, config):
     """print all jobs as a crontab"""
     for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
         facts = exported_facts(job)
+        schedule = job.schedule and shown_schedule(job)
         if job.schedule is None:  # import goes by the facts
             facts.update(schedule=None, frequency=job.frequency)
+        elif schedule != job.schedule:
+            facts.update(schedule=job.schedule, seed=seed_of(job))
         if '\n' in job.command:
             facts['command'] = job.command
-        disabled = '' if job.active else '#'
+        is_entry = job.active and not is_once(schedule or '')
         print('#: ' + to_json(facts))
-        line = crontab_line(job.command, job.schedule, job.frequency)
-        print(on_terminal('%s%s\n' % (disabled, line)))
+        line = crontab_line(job.command, schedule, job.frequency)
+        print(on_terminal('%s%s\n' % ('' if is_entry else '#', line)))
 
 
 def exported_facts(job):

@@ -187,7 +187,7 @@ def test_as_two_other_libraries_where_they_agree():
     st.one_of(
         st.text(max_size=30),
         st.lists(
-            st.text(alphabet='0123456789*/,-#LWlwfrisun@', max_size=6),
+            st.text(alphabet='0123456789*/,-#LWlwfrisun@Hh~()', max_size=6),
             min_size=5,
             max_size=5,
         ).map(' '.join),
@@ -195,7 +195,7 @@ def test_as_two_other_libraries_where_they_agree():
 )
 def test_any_text_is_an_expression_or_one_line(text):
     try:
-        dc.Expression(text).next_local(datetime(2026, 1, 1))
+        dc.expression_of(Job(schedule=text)).next_utc(datetime(2026, 1, 1), UTC)
     except dc.BadSchedule as problem:
         assert '\n' not in str(problem).replace(text, '')
 
@@ -290,7 +290,7 @@ def test_years_after_the_databases_end_repeat():
 
 class Job:
     active, start_anchor, stop_anchor, frequency, max_run_time = 1, None, None, 60, 1
-    last_start = claimed_start = schedule = None
+    last_start = claimed_start = schedule = time_zone = parent_id = id = None
 
     def __init__(self, **values):
         self.__dict__.update(values)
@@ -434,7 +434,12 @@ anything = st.one_of(
         ['00:00', '12:00', '23:59:59', '24:00', '2026-03-28T10:00:00Z', '0000-00-00']
     ),
 )
-schedules = st.one_of(st.none(), anything, expressions)
+zones = st.sampled_from(['Pacific/Apia', 'Europe', 'Europe/Nowhere', '../etc/passwd'])
+spread = st.sampled_from(
+    ['H H * * *', 'H/7 * ~ * *', 'H(9-3) H * * *', 'H(0-5)/0 ~ * * H']
+)
+at = st.datetimes().map(lambda when: '@at %s' % str(when)[:19])
+schedules = st.one_of(st.none(), anything, expressions, spread, at)
 clocks = st.one_of(st.none(), anything, st.times().map(lambda at: str(at)[:5]))
 
 
@@ -450,6 +455,9 @@ clocks = st.one_of(st.none(), anything, st.times().map(lambda at: str(at)[:5]))
         max_run_time=anything,
         last_start=anything,
         claimed_start=anything,
+        id=anything,
+        parent_id=anything,
+        time_zone=st.one_of(st.none(), anything, zones),
     )
 )
 def test_any_row_is_planned_or_a_bad_schedule(job):
