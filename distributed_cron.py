@@ -4963,7 +4963,7 @@ def save_job(store, id, values, force=False):
             if not any(name in values for name in PLANNED_FROM):
                 return id, moment(job.next_run_utc)
         try:
-            return id, announce(store, id, still_due(old, job))
+            return id, announce(store, id, old)
         except BadSchedule as problem:  # with this id, H is a time outside the window
             raise BadJob({problem.column: str(problem)}) from None
 
@@ -5036,14 +5036,15 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id, since=None):
+def announce(store, id, old=None, since=None):
     """Write the plan of a job that has changed, and return its next run, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
-    own, as the trigger clears the plan in the one that changes the schedule. since:
-    the UTC datetime at which it was due, or from which on it may have been. Raises
-    BadSchedule."""
+    own, as the trigger clears the plan in the one that changes the schedule. old: its
+    row before an edit. since: the UTC datetime from which on it may have been due.
+    Raises BadSchedule."""
     job = job_of(store, id)
     now = store.now()
+    since = since or still_due(old or job, job)
     after = now
     if since is not None:
         after = min(now, since - SECOND)
@@ -5116,19 +5117,6 @@ def with_run_time(job, values):
     return job
 
 
-def upcoming(job, after, zone):
-    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
-    local is in the job's time zone. Each run is taken to start at its time. Raises
-    BadSchedule."""
-    while True:
-        after = next_run(job, after, after, zone)
-        if after == PARKED:
-            return
-        yield zone_of(job, zone).local(after), after
-        start = text_of(zone.local(after))
-        job = job._replace(last_start=start, claimed_start=start)
-
-
 ########################################################################################
 # display: states, schedules and times in words, and tables for the terminal
 ########################################################################################
@@ -5151,6 +5139,19 @@ def time_given(text, option='--from'):
     if when is None or not re.fullmatch(form, text):
         raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
     return when
+
+
+def upcoming(job, after, zone):
+    """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
+    local is in the job's time zone. Each run is taken to start at its time. Raises
+    BadSchedule."""
+    while True:
+        after = next_run(job, after, after, zone)
+        if after == PARKED:
+            return
+        yield zone_of(job, zone).local(after), after
+        start = text_of(zone.local(after))
+        job = job._replace(last_start=start, claimed_start=start)
 
 
 def how_far(seconds):
@@ -6372,7 +6373,7 @@ def pause_job(store, id, until, by):
             id=job.id,
         )
         with suppress(BadSchedule):
-            announce(store, job.id, since=due)
+            announce(store, job.id, job)
 
 
 def resume_job(store, id):

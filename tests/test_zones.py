@@ -105,10 +105,10 @@ def test_runs_through_the_change(place, databases, zone, columns, start, expecte
         when = dc.moment(job.next_run_utc)
         started = dc.text_of(store.zone.local(when))
         job = job._replace(last_start=started, claimed_start=started)
-        when = dc.next_plan(job, when, when, store.zone)
+        plan = dc.next_plan(job, when, when, store.zone)
         store.change(
             'UPDATE job SET next_run_utc = :when WHERE id = :id',
-            when=dc.text_of(when),
+            when=plan['next_run_utc'],
             id=id,
         )
     assert found == expected
