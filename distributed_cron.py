@@ -1938,17 +1938,19 @@ def show_output(store, claims):
     )
     for row in rows:
         claim = claims[row.run_token]
-        with open(claim.watch_file(row.job_id), 'ab+') as file:  # watched from now on
-            file.seek(0)
-            output = plain_text(file.read())
-        if output != claims.watched.get((claim, row.job_id), ''):
-            store.change(
-                '''UPDATE live SET output = :output
-                WHERE job_id = :job AND run_no = :run_no''',
-                output=output,
-                job=row.job_id,
-                run_no=row.run_no,
-            )
+        output = ''
+        with suppress(BadData, OSError):  # not shown; but no job waits for that
+            with open(claim.watch_file(row.job_id), 'ab+') as file:  # from now on
+                file.seek(0)
+                output = plain_text(file.read())[-store.dialect.packet // 8 :]
+            if output != claims.watched.get((claim, row.job_id), ''):
+                store.change(
+                    '''UPDATE live SET output = :output
+                    WHERE job_id = :job AND run_no = :run_no''',
+                    output=output,
+                    job=row.job_id,
+                    run_no=row.run_no,
+                )
         shown[claim, row.job_id] = output
     for claim, job in set(claims.watched) - set(shown):
         with suppress(FileNotFoundError):
@@ -2968,6 +2970,7 @@ class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
+    packet = 1 << 20  # bytes that the server takes in one statement, if not more
     words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
@@ -3105,7 +3108,6 @@ class SQLite(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
-    packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
     words = {
         'utc': 'UTC_TIMESTAMP()',
