@@ -387,6 +387,7 @@ class Worker:
             return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
+        self.claims.unwatch()
         pause = 0
         while not (pause and self.finished()):
             self.wait(pause)
@@ -1321,6 +1322,12 @@ class Claims(dict):
             )
             claim.read()
             claim.end_left(grace)
+
+    def unwatch(self):
+        """Remove what a worker that was killed left of watched runs; see live."""
+        for name in os.listdir(self.folder):
+            if name.endswith('.watch'):
+                os.unlink(os.path.join(self.folder, name))
 
     def set_aside(self, database):
         """Keep only the claims of this database, by its identity, and those without

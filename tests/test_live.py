@@ -188,6 +188,22 @@ def test_output_that_is_too_long_for_a_statement(mysql_place):
         place.wait_runs(2)
 
 
+def test_nothing_stays_of_what_a_killed_worker_watched(sqlite_place):
+    place = sqlite_place
+    place.add(command(place, 'word'), max_run_time=30)
+    first = start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    assert place.run('log', '1').startswith('word\n') and watch_files(place)
+    first.kill()
+    first.wait()
+    place.store.execute('UPDATE live SET watched_until_utc = ' + LATE)
+    second = start_worker(place, 'one')
+    wait_until(lambda: not watch_files(place))
+    go_on(place, 'word')
+    second.terminate()
+    assert second.wait(20) == 0
+
+
 @pytest.mark.parametrize(
     'seen, output, new',
     [
