@@ -70,6 +70,7 @@ A section calls only sections below it; all may use words. Sections from jobs on
 also use jobs, display, and what stands above these.
 """
 
+import codecs
 import errno
 import fcntl
 import gc
@@ -1949,7 +1950,7 @@ def show_output(store, claims):
         with suppress(BadData, OSError):  # not shown; but no job waits for that
             with open(claim.watch_file(row.job_id), 'ab+') as file:  # from now on
                 file.seek(0)
-                output = plain_text(file.read())[-store.dialect.packet // 8 :]
+                output = plain_text(file.read(), False)[-store.dialect.packet // 8 :]
             if output != claims.watched.get((claim, row.job_id), ''):
                 store.change(
                     '''UPDATE live SET output = :output
@@ -1965,9 +1966,11 @@ def show_output(store, claims):
     claims.watched = shown
 
 
-def plain_text(data):
-    """Output as a text that each database takes."""
-    return data.decode('utf-8', 'replace').replace('\0', '\ufffd')
+def plain_text(data, whole=True):
+    """Output as a text that each database takes. whole: nothing follows that could
+    complete a character at its end."""
+    text, _ = codecs.utf_8_decode(data, 'replace', whole)
+    return text.replace('\0', '\ufffd')
 
 
 def overwrite(path, data):

@@ -204,6 +204,20 @@ def test_nothing_stays_of_what_a_killed_worker_watched(sqlite_place):
     assert second.wait(20) == 0
 
 
+def test_a_character_of_which_half_is_written(sqlite_place):
+    """It appears when it is whole; what is before it is not printed twice."""
+    place = sqlite_place
+    half = "printf 'one\\n\\303'; until [ -e %s/after-half ]; do sleep 0.1; done; "
+    text = half % place.folder + "printf '\\244\\n'; " + command(place, 'end')
+    place.add(text, max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    wait_until(lambda: dc.output_so_far(place.store, 1, 1) == 'one\n')
+    go_on(place, 'half')
+    wait_until(lambda: dc.output_so_far(place.store, 1, 1) == 'one\nä\nend\n')
+    go_on(place, 'end')
+
+
 @pytest.mark.parametrize(
     'seen, output, new',
     [
