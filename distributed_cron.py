@@ -4416,10 +4416,13 @@ def execute_plain(store, schema, statement):
     A change of a table waits until all transactions that use it are over, and whoever
     comes later waits behind it: so it waits briefly, and tries again."""
     statement = re.sub('(?m)^ *--.*\n', '', statement)
+    statements = [statement]
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with store.translated_errors():
-                return store.connection.cursor().execute(statement)
+                for text in statements:
+                    store.connection.cursor().execute(text)
+            return
         except Again as problem:
             blockers = ['another program']
             with suppress(Problem):  # the account may not see them
@@ -4429,6 +4432,7 @@ def execute_plain(store, schema, statement):
                 raise Problem(text) from None
             print('waiting: ' + text, file=sys.stderr, flush=True)
             time.sleep(1)
+            statements = schema.again(statement)
 
 
 ########################################################################################
@@ -4464,6 +4468,10 @@ class Schema:
     def database(self, name):
         """The statements that make the database and enter it."""
         return []
+
+    def again(self, statement):
+        """The statements with which one that had to wait for too long is tried again."""
+        return [statement]
 
     def create(self, table):
         """The statement that makes a table where there is none."""
@@ -4735,6 +4743,12 @@ FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
         if missing:
             statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
         return statements + self.indexes(table, 'CONCURRENTLY IF NOT EXISTS')
+
+    def again(self, statement):
+        """An index whose making was broken off stays behind, as above."""
+        index = re.match(r'CREATE .*INDEX CONCURRENTLY IF NOT EXISTS (\w+)', statement)
+        drop = ['DROP INDEX CONCURRENTLY IF EXISTS ' + index[1]] if index else []
+        return [*drop, statement]
 
 
 SCHEMAS = {
