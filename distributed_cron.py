@@ -4739,7 +4739,8 @@ FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
             name=table.name,
         )
         missing = ['ADD COLUMN ' + column for column in self.missing(store, table)]
-        statements = ['DROP INDEX %s' % row[0] for row in broken]
+        ours = {**table.indexes, **table.unique}
+        statements = ['DROP INDEX %s' % row[0] for row in broken if row[0] in ours]
         if missing:
             statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
         return statements + self.indexes(table, 'CONCURRENTLY IF NOT EXISTS')

@@ -162,6 +162,17 @@ def test_an_index_that_had_to_wait_is_made_whole(old):
     assert not invalid_indexes(old) and catalogue(old) == old.made
 
 
+@pytest.mark.parametrize('place', ['postgresql'], indirect=True)
+def test_an_index_of_somebody_else_is_left_alone(old):
+    """It may just be made."""
+    old.store.execute('CREATE INDEX theirs ON job (command)')
+    old.store.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'theirs'::regclass"
+    )
+    old.run('init')
+    assert [row[0] for row in invalid_indexes(old)] == ['theirs']
+
+
 @pytest.mark.slow
 def test_workers_go_on_while_a_large_table_is_upgraded(old):
     """200,000 jobs: no other session waits for more than a moment."""
