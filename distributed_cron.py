@@ -3411,7 +3411,9 @@ def libpq_tls(config, driver, socket):
 ONLY_SCHEMA = """SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.set_config(
     'search_path', pg_catalog.concat_ws(', ', COALESCE(
         (SELECT CAST(relnamespace AS pg_catalog.regnamespace) FROM pg_catalog.pg_class
-            WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('job')),
+            JOIN pg_catalog.pg_attribute ON attrelid OPERATOR(pg_catalog.=) pg_class.oid
+            WHERE pg_class.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('job')
+            AND attname OPERATOR(pg_catalog.=) 'run_token'),  -- or it is not ours
         CAST(pg_catalog.quote_ident(pg_catalog.current_schema())
             AS pg_catalog.regnamespace)), 'pg_temp'), false)"""
 
