@@ -111,6 +111,20 @@ def test_much_output_and_odd_bytes(place):
     assert len(place.runs()[0].output) == 16384 and watch_files(place) == []
 
 
+@pytest.mark.parametrize('place', ['postgresql'], indirect=True)
+def test_a_page_that_may_write_nothing_shows_a_run_in_progress(place):
+    """Without its output. Its session ends with the error."""
+    place.add(command(place, 'word'), max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    database = place.values['db']['database']
+    place.store.execute(
+        'ALTER DATABASE %s SET default_transaction_read_only = on' % database
+    )
+    assert 'Run 1 of job 1' in place.page().get('run/1/1')
+    go_on(place, 'word')
+
+
 def test_eight_runs_of_a_host_are_watched_at_most(sqlite_place):
     place = sqlite_place
     place.write(max_tasks=16)
