@@ -4313,8 +4313,11 @@ def write_first_config():
         with suppress(OSError):
             if not os.path.isdir(os.path.dirname(file)):
                 os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
+            text = FIRST_CONFIG
+            if os.path.dirname(file) != HERE:  # other programs have files there
+                text = text.replace('log           ', 'distributed_cron-log')
             with open(file, 'x', opener=no_link) as stream:
-                stream.write(FIRST_CONFIG)
+                stream.write(text)
             # Not into the SQL of --print.
             print('configuration written: %s' % file, file=sys.stderr)
             return file
