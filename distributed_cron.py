@@ -545,14 +545,14 @@ class Worker:
         return unlocked
 
     def write_one_by_one(self, endings):
-        """Something else than a row of `job` is locked: leave alone the jobs that need
-        it. Each costs a wait, so not too many in a turn."""
+        """Something else than a row of `job` is locked, or a row takes no change: leave
+        alone the jobs that need it. Each costs a wait, so not too many in a turn."""
         written = []
         for ending in endings:
             try:
                 written += self.write_ends([ending])
-            except Again:
-                self.leave_alone([ending.job], 'another transaction locks its history')
+            except Again as problem:
+                self.leave_alone([ending.job], "its end can't be written: %s" % problem)
                 if len(self.locked.jobs()) > 3:
                     break
         return written
@@ -2358,6 +2358,13 @@ def end_refused(store, ending, problem):
         with store.transaction():
             end_all(store, [ending], history=False)
     except BadData:
+        free_job(store, ending, text)
+    return [text]
+
+
+def free_job(store, ending, text):
+    """Have a job run no more. Raises Again, with the text, if even that is refused."""
+    try:
         store.change(
             '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
             next_run_utc = NULL, run_was_requested = 0
@@ -2365,7 +2372,8 @@ def end_refused(store, ending, problem):
             job=ending.job,
             token=ending.token,
         )
-    return [text]
+    except BadData:
+        raise Again(text) from None
 
 
 def end_all(store, endings, history=True):

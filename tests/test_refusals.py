@@ -63,6 +63,40 @@ def test_a_run_whose_end_is_refused_never_runs_again(place, way):
     assert worker.poll() is None
 
 
+REFUSES_ALL = {  # changes of one job while it runs, by database
+    'sqlite': (
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job WHEN OLD.id = 1 '
+        "AND OLD.run_token IS NOT NULL BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    ),
+    'mysql': (
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job FOR EACH ROW '
+        "IF OLD.id = 1 AND OLD.run_token IS NOT NULL THEN SIGNAL SQLSTATE '45000' "
+        "SET MESSAGE_TEXT = 'not this one'; END IF"
+    ),
+    'postgresql': (
+        'CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS '
+        "'BEGIN IF OLD.id = 1 AND OLD.run_token IS NOT NULL THEN "
+        "RAISE EXCEPTION ''not this one''; END IF; RETURN NEW; END'; "
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job FOR EACH ROW '
+        'EXECUTE FUNCTION refuses()'
+    ),
+}
+
+
+def test_a_job_that_takes_no_change_keeps_no_other_waiting(place):
+    place.store.execute(REFUSES_ALL[place.engine])
+    place.add('true', max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: "job 1 is left alone: its end can't be" in place.worker_log())
+    for _ in range(2):  # also while it is tried again
+        late = place.add('true', max_run_time=30)
+        wait_until(partial(has_ended, place, late))
+    drop = 'DROP TRIGGER refuses' + ' ON job' * (place.engine == 'postgresql')
+    place.store.execute(drop)
+    wait_until(lambda: has_ended(place, 1))
+    assert [run.run_no for run in place.runs()] == [1, 1, 1]
+
+
 def has_ended(place, job):
     return place.job(job).last_status == 'Success'
 
