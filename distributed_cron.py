@@ -2394,7 +2394,8 @@ def end_all(store, endings, history=True):
         recorded = not ours and is_recorded(store, ending, job)
         into_job, into_history = fate(ending.kind, ours, late, recorded)
         ended = text_of(store.zone.local(end_of(ending, job, now)))
-        run = history_row(ending, job, ended)
+        most = min(65535, store.dialect.packet // 3)  # each byte may be escaped
+        run = history_row(ending, job, ended, most)
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
         if into_job:
@@ -2503,9 +2504,13 @@ def next_plan(job, ended, now, zone):
         return None
 
 
-def history_row(ending, job, ended):
-    """The row of the history for an ending. ended: local time, as text."""
+def history_row(ending, job, ended, most):
+    """The row of the history for an ending. ended: local time, as text. most: bytes of
+    output that its column and a statement take."""
     started = ending.started or job.last_start
+    output = ending.output
+    if output is not None:
+        output = output.encode('utf-8', 'replace')[-most:].decode('utf-8', 'ignore')
     return Run(
         job_id=ending.job,
         run_no=ending.run_no or job.run_no,
@@ -2516,7 +2521,7 @@ def history_row(ending, job, ended):
         worker=ending.worker or job.last_worker or '',
         status=ending.status,
         exit_code=ending.exit_code,
-        output=ending.output,
+        output=output,
     )
 
 

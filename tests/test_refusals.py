@@ -125,6 +125,20 @@ def test_a_report_that_is_too_long_is_sent_in_pieces(mysql_place):
     assert {run.run_no for run in runs} == {1}
 
 
+@pytest.mark.parametrize('packet', [65536, 1 << 20])
+def test_the_end_of_an_output_that_takes_more_room_as_text(mysql_place, packet):
+    """Of bytes that are no UTF-8, three times as much; a quote is sent as two."""
+    place = mysql_place
+    place.write(history={'output_bytes': 65535})
+    with global_value(place, 'max_allowed_packet', packet):
+        place.add("head -c 65000 /dev/zero | tr '\\0' '\\377'; echo end")
+        place.add("head -c 65000 /dev/zero | tr '\\0' \"'\"; echo end")
+        start_worker(place, 'one')
+        runs = place.wait_runs(2)
+    for run in runs:
+        assert len(run.output.encode()) > 20000 and run.output.endswith('end\n')
+
+
 def test_a_claim_is_on_the_disk_when_it_is_answered(server_place):
     """Whatever is set for the server, the database or the role."""
     place = server_place
