@@ -388,7 +388,7 @@ class Worker:
             return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
-        self.claims.unwatch()
+        unwatch(self.state.folder)
         pause = 0
         while not (pause and self.finished()):
             self.wait(pause)
@@ -1324,12 +1324,6 @@ class Claims(dict):
             claim.read()
             claim.end_left(grace)
 
-    def unwatch(self):
-        """Remove what a worker that was killed left of watched runs; see live."""
-        for name in os.listdir(self.folder):
-            if name.endswith('.watch'):
-                os.unlink(os.path.join(self.folder, name))
-
     def set_aside(self, database):
         """Keep only the claims of this database, by its identity, and those without
         one, of version 1.0: in another database, a job of that id is another job.
@@ -1964,6 +1958,13 @@ def show_output(store, claims):
         with suppress(FileNotFoundError):
             os.unlink(claim.watch_file(job))
     claims.watched = shown
+
+
+def unwatch(folder):
+    """Remove what a worker that was killed left of watched runs."""
+    for name in os.listdir(folder):
+        if name.endswith('.watch'):
+            os.unlink(os.path.join(folder, name))
 
 
 def plain_text(data, whole=True):
@@ -2993,7 +2994,6 @@ class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
-    packet = 1 << 20  # bytes that the server takes in one statement, if not more
     words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
@@ -3004,6 +3004,7 @@ class Dialect:
 
     def __init__(self, config):
         self.config = config
+        self.packet = 1 << 20  # bytes that the server takes in one statement, if known
         self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
         try:
@@ -4488,7 +4489,7 @@ class Schema:
         return []
 
     def again(self, statement):
-        """The statements with which one that had to wait for too long is tried again."""
+        """The statements with which one that waited for too long is tried again."""
         return [statement]
 
     def create(self, table):
