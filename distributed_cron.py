@@ -77,6 +77,7 @@ A section calls only sections below it; all may use words. Sections from jobs on
 also use jobs, display, and what stands above these.
 """
 
+import codecs
 import errno
 import fcntl
 import gc
@@ -406,6 +407,7 @@ class Worker:
             return 0
         self.log.write('worker starts: version %s' % VERSION)
         self.listen()
+        unwatch(self.state.folder)
         pause = 0
         while not (pause and self.finished()):
             self.wait(pause)
@@ -564,14 +566,14 @@ class Worker:
         return unlocked
 
     def write_one_by_one(self, endings):
-        """Something else than a row of `job` is locked: leave alone the jobs that need
-        it. Each costs a wait, so not too many in a turn."""
+        """Something else than a row of `job` is locked, or a row takes no change: leave
+        alone the jobs that need it. Each costs a wait, so not too many in a turn."""
         written = []
         for ending in endings:
             try:
                 written += self.write_ends([ending])
-            except Again:
-                self.leave_alone([ending.job], 'another transaction locks its history')
+            except Again as problem:
+                self.leave_alone([ending.job], "its end can't be written: %s" % problem)
                 if len(self.locked.jobs()) > 3:
                     break
         return written
@@ -1999,17 +2001,19 @@ def show_output(store, claims):
     )
     for row in rows:
         claim = claims[row.run_token]
-        with open(claim.watch_file(row.job_id), 'ab+') as file:  # watched from now on
-            file.seek(0)
-            output = plain_text(file.read())
-        if output != claims.watched.get((claim, row.job_id), ''):
-            store.change(
-                '''UPDATE live SET output = :output
-                WHERE job_id = :job AND run_no = :run_no''',
-                output=output,
-                job=row.job_id,
-                run_no=row.run_no,
-            )
+        output = ''
+        with suppress(BadData, OSError):  # not shown; but no job waits for that
+            with open(claim.watch_file(row.job_id), 'ab+') as file:  # from now on
+                file.seek(0)
+                output = plain_text(file.read(), False)[-store.dialect.packet // 8 :]
+            if output != claims.watched.get((claim, row.job_id), ''):
+                store.change(
+                    '''UPDATE live SET output = :output
+                    WHERE job_id = :job AND run_no = :run_no''',
+                    output=output,
+                    job=row.job_id,
+                    run_no=row.run_no,
+                )
         shown[claim, row.job_id] = output
     for claim, job in set(claims.watched) - set(shown):
         with suppress(FileNotFoundError):
@@ -2017,9 +2021,18 @@ def show_output(store, claims):
     claims.watched = shown
 
 
-def plain_text(data):
-    """Output as a text that each database takes."""
-    return data.decode('utf-8', 'replace').replace('\0', '\ufffd')
+def unwatch(folder):
+    """Remove what a worker that was killed left of watched runs."""
+    for name in os.listdir(folder):
+        if name.endswith('.watch'):
+            os.unlink(os.path.join(folder, name))
+
+
+def plain_text(data, whole=True):
+    """Output as a text that each database takes. whole: nothing follows that could
+    complete a character at its end."""
+    text, _ = codecs.utf_8_decode(data, 'replace', whole)
+    return text.replace('\0', '\ufffd')
 
 
 def overwrite(path, data):
@@ -2394,6 +2407,13 @@ def end_refused(store, ending, problem):
         with store.transaction():
             end_all(store, [ending], history=False)
     except BadData:
+        free_job(store, ending, text)
+    return [text]
+
+
+def free_job(store, ending, text):
+    """Have a job run no more. Raises Again, with the text, if even that is refused."""
+    try:
         store.change(
             '''UPDATE job SET run_token = NULL, run_deadline_utc = NULL,
             next_run_utc = NULL, run_was_requested = 0
@@ -2401,7 +2421,8 @@ def end_refused(store, ending, problem):
             job=ending.job,
             token=ending.token,
         )
-    return [text]
+    except BadData:
+        raise Again(text) from None
 
 
 def end_all(store, endings, history=True):
@@ -2425,7 +2446,8 @@ def end_all(store, endings, history=True):
         recorded = not ours and is_recorded(store, ending, job)
         into_job, into_history = fate(ending.kind, ours, late, recorded)
         ended = text_of(store.zone.local(end_of(ending, job, now)))
-        run = history_row(ending, job, ended)
+        most = min(65535, store.dialect.packet // 3)  # each byte may be escaped
+        run = history_row(ending, job, ended, most)
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
         if into_job:
@@ -2566,9 +2588,13 @@ def next_plan(job, ended, now, zone):
         return {'next_run_utc': None, 'start_before_utc': None}
 
 
-def history_row(ending, job, ended):
-    """The row of the history for an ending. ended: local time, as text."""
+def history_row(ending, job, ended, most):
+    """The row of the history for an ending. ended: local time, as text. most: bytes of
+    output that its column and a statement take."""
     started = ending.started or job.last_start
+    output = ending.output
+    if output is not None:
+        output = output.encode('utf-8', 'replace')[-most:].decode('utf-8', 'ignore')
     return Run(
         job_id=ending.job,
         run_no=ending.run_no or job.run_no,
@@ -2579,7 +2605,7 @@ def history_row(ending, job, ended):
         worker=ending.worker or job.last_worker or '',
         status=ending.status,
         exit_code=ending.exit_code,
-        output=ending.output,
+        output=output,
         cpu_ms=ending.cpu_ms,
         max_rss_kb=ending.max_rss_kb,
         attempt=(job.attempt or 0) if ending.attempt is None else ending.attempt,
@@ -3756,6 +3782,7 @@ class Dialect:
 
     def __init__(self, config):
         self.config = config
+        self.packet = 1 << 20  # bytes that the server takes in one statement, if known
         self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
         try:
@@ -3883,7 +3910,6 @@ class SQLite(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
-    packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
     words = {
         'utc': 'UTC_TIMESTAMP()',
@@ -4186,7 +4212,9 @@ def libpq_tls(config, driver, socket):
 ONLY_SCHEMA = """SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.set_config(
     'search_path', pg_catalog.concat_ws(', ', COALESCE(
         (SELECT CAST(relnamespace AS pg_catalog.regnamespace) FROM pg_catalog.pg_class
-            WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('job')),
+            JOIN pg_catalog.pg_attribute ON attrelid OPERATOR(pg_catalog.=) pg_class.oid
+            WHERE pg_class.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('job')
+            AND attname OPERATOR(pg_catalog.=) 'run_token'),  -- or it is not ours
         CAST(pg_catalog.quote_ident(pg_catalog.current_schema())
             AS pg_catalog.regnamespace)), 'pg_temp'), false)"""
 
@@ -5364,8 +5392,11 @@ def write_first_config():
         with suppress(OSError):
             if not os.path.isdir(os.path.dirname(file)):
                 os.mkdir(os.path.dirname(file), 0o700)  # ~/.config
+            text = FIRST_CONFIG
+            if os.path.dirname(file) != HERE:  # other programs have files there
+                text = text.replace('log           ', 'distributed_cron-log')
             with open(file, 'x', opener=no_link) as stream:
-                stream.write(FIRST_CONFIG)
+                stream.write(text)
             # Not into the SQL of --print.
             print('configuration written: %s' % file, file=sys.stderr)
             return file
@@ -5469,10 +5500,13 @@ def execute_plain(store, schema, statement):
     A change of a table waits until all transactions that use it are over, and whoever
     comes later waits behind it: so it waits briefly, and tries again."""
     statement = re.sub('(?m)^ *--.*\n', '', statement)
+    statements = [statement]
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with store.translated_errors():
-                return store.connection.cursor().execute(statement)
+                for text in statements:
+                    store.connection.cursor().execute(text)
+            return
         except Again as problem:
             blockers = ['another program']
             with suppress(Problem):  # the account may not see them
@@ -5482,6 +5516,7 @@ def execute_plain(store, schema, statement):
                 raise Problem(text) from None
             print('waiting: ' + text, file=sys.stderr, flush=True)
             time.sleep(1)
+            statements = schema.again(statement)
 
 
 ########################################################################################
@@ -5517,6 +5552,10 @@ class Schema:
     def database(self, name):
         """The statements that make the database and enter it."""
         return []
+
+    def again(self, statement):
+        """The statements with which one that waited for too long is tried again."""
+        return [statement]
 
     def create(self, table):
         """The statement that makes a table where there is none."""
@@ -5784,10 +5823,17 @@ FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
             name=table.name,
         )
         missing = ['ADD COLUMN ' + column for column in self.missing(store, table)]
-        statements = ['DROP INDEX %s' % row[0] for row in broken]
+        ours = {**table.indexes, **table.unique}
+        statements = ['DROP INDEX %s' % row[0] for row in broken if row[0] in ours]
         if missing:
             statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
         return statements + self.indexes(table, 'CONCURRENTLY IF NOT EXISTS')
+
+    def again(self, statement):
+        """An index whose making was broken off stays behind, as above."""
+        index = re.match(r'CREATE .*INDEX CONCURRENTLY IF NOT EXISTS (\w+)', statement)
+        drop = ['DROP INDEX CONCURRENTLY IF EXISTS ' + index[1]] if index else []
+        return [*drop, statement]
 
 
 SCHEMAS = {

@@ -152,7 +152,7 @@ def test_init_of_an_installed_script_writes_the_first_into_the_home(
     config = dc.load_config(place.in_home, 'here')
     in_home = os.path.dirname(place.in_home)
     assert config.db_path == os.path.join(in_home, 'distributed_cron.db')
-    assert config.log_location == os.path.join(in_home, 'log')
+    assert config.log_location == os.path.join(in_home, 'distributed_cron-log')
     _, out, err = place.run('init')
     assert 'configuration written' not in out + err
 

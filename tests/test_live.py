@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SCRIPT, dc, wait_until
+from conftest import SCRIPT, Place, dc, numbers, wait_until
 from hosts import start_worker
+from test_refusals import global_value, has_ended
 
 LATE = "'2000-01-01 00:00:00'"
 
@@ -110,6 +111,20 @@ def test_much_output_and_odd_bytes(place):
     assert len(place.runs()[0].output) == 16384 and watch_files(place) == []
 
 
+@pytest.mark.parametrize('place', ['postgresql'], indirect=True)
+def test_a_page_that_may_write_nothing_shows_a_run_in_progress(place):
+    """Without its output. Its session ends with the error."""
+    place.add(command(place, 'word'), max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    database = place.values['db']['database']
+    place.store.execute(
+        'ALTER DATABASE %s SET default_transaction_read_only = on' % database
+    )
+    assert 'Run 1 of job 1' in place.page().get('run/1/1')
+    go_on(place, 'word')
+
+
 def test_eight_runs_of_a_host_are_watched_at_most(sqlite_place):
     place = sqlite_place
     place.write(max_tasks=16)
@@ -146,6 +161,75 @@ def test_a_run_is_watched_for_seconds_from_the_last_question(place):
     place.set_clock('2026-05-20 12:02:00')
     dc.output_so_far(place.store, 2, 1)
     assert [row.job_id for row in place.sql('SELECT * FROM live')] == [2]
+
+
+def keeps_no_job_waiting(place):
+    """Whether others start while somebody watches a run whose output can't be shown."""
+    place.write(max_tasks=4)
+    start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    wait_until(lambda: dc.output_so_far(place.store, 1, 1) or watch_files(place))
+    wait_until(lambda: os.path.getsize(watch_files(place)[0]))
+    late = place.add('true', max_run_time=30)
+    wait_until(lambda: has_ended(place, late), 10)
+    return True
+
+
+def test_output_that_the_database_has_no_characters_for(postgresql, tmp_path):
+    """PostgreSQL can have an encoding that is not UTF-8."""
+    name = 'd%d' % next(numbers)
+    encoding = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    postgresql.settings('CREATE DATABASE %s %s' % (name, encoding))
+    place = Place(tmp_path, 'postgresql', postgresql, name).init()
+    try:
+        euro = "printf '\\342\\202\\254'; "
+        place.add(euro + command(place, 'end'), max_run_time=30)
+        assert keeps_no_job_waiting(place)
+        go_on(place, 'end')
+    finally:
+        place.close()
+
+
+def test_output_that_is_too_long_for_a_statement(mysql_place):
+    """max_allowed_packet may be 64 KiB."""
+    place = mysql_place
+    with global_value(place, 'max_allowed_packet', 65536):
+        text = "head -c 99999 /dev/zero | tr '\\0' '\\377'; "
+        place.add(text + command(place, 'end'), max_run_time=30)
+        assert keeps_no_job_waiting(place)
+        wait_until(lambda: dc.output_so_far(place.store, 1, 1).endswith('end\n'))
+        go_on(place, 'end')
+        place.wait_runs(2)
+
+
+def test_nothing_stays_of_what_a_killed_worker_watched(sqlite_place):
+    place = sqlite_place
+    place.add(command(place, 'word'), max_run_time=30)
+    first = start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    assert place.run('log', '1').startswith('word\n') and watch_files(place)
+    first.kill()
+    first.wait()
+    place.store.execute('UPDATE live SET watched_until_utc = ' + LATE)
+    second = start_worker(place, 'one')
+    wait_until(lambda: not watch_files(place))
+    go_on(place, 'word')
+    second.terminate()
+    assert second.wait(20) == 0
+
+
+def test_a_character_of_which_half_is_written(sqlite_place):
+    """It appears when it is whole; what is before it is not printed twice."""
+    place = sqlite_place
+    half = "printf 'one\\n\\303'; until [ -e %s/after-half ]; do sleep 0.1; done; "
+    text = half % place.folder + "printf '\\244\\n'; " + command(place, 'end')
+    place.add(text, max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: place.job(1).run_token)
+    wait_until(lambda: dc.output_so_far(place.store, 1, 1) == 'one\n')
+    go_on(place, 'half')
+    wait_until(lambda: dc.output_so_far(place.store, 1, 1) == 'one\nä\nend\n')
+    go_on(place, 'end')
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,21 @@ def test_nobody_elses_function_runs_in_a_schema_of_its_own(postgresql, tmp_path,
             place.store.close()
 
 
+def test_a_table_job_of_another_program_in_public_is_left_alone(postgresql, tmp_path):
+    """`init` makes its own in the schema that comes first."""
+    text = re.sub('ALTER DATABASE.*', '', setup_of_readme())
+    with set_up(postgresql, tmp_path, text, 'd_own') as place:
+        with contextlib.closing(postgresql.connect('d_own')) as admin:
+            admin.execute('CREATE TABLE public.job (id int); GRANT ALL ON job TO d_own')
+            admin.execute('ALTER TABLE job OWNER TO d_own')
+            place.init()
+            assert admin.execute('SELECT * FROM public.job').description[1:] == []
+        place.add('true', max_run_time=30)
+        work_once(place)
+        assert place.sql('SHOW search_path')[0][0] == 'd_own, pg_temp'
+        place.store.close()
+
+
 def test_check_says_that_others_may_create_in_the_schema(postgresql, tmp_path):
     """As in a database that was made with version 14 or earlier; its tables stay."""
     text = OLD_SETUP.format(name='d_old')

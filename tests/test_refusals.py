@@ -63,6 +63,40 @@ def test_a_run_whose_end_is_refused_never_runs_again(place, way):
     assert worker.poll() is None
 
 
+REFUSES_ALL = {  # changes of one job while it runs, by database
+    'sqlite': (
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job WHEN OLD.id = 1 '
+        "AND OLD.run_token IS NOT NULL BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    ),
+    'mysql': (
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job FOR EACH ROW '
+        "IF OLD.id = 1 AND OLD.run_token IS NOT NULL THEN SIGNAL SQLSTATE '45000' "
+        "SET MESSAGE_TEXT = 'not this one'; END IF"
+    ),
+    'postgresql': (
+        'CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS '
+        "'BEGIN IF OLD.id = 1 AND OLD.run_token IS NOT NULL THEN "
+        "RAISE EXCEPTION ''not this one''; END IF; RETURN NEW; END'; "
+        'CREATE TRIGGER refuses BEFORE UPDATE ON job FOR EACH ROW '
+        'EXECUTE FUNCTION refuses()'
+    ),
+}
+
+
+def test_a_job_that_takes_no_change_keeps_no_other_waiting(place):
+    place.store.execute(REFUSES_ALL[place.engine])
+    place.add('true', max_run_time=30)
+    start_worker(place, 'one')
+    wait_until(lambda: "job 1 is left alone: its end can't be" in place.worker_log())
+    for _ in range(2):  # also while it is tried again
+        late = place.add('true', max_run_time=30)
+        wait_until(partial(has_ended, place, late))
+    drop = 'DROP TRIGGER refuses' + ' ON job' * (place.engine == 'postgresql')
+    place.store.execute(drop)
+    wait_until(lambda: has_ended(place, 1))
+    assert [run.run_no for run in place.runs()] == [1, 1, 1]
+
+
 def has_ended(place, job):
     return place.job(job).last_status == 'Success'
 
@@ -89,6 +123,20 @@ def test_a_report_that_is_too_long_is_sent_in_pieces(mysql_place):
         runs = place.wait_runs(30)
     assert {(run.status, len(run.output)) for run in runs} == {('Success', 4096)}
     assert {run.run_no for run in runs} == {1}
+
+
+@pytest.mark.parametrize('packet', [65536, 1 << 20])
+def test_the_end_of_an_output_that_takes_more_room_as_text(mysql_place, packet):
+    """Of bytes that are no UTF-8, three times as much; a quote is sent as two."""
+    place = mysql_place
+    place.write(history={'output_bytes': 65535})
+    with global_value(place, 'max_allowed_packet', packet):
+        place.add("head -c 65000 /dev/zero | tr '\\0' '\\377'; echo end")
+        place.add("head -c 65000 /dev/zero | tr '\\0' \"'\"; echo end")
+        start_worker(place, 'one')
+        runs = place.wait_runs(2)
+    for run in runs:
+        assert len(run.output.encode()) > 20000 and run.output.endswith('end\n')
 
 
 def test_a_claim_is_on_the_disk_when_it_is_answered(server_place):

@@ -131,6 +131,48 @@ def test_init_waits_for_a_table_without_keeping_workers_waiting(old):
     assert catalogue(old) == old.made and old.job(job).command == 'echo runs'
 
 
+def invalid_indexes(place):
+    return place.sql(
+        'SELECT CAST(indexrelid AS regclass) FROM pg_index WHERE NOT indisvalid'
+    )
+
+
+@pytest.mark.parametrize('place', ['postgresql'], indirect=True)
+def test_an_index_that_had_to_wait_is_made_whole(old):
+    """PostgreSQL leaves behind what it could not finish, and then takes it for there."""
+    blocker = dc.Store(old.config())
+    blocker.connection = blocker.dialect.connect()
+    blocker.execute('BEGIN ISOLATION LEVEL REPEATABLE READ')
+    blocker.execute('SELECT txid_current()')  # not of a table, but older than an index
+    init = subprocess.Popen(
+        [sys.executable, dc.__file__, '--config', old.file, 'init'],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert init.stderr.readline().startswith('waiting: ')
+        assert invalid_indexes(old)
+        blocker.execute('COMMIT')
+        assert init.wait(30) == 0
+    finally:
+        blocker.close()
+        init.kill()
+        init.wait()
+        init.stderr.close()
+    assert not invalid_indexes(old) and catalogue(old) == old.made
+
+
+@pytest.mark.parametrize('place', ['postgresql'], indirect=True)
+def test_an_index_of_somebody_else_is_left_alone(old):
+    """It may just be made."""
+    old.store.execute('CREATE INDEX theirs ON job (command)')
+    old.store.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'theirs'::regclass"
+    )
+    old.run('init')
+    assert [row[0] for row in invalid_indexes(old)] == ['theirs']
+
+
 @pytest.mark.slow
 def test_workers_go_on_while_a_large_table_is_upgraded(old):
     """200,000 jobs: no other session waits for more than a moment."""

@@ -158,6 +158,7 @@ def output_of(request, run):
     if run.status == 'running':
         with suppress(dc.Problem):  # perhaps the page's account may not ask for it
             return dc.output_so_far(request.store, run.job_id, run.run_no)
+        request.store.connect()  # again, if the error has closed the connection
     return run.output or ''
 
 
