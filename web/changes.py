@@ -22,6 +22,7 @@ PREVIEWED = 5  # times of a schedule
 MOST_TOLD = 4000  # characters of a change that syslog gets
 LABELS = {column.name: column.label for column in dc.COLUMNS}
 PLANNED = [column for column in dc.COLUMNS if column.name in dc.PLANNED_FROM]
+MORE = [column for column in dc.SINCE_2 if column.type is not dc.TEMPLATE]
 PREFILLED = ('frequency', 'active')  # dc.save_job fills in what is empty
 KIND = 'kind'  # a field that is no column: by frequency, or by schedule
 NEW = dict.fromkeys(LABELS, '')  # the texts of a new job's form
@@ -43,6 +44,8 @@ def texts_of(job):
             text = re.sub('^(.....):00$', r'\1', text)  # 04:00:00 as 04:00
         texts[column.name] = text
     texts[KIND] = 'frequency' if job.schedule is None else 'schedule'
+    if job.after_job is not None:
+        texts[KIND] = 'after_job'
     return texts
 
 
@@ -52,30 +55,34 @@ def columns_of(texts, columns=dc.COLUMNS):
     What dc.check_job looks at is left to it."""
     values = {}
     wrong = {}
-    by_schedule = texts[KIND] == 'schedule'
+    kind = texts[KIND]
     for column in columns:
         name = column.name
         text = texts[name]
-        if name == 'frequency' and by_schedule:
+        if name in ('frequency', 'after_job') and name != kind:
             continue  # it stays as it was
         if name == 'max_run_time' and not text:
             continue  # dc.save_job chooses one
-        problem = problem_of(column, text, by_schedule)
+        problem = problem_of(column, text, kind)
         if problem:
             wrong[name] = problem
         else:
             values[name] = value_of(column, text)
-    if not by_schedule:
+    if kind != 'schedule':
         values['schedule'] = None
     return values, wrong
 
 
-def problem_of(column, text, by_schedule):
-    """What is wrong with a text as such; '' if nothing."""
+def problem_of(column, text, kind):
+    """What is wrong with a text as such; '' if nothing. kind: what KIND says."""
     if column.type is dc.MINUTES and not re.fullmatch(NUMBER, text):
         return '%.30r; allowed: a number of minutes from 1' % text
-    if column.name == 'schedule' and by_schedule and not text:
+    if column.name == 'schedule' and kind == 'schedule' and not text:
         return 'empty; allowed: a cron expression'
+    if column.name == 'after_job' and not text:
+        return 'empty; allowed: the id or the name of a job'
+    if column.type is dc.NUMBER and not re.fullmatch('[0-9]{0,9}', text):
+        return '%.30r; allowed: a whole number' % text
     if column.name == 'description' and re.search('[\0-\x1f\x7f]', text):
         return 'control characters; allowed: one line'
     if column.name == 'command' and not text.strip():
@@ -87,8 +94,12 @@ def value_of(column, text):
     """A text that has no problem as the value of a column."""
     if column.type is dc.MINUTES:
         return int(text)
-    if column.type is dc.ACTIVE:
+    if column.type in (dc.ACTIVE, dc.TEMPLATE):
         return int(bool(text))
+    if column.type is dc.NUMBER:
+        return int(text) if text else column.default
+    if column.type is dc.ANOTHER_JOB and text.isdecimal():
+        return int(text)
     if column.type is dc.TEXT:
         return text
     return text or None
@@ -129,6 +140,7 @@ def show_form(request, job, texts, wrong, status=200):
         values=texts,
         wrong=wrong,
         labels=LABELS,
+        more=[column.name for column in MORE if column.name != 'after_job'],
         preview=preview_of(request, job, texts),
     )
 
@@ -160,7 +172,7 @@ def preview_page(request):
     """The preview alone, for script.js."""
     request.check_right()
     allowed = {column.name: '.{1,255}' for column in PLANNED}
-    given = request.query(kind='frequency|schedule', id=NUMBER, **allowed)
+    given = request.query(kind='frequency|schedule|after_job', id=NUMBER, **allowed)
     id = given.pop('id')
     job = found_job(request, int(id)) if id else None
     return Answer(200, [HTML], preview_of(request, job, {**NEW, **given}))

@@ -2,7 +2,16 @@
 
 import distributed_cron as dc
 
-STATES = ('running', 'overdue', 'error', 'lost', 'not due', 'disabled')
+STATES = (
+    'running',
+    'overdue',
+    'error',
+    'lost',
+    'not due',
+    'paused',
+    'template',
+    'disabled',
+)
 SORTS = (
     'id',
     'state',
@@ -23,6 +32,8 @@ FOUND = '''(SELECT job.*, CASE
     WHEN run_token IS NOT NULL AND run_deadline_utc < :now THEN 'overdue'
     WHEN run_token IS NOT NULL THEN 'running'
     WHEN active = 0 AND run_requested = 0 THEN 'disabled'
+    WHEN each_host = 1 THEN 'template'
+    WHEN paused_until_utc > :now AND run_requested = 0 THEN 'paused'
     WHEN next_run_utc < :late THEN 'overdue'
     WHEN SUBSTR(last_status, 1, 11) = 'ERROR: lost' THEN 'lost'
     WHEN SUBSTR(last_status, 1, 5) = 'ERROR' THEN 'error'

@@ -110,7 +110,7 @@ if (log && log.dataset.live === '1') {
 const form = find('#job-form');
 if (form) {
   let waiting, asked = 0;
-  const names = ['kind', 'frequency', 'schedule', 'start_anchor', 'stop_anchor'];
+  const names = ['kind', 'frequency', 'schedule', 'start_anchor', 'stop_anchor', 'time_zone'];
   const preview = async () => {
     const mine = ++asked, query = new URLSearchParams();
     for (const name of names)
