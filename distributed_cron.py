@@ -210,8 +210,8 @@ JOB_COLUMNS = (
     # since version 2.0
     'start_before_utc run_was_requested changed_utc name run_on each_host parent_id '
     'time_zone start_within retries retry_delay attempt after_job after_run '
-    'followers_due failures paused_from_utc paused_until_utc paused_by alert_after alert_to rev '
-    'signature not_after applied_by'
+    'followers_due failures paused_from_utc paused_until_utc paused_by '
+    'alert_after alert_to rev signature not_after applied_by'
 ).split()
 # An edit of one of these columns has the job planned anew.
 PLANNED_FROM = (
@@ -227,7 +227,9 @@ Run = namedtuple(
     defaults=[None] * 11 + [0, None],
 )
 Host = namedtuple(
-    'Host', 'name last_seen worker version max_tasks running skew_ms tags'
+    'Host',
+    'name last_seen worker version max_tasks running skew_ms tags',
+    defaults=[None],
 )
 
 
@@ -640,20 +642,22 @@ class Worker:
     def plan(self, seen):
         """plan, tell followers: returns how many jobs got a time, or were parked. A job
         that a bug of ours keeps from it is left alone, and the log says why."""
-        planned = 0
-        for is_needed, step in (
+        steps = (
             (seen.unplanned, self.store.plan),
             (seen.late, self.store.plan_late),
             (seen.followed, self.store.tell_followers),
-        ):
+        )
+        planned = 0
+        for is_needed, step in steps:
             if is_needed:
-                planned += self.attempt(
-                    lambda step=step: step(seen.now, skip=self.locked.jobs())
-                )
+                planned += self.attempt(self.skip_locked, step, seen.now)
         for job, text in self.store.bugs.items():
             self.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
         return planned
+
+    def skip_locked(self, step, now):
+        return step(now, skip=self.locked.jobs())
 
     def slots_for(self, seen):
         """How many of the due jobs this worker may start now; 0 when none is due."""
@@ -672,9 +676,9 @@ class Worker:
         share = self.pace.is_shared()
         skip = self.locked.jobs() | self.claims.here()
         jobs = self.store.find(1 if self.pace.one_by_one else slots, share, skip)
+        if not jobs and not seen.paused:  # a Perl worker may be running it
+            self.store.plan_due(seen.now, skip=skip)
         if not jobs:
-            if not seen.paused:  # a Perl worker may be running it
-                self.store.plan_due(seen.now, skip=skip)
             return 0
         claim = self.claims.new(self.store.identity, jobs)
         try:
@@ -2993,7 +2997,8 @@ def tell(store, job, parent, now):
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
         changed_utc = NULL, after_run = :followers_due, attempt = 0
         WHERE id = :id AND run_token IS NULL AND after_job = :parent
-        AND run_requested = :run_requested AND COALESCE(after_run, 0) < :followers_due''',
+        AND run_requested = :run_requested
+        AND COALESCE(after_run, 0) < :followers_due''',
         when=text_of(when),
         limit=limit_text(limit),
         followers_due=parent.followers_due,
@@ -5360,6 +5365,8 @@ log:
 max_tasks: cpu_full          # runs at once on this host: 1 to 100000, or cpu_full (one
                              # for each CPU), cpu_half, cpu_quarter
 poll_seconds: 1              # how often to ask the database: 0.1 to 60 seconds
+# tags: [db, ssd]            # a list of words: jobs can be for hosts that have one of
+#                            # them; by default none
 kill_grace: 10               # seconds from SIGTERM to SIGKILL, 0 to 30
 
 history:
@@ -5997,7 +6004,7 @@ value            VARCHAR(255) NOT NULL DEFAULT ''
     ),
     Table(
         name='pause',
-        about='-- Which hosts start no jobs for a while; *: all. Who wants that, and why.',
+        about='-- Which hosts start no jobs for a while; *: all. Who says so, and why.',
         columns='''
 target           VARCHAR(191) NOT NULL PRIMARY KEY,
 from_utc         {moment} NULL DEFAULT NULL,
@@ -6438,7 +6445,7 @@ def resume_job(store, id):
 
 
 def pause_hosts(store, target, until, by):
-    """Have a host start no runs until a UTC datetime, or no host (*), but those that are
+    """Have a host, or all (*), start no runs until a UTC datetime, but those that are
     asked for. by: who does so, and why."""
     values = {
         'target': target,
@@ -6504,15 +6511,27 @@ def cmd_pause(args, config):
     store = Store(config).connect()
     if not args.force:
         check_hosts(store, {'pause': 1})
+    jobs = jobs_to_pause(store, args)
     until = end_of_pause(store, args)
-    by = os.environ.get('SUDO_USER') or user_name(os.getuid())
-    by += ': ' + args.note if args.note else ''
-    text = 'paused until %s' % when_text(store, until, store.now())
-    for job in jobs_to_pause(store, args):
+    by = who_pauses(args.note)
+    for job in jobs:
         pause_job(store, job.id, until, by)
-        print('job %d: %s' % (job.id, text))
-    if not args.id:
+    if not jobs:
         pause_hosts(store, target_of(args), until, by)
+    report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
+
+
+def who_pauses(note):
+    """Who pauses something, and why."""
+    user = os.environ.get('SUDO_USER') or user_name(os.getuid())
+    return '%s: %s' % (user, note) if note else user
+
+
+def report_pause(args, jobs, text):
+    """Print what was done to jobs, or to hosts where there are none."""
+    for job in jobs:
+        print('job %d: %s' % (job.id, text))
+    if not jobs:
         print('%s: %s' % (args.host or 'all hosts', text))
 
 
@@ -6520,13 +6539,13 @@ def cmd_pause(args, config):
 def cmd_resume(args, config):
     """end a pause"""
     store = Store(config).connect()
-    for job in jobs_to_pause(store, args):
+    jobs = jobs_to_pause(store, args)
+    for job in jobs:
         resumed = resume_job(store, job.id)
-        print('job %d: %s' % (job.id, 'resumed' if resumed else 'is not paused'))
-    if not args.id:
+        report_pause(args, [job], 'resumed' if resumed else 'is not paused')
+    if not jobs:
         resumed = resume_hosts(store, target_of(args))
-        text = 'resumed' if resumed else 'not paused'
-        print('%s: %s' % (args.host or 'all hosts', text))
+        report_pause(args, [], 'resumed' if resumed else 'not paused')
 
 
 def jobs_to_pause(store, args):

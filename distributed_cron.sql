@@ -142,7 +142,7 @@ CREATE TABLE IF NOT EXISTS about (
     value            VARCHAR(255) NOT NULL DEFAULT ''
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- Which hosts start no jobs for a while; *: all. Who wants that, and why.
+-- Which hosts start no jobs for a while; *: all. Who says so, and why.
 CREATE TABLE IF NOT EXISTS pause (
     target           VARCHAR(191) NOT NULL PRIMARY KEY,
     from_utc         DATETIME NULL DEFAULT NULL,

@@ -207,9 +207,7 @@ def add_history(place, job, count, status='Success', worker='here-7', **more):
                 **more,
             }
         )
-    place.store.upsert(
-        'run', [dc.Run(*[row[column] for column in dc.Run._fields]) for row in rows]
-    )
+    place.store.upsert('run', [dc.Run(**row) for row in rows])
     last = rows[-1]
     place.store.change(
         'UPDATE job SET run_no = :count, last_start = :start, claimed_start = :start, '
@@ -382,6 +380,14 @@ def test_states_are_the_same_in_sql_and_python(place):
     with place.store.transaction():
         for row in rows:
             place.store.insert('job', dict(zip(names, row)))
+        more = itertools.product((0, 1), (None, past, future), (0, 1), (None, past))
+        for each_host, until, asked, due in more:
+            place.add(
+                each_host=each_host,
+                paused_until_utc=until,
+                run_requested=asked,
+                next_run_utc=due,
+            )
     expected = {state: [] for state in queries.STATES}
     for job in place.sql('SELECT * FROM job ORDER BY id'):
         expected[dc.state_of(job, now)].append(job.id)

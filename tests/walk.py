@@ -266,8 +266,10 @@ class Host:
             place = '~/clone'
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
-                ['nsenter', '--target', str(self.init), *spaces, '--wd', *shell]
-                + ['mkdir -p {0}; cd {0}\n'.format(place) + self.functions + script],
+                [
+                    *('nsenter', '--target', str(self.init), *spaces, '--wd', *shell),
+                    'mkdir -p {0}; cd {0}\n'.format(place) + self.functions + script,
+                ],
                 input=stdin if isinstance(stdin, bytes) else stdin.encode(),
                 stdout=output,  # no pipe: a daemon would hold it open
                 stderr=subprocess.STDOUT,
@@ -359,7 +361,9 @@ class Walk:
         for step in self.steps():
             begin = time.monotonic()
             step()
-            print('ok %5.1f s  %s' % (time.monotonic() - begin, step.__doc__), flush=True)
+            print(
+                'ok %5.1f s  %s' % (time.monotonic() - begin, step.__doc__), flush=True
+            )
         print('first line to first job: %.0f s' % self.first_job)
 
     def five_minutes(self):
@@ -432,7 +436,10 @@ class Walk:
         host = self.beta
         self.install_program(host)
         text = host.define(block(SEVERAL, '5.').text)
-        host.run(''.join(line for line in text.splitlines(True) if ' init' not in line), code=1)
+        host.run(
+            ''.join(line for line in text.splitlines(True) if ' init' not in line),
+            code=1,
+        )
         host.write(block(SEVERAL, '6a.'))
         printed = self.alpha.wait('distributed_cron.py hosts', 'beta', 'not seen')
         assert 'alpha' in printed, printed
@@ -463,7 +470,10 @@ class Walk:
 
     def crontab(self):
         """Moving in: the crontab goes when all of it has been imported"""
-        host, typed = self.alpha, block('## Moving in', 'From crontab', 'crontab -r').text
+        host, typed = (
+            self.alpha,
+            block('## Moving in', 'From crontab', 'crontab -r').text,
+        )
         host.run('crontab -', CRONTAB + AT_BOOT)
         printed = host.run(typed, code=1)
         assert '2 added' in printed and '1 skipped' in printed, printed
@@ -498,14 +508,18 @@ class Walk:
 
     def backup(self):
         """Back up"""
-        self.database.run('cd /root; ' + block('### Back up, restore, uninstall', None, 'dump').text)
+        self.database.run(
+            'cd /root; ' + block('### Back up, restore, uninstall', None, 'dump').text
+        )
 
     def dead_host(self):
         """A host dies: the other one runs its jobs"""
         before = self.beta.run('distributed_cron.py history')
         self.alpha.end()
         self.beta.run('distributed_cron.py add --every 1 "echo from the other"')
-        printed = self.beta.wait('distributed_cron.py history', 'from the other', 'no run')
+        printed = self.beta.wait(
+            'distributed_cron.py history', 'from the other', 'no run'
+        )
         assert printed != before
 
     def stop(self, host):
@@ -523,7 +537,9 @@ class Walk:
         assert 'nightly' in printed and 'from the other' not in printed, printed
         host.run('distributed_cron.py run-now 2')
         host.write(block(SEVERAL, '6a.'))
-        host.wait("distributed_cron.py history | grep -c 'beta.*hello' || :", '1', 'no run')
+        host.wait(
+            "distributed_cron.py history | grep -c 'beta.*hello' || :", '1', 'no run'
+        )
 
     def uninstall(self):
         """Uninstall: nothing is left"""
