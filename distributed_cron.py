@@ -6858,7 +6858,9 @@ def entries(lines, system):
         line = line.strip(' \t')
         above, about = about, {}
         # Export has put a # before an entry that is disabled, or that no cron knows.
-        hidden = 'active' in above and (not above['active'] or line.startswith('#@at '))
+        hidden = above.get('active') == 0
+        if 'active' in above and is_once(line.lstrip('#')):
+            hidden = True
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
             if line.startswith('#:'):

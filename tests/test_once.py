@@ -178,6 +178,8 @@ def test_export_is_taken_back(place, tmp_path):
     two, _ = at_in(place, hours=6)
     place.run('add', '--schedule', one, 'echo 1')
     place.run('add', '--schedule', two, '--inactive', 'echo 2\necho 3')
+    place.store.change('UPDATE job SET schedule = UPPER(schedule) WHERE id = 1')
+    place.store.plan(place.store.now())
     text = place.run('export')
     assert [line for line in text.splitlines() if line and line[0] != '#'] == []
     path = str(tmp_path / 'crontab')

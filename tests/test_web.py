@@ -640,6 +640,19 @@ def test_an_error_stands_beside_its_field_and_what_was_typed_stays(
         assert tables(sqlite_place) == before
 
 
+def test_preview_of_a_job_with_its_own_zone(place):
+    """Also when its row has something that is no zone, for which the form has no field."""
+    browser = Browser(place)
+    query = '/preview?kind=schedule&schedule=30+2+*+*+*&id=%d'
+    job = place.add(time_zone='Pacific/Kiritimati')
+    text = browser.get(query % job)
+    assert 'at 02:30, Pacific/Kiritimati' in text and '>Pacific/Kiritimati</th>' in text
+    assert '02:30:00</td>' in text and '12:30:00</td>' in text  # there, and UTC
+    job = place.add(time_zone='nowhere')
+    text = browser.get(query % job)
+    assert 'time_zone: ' in text and ' is unknown; the nearest known is ' in text
+
+
 def test_preview(place):
     browser = Browser(place)
     fields = {**COLUMNS, 'kind': 'schedule', 'schedule': '30 2 * * *'}
