@@ -422,10 +422,7 @@ class Worker:
                 pause = self.back_off(problem)
         unreported = self.claims.unreported_count()
         if unreported:
-            self.complain(
-                "%d runs are still running or unreported; this host's next worker will "
-                'report them' % unreported
-            )
+            self.complain(UNREPORTED % unreported)
         self.store.close()  # or MariaDB logs an aborted connection
         self.log.write('worker leaves')
         return 1 if self.failures else 0
@@ -563,8 +560,7 @@ class Worker:
         unlocked = [ending for ending in endings if ending.job not in locked]
         for refusal in self.store.end(unlocked) if unlocked else ():
             self.complain(refusal)
-        while self.store.failed:
-            self.locked.leave_to_others(self.store.failed.pop())
+        self.locked.leave_to_others(self.store.failed)
         return unlocked
 
     def write_one_by_one(self, endings):
@@ -721,6 +717,9 @@ CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow 
 SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
 SHARE_PAUSE = 0.02  # seconds after such a claim
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
+UNREPORTED = (
+    "%d runs are still running or unreported; this host's next worker will report them"
+)
 OTHERS_FIRST = 10  # seconds for which a retry is left to other hosts
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
 
@@ -795,12 +794,14 @@ class LockedJobs:
         now = boottime()
         return {job for job, until in self.until.items() if until > now}
 
-    def leave_to_others(self, job):
-        """Leave alone a job that has failed here and is to be tried again: another host
-        may do better."""
-        if self.has_others:
-            self.until[job] = boottime() + OTHERS_FIRST
-            self.seconds[job] = OTHERS_FIRST
+    def leave_to_others(self, failed):
+        """Leave alone the jobs that have failed here and are to be tried again: another
+        host may do better. Empties the set."""
+        while failed:
+            job = failed.pop()
+            if self.has_others:
+                self.until[job] = boottime() + OTHERS_FIRST
+                self.seconds[job] = OTHERS_FIRST
 
     def add(self, job):
         """Leave a job alone. Returns whether it was not locked a while ago."""
@@ -3777,6 +3778,7 @@ class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
+    packet = 1 << 20  # bytes that the server takes in one statement, if known
     words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
@@ -3787,7 +3789,6 @@ class Dialect:
 
     def __init__(self, config):
         self.config = config
-        self.packet = 1 << 20  # bytes that the server takes in one statement, if known
         self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
         try:
@@ -3916,6 +3917,7 @@ class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
     module = 'pymysql'
+    packet = Dialect.packet
     words = {
         'utc': 'UTC_TIMESTAMP()',
         'utc_exact': 'UTC_TIMESTAMP(6)',
@@ -4579,7 +4581,7 @@ def is_words(value):
 
 ANY_TEXT = Check('text', is_text)
 TEXTS = Check('a list of texts', is_texts)
-WORDS = Check('a list of words such as db or web-1: a-z, 0-9, _ . -', is_words)
+WORDS = Check('a list of words such as db, in lower case', is_words)
 TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
@@ -5228,7 +5230,7 @@ def describe(job):
 def schedule_in_words(job):
     """When a job runs, without its window; a macro such as @daily stays as it is."""
     if job.after_job:
-        return 'after job %d' % job.after_job
+        return 'after job %s' % job.after_job
     if job.schedule is None:
         return frequency_in_words(job.frequency)
     schedule = shown_schedule(job)
@@ -5365,8 +5367,8 @@ log:
 max_tasks: cpu_full          # runs at once on this host: 1 to 100000, or cpu_full (one
                              # for each CPU), cpu_half, cpu_quarter
 poll_seconds: 1              # how often to ask the database: 0.1 to 60 seconds
-# tags: [db, ssd]            # a list of words: jobs can be for hosts that have one of
-#                            # them; by default none
+# tags: [db, ssd]            # a list of words such as db, in lower case: a job can be
+#                            # for the hosts that have one of them; by default none
 kill_grace: 10               # seconds from SIGTERM to SIGKILL, 0 to 30
 
 history:

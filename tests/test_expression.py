@@ -291,6 +291,7 @@ def test_years_after_the_databases_end_repeat():
 class Job:
     active, start_anchor, stop_anchor, frequency, max_run_time = 1, None, None, 60, 1
     last_start = claimed_start = schedule = time_zone = parent_id = id = None
+    each_host = after_job = paused_until_utc = start_within = attempt = None
 
     def __init__(self, **values):
         self.__dict__.update(values)

@@ -468,14 +468,14 @@ def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_plac
     def work():
         dc.MARGIN = 1
         worker = dc.Worker(config, True)
-        start = worker.start_runner
+        start = dc.start_runner
 
         def stop_before_start(*args):
             os.write(writer, b'claimed')
             os.kill(os.getpid(), signal.SIGSTOP)
             start(*args)
 
-        worker.start_runner = stop_before_start
+        dc.start_runner = stop_before_start
         worker.state.lock()
         return worker.loop()
 

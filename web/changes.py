@@ -304,12 +304,16 @@ def note_outcome(request, text):
 def note(request, text):
     """Write a line into web.log, down to the disk, and to syslog. Raises OSError."""
     who = '%s@%s' % (request.user or '-', request.environ.get('REMOTE_ADDR'))
-    line = '%s: [%s] %s' % (who, time.ctime(), text)
+    line = one_line('%s: [%s] %s' % (who, time.ctime(), text))
     path = os.path.join(request.config.log_location, 'web.log')
-    append_safely(path, one_line(line).encode('utf-8', 'replace') + b'\n')
-    told = one_line('%s: %s' % (who, text))[:MOST_TOLD]
+    append_safely(path, line.encode('utf-8', 'replace') + b'\n')
+    tell_syslog(one_line('%s: %s' % (who, text)))
+
+
+def tell_syslog(line):
+    line = line[:MOST_TOLD].encode('utf-8', 'replace')
     syslog.openlog('distributed_cron_web', syslog.LOG_PID, syslog.LOG_AUTHPRIV)
-    syslog.syslog(told.encode('utf-8', 'replace').decode())
+    syslog.syslog(line.decode())
 
 
 def append_safely(path, data):
