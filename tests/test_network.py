@@ -517,6 +517,8 @@ def test_a_blob_in_place_of_a_text_stops_no_other_job(sqlite_place, value):
     place = sqlite_place
     bad = []
     for column in dc.JOB_COLUMNS[1:]:
+        if column == 'parent_id':
+            continue  # a child without its template is deleted
         bad.append(place.add('true', max_run_time=30))
         text = 'UPDATE job SET %s = %s WHERE id = %d'
         place.store.execute(text % (column, value, bad[-1]))

@@ -268,7 +268,7 @@ class Host:
             done = subprocess.run(
                 [
                     *('nsenter', '--target', str(self.init), *spaces, '--wd', *shell),
-                    'mkdir -p {0}; cd {0}\n'.format(place) + self.functions + script,
+                    'mkdir -p %s; cd %s\n' % (place, place) + self.functions + script,
                 ],
                 input=stdin if isinstance(stdin, bytes) else stdin.encode(),
                 stdout=output,  # no pipe: a daemon would hold it open

@@ -174,8 +174,11 @@ def preview_page(request):
     allowed = {column.name: '.{1,255}' for column in PLANNED}
     given = request.query(kind='frequency|schedule|after_job', id=NUMBER, **allowed)
     id = given.pop('id')
-    job = found_job(request, int(id)) if id else None
-    return Answer(200, [HTML], preview_of(request, job, {**NEW, **given}))
+    job = None
+    if id:
+        job = found_job(request, int(id))
+    texts = {**NEW, **given}
+    return Answer(200, [HTML], preview_of(request, job, texts))
 
 
 # Changes.
@@ -254,7 +257,9 @@ def delete(request, id):
     """Delete a job; web.log then says all that it was."""
     request.form()
     job = found_job(request, id)
-    columns = {name: getattr(job, name) for name in LABELS}
+    columns = {}
+    for name in LABELS:
+        columns[name] = getattr(job, name)
     asked = 'job %d: remove: %s' % (id, differences(None, columns))
     with audit(request, asked) as outcome:
         request.store.change(dc.ACTIONS['remove'].sql, id=id)
