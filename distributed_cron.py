@@ -2749,7 +2749,7 @@ LIMITED_FROM = '''id, last_start, claimed_start, next_run_utc, start_before_utc,
     run_requested, schedule, frequency, max_run_time, start_anchor, stop_anchor,
     time_zone, start_within, attempt, paused_until_utc, after_job, parent_id, run_on'''
 # What has been written for a job is still what was read from it.
-UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc', 'run_no')
+UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
 UNEDITED = ' AND '.join('%s {same} :%s' % (name, name) for name in UNEDITED_NAMES)
 
 
@@ -2789,7 +2789,8 @@ def plan_one(store, job, now):
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :start_before,
         changed_utc = NULL, last_status = :status, attempt = :new_attempt,
         run_no = run_no + :skipped, failures = failures + :failed
-        WHERE id = :id AND run_token IS NULL AND '''
+        WHERE id = :id AND run_token IS NULL
+        AND (:skipped = 0 OR run_no = :run_no) AND '''
         + UNEDITED,
         when=text_of(plan.when),
         start_before=limit_text(plan.start_before),
@@ -2798,6 +2799,7 @@ def plan_one(store, job, now):
         skipped=skipped,
         failed=int(skipped and job.attempt > 0),  # the last try will not come
         id=job.id,
+        run_no=job.run_no,
         **{name: getattr(job, name) for name in UNEDITED_NAMES},
     )
     if planned and skipped:
