@@ -2819,7 +2819,10 @@ def plan_of(store, job, now):
         limit = start_limit(job, due, store.zone)
         if limit > now or limit_text(limit) != job.start_before_utc:
             return Plan(due, limit, status, job.attempt)  # it was out of date
-        return plan_after_miss(store, job, due, now)
+        # Else somebody has written a time outside the window: none was skipped.
+        own_zone = zone_of(job, store.zone)
+        if Window(job).closing(due, own_zone) > due or is_pause_end(job, due):
+            return plan_after_miss(store, job, due, now)
     after = now
     if due is None and job.changed_utc is not None:
         after = min(now, moment(job.changed_utc) or now)
@@ -2876,7 +2879,7 @@ def plan_after_miss(store, job, due, now):
     reason = reason_for_skip(store, job, due)
     first = due
     begun = moment(job.paused_from_utc)
-    if due == moment(job.paused_until_utc) and begun:
+    if begun and is_pause_end(job, due):
         first = min(due, next_regular(job, begun, begun, zone))
     job = job._replace(attempt=0)
     passed, when = passed_over(job, first, now, zone)
@@ -2886,7 +2889,7 @@ def plan_after_miss(store, job, due, now):
 
 def reason_for_skip(store, job, due):
     """Why it is too late for a job that was due, in words."""
-    if due == moment(job.paused_until_utc):
+    if is_pause_end(job, due):
         return 'paused by %s' % job.paused_by
     for pause in store.query(
         '''SELECT target, paused_by FROM pause WHERE until_utc > :due
@@ -3184,7 +3187,7 @@ def start_limit(job, when, zone):
     no_limit = window.is_all_day() and not job.attempt and not job.start_within
     if when == PARKED or no_limit:
         return PARKED
-    if when == moment(job.paused_until_utc):
+    if is_pause_end(job, when):
         when = last_time_until(job, when, zone)
     limit = window.closing(when, zone_of(job, zone))
     if job.attempt:  # the next regular time, which may be now
@@ -3193,6 +3196,11 @@ def start_limit(job, when, zone):
         within = minutes_of(job, 'start_within', LONGEST_RUN)
         limit = min(limit, when + within * MINUTE)
     return limit
+
+
+def is_pause_end(job, due):
+    """Whether a job was put off until this time by its pause."""
+    return due == moment(job.paused_until_utc)
 
 
 def last_time_until(job, until, zone):

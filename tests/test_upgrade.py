@@ -210,3 +210,65 @@ def test_workers_go_on_while_a_large_table_is_upgraded(old):
         writer.join()
     print('took %.1f s, longest wait %.2f s' % (took, max(waits)))
     assert catalogue(old) == old.made and max(waits) < 2
+
+
+def clock_in(store, hours):
+    """The time of day, as HH:MM, so many hours from now."""
+    when = store.zone.local(store.now()) + hours * 60 * dc.MINUTE
+    return when.strftime('%H:%M')
+
+
+@pytest.mark.slow
+def test_loops_of_both_versions_on_one_table(old):
+    """No run twice at once, none outside its window, none lost, and no time is said to
+    be skipped that was not: version 1 leaves start_before_utc as it was."""
+    old.run('init')
+    alone = 'mkdir %s/busy-$DISTRIBUTED_CRON_JOB_ID || echo twice >> %s/twice; ' % (
+        old.folder,
+        old.folder,
+    )
+    command = alone + 'sleep 0.1; rmdir %s/busy-$DISTRIBUTED_CRON_JOB_ID' % old.folder
+    hours = (None, None), (-1, 1), (-2, 3), (2, 3), (3, 2)
+    jobs = []
+    for start, stop in hours * 4:
+        anchors = {}
+        if start is not None:
+            anchors['start_anchor'] = clock_in(old.store, start)
+            anchors['stop_anchor'] = clock_in(old.store, stop)
+        jobs.append(old.add(command, frequency=1, **anchors))
+    closed = jobs[3::5]
+    loops = [
+        subprocess.Popen(
+            [sys.executable, script, '--config', old.file, '--name', name, *mode],
+            stderr=subprocess.DEVNULL,
+        )
+        for script, name in ((old.script, 'old'), (dc.__file__, 'new'))
+        for mode in [('run', '--forever')]
+    ]
+    try:
+        until = time.monotonic() + 12
+        while time.monotonic() < until:
+            for job in jobs:
+                with contextlib.suppress(dc.Again):
+                    old.store.change(
+                        '''UPDATE job SET next_run_utc = {utc}
+                        WHERE id = :id AND run_token IS NULL AND next_run_utc > {utc}''',
+                        id=job,
+                    )
+            time.sleep(0.2)
+        old.store.change('UPDATE job SET active = 0')
+        wait_until(
+            lambda: not old.sql('SELECT 1 FROM job WHERE run_token IS NOT NULL'), 10
+        )
+    finally:
+        for loop in loops:
+            loop.terminate()
+            loop.wait()
+    runs = old.runs()
+    assert {run.status for run in runs} == {'Success'}
+    assert {run.worker.partition('-')[0] for run in runs} == {'old', 'new'}
+    assert not {run.job_id for run in runs} & set(closed)
+    for job in set(jobs) - set(closed):
+        numbers = [run.run_no for run in runs if run.job_id == job]
+        assert numbers == list(range(1, old.job(job).run_no + 1)) and len(numbers) > 2
+    assert not dc.read_text(old.folder + '/twice')
