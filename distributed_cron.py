@@ -613,7 +613,8 @@ class Worker:
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
             seen = self.store.look()
-        self.due_at = asked + seen.due_in
+        # In a pause, a worker started by cron does not stay for what is due.
+        self.due_at = asked + (STAY + 1 if seen.paused else seen.due_in)
         return seen
 
     def say_hello(self, seen):
