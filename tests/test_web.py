@@ -1412,6 +1412,39 @@ def parsed(text):
     return samples
 
 
+def test_a_skip_is_no_failure(place):
+    job = place.add()
+    place.store.plan(place.store.now())
+    local = dc.moment(place.sql('SELECT {local}')[0][0])
+    for run_no, reason in enumerate(('run 1 on a still ran', 'paused by bob', 'late')):
+        run = dc.Run(job, run_no + 1, worker='', ended_at=dc.text_of(local))
+        status = 'SKIPPED: at 02:05: ' + reason
+        place.store.upsert('run', [run._replace(status=status)])
+    browser, name = Browser(place), 'distributed_cron_'
+    seen = parsed(browser.get('/metrics'))
+    assert seen[name + 'failures_last_day', (('job', '1'),)] == 0
+    for reason in ('still ran', 'paused', 'too late'):
+        assert seen[name + 'skips_last_day', (('reason', reason),)] == 1
+    for path in '/', '/job/1', '/run/1/1', '/hosts':
+        assert 'class="error"' not in browser.get(path)
+    assert 'SKIPPED: at 02:05: paused by bob' in browser.get('/job/1')
+    assert '3 skipped' in browser.get('/')
+
+
+def test_a_pause_of_hosts_stands_on_each_page(place):
+    browser = Browser(place)
+    assert 'paused' not in browser.get('/hosts')
+    until = place.store.now() + dc.DAY
+    dc.pause_hosts(place.store, '*', until, 'alice: <disk>')
+    dc.pause_hosts(place.store, 'web-1', until, 'bob')
+    for path in '/', '/hosts', '/job/add':
+        text = browser.get(path)
+        assert 'All hosts are paused until ' in text and 'alice: &lt;disk&gt;.' in text
+        assert 'Host web-1 is paused until ' in text
+    dc.resume_hosts(place.store, '*')
+    assert 'All hosts' not in browser.get('/hosts')
+
+
 def test_metrics(place):
     varied(place)
     browser, name = Browser(place), 'distributed_cron_'

@@ -56,11 +56,25 @@ def framed(request, title, content, status, failing=False, headers=()):
         base=request.base,
         title=title,
         told=told(request),
+        paused=paused(request),
         content=content,
         failing=failing,
         static=lambda name: request.base + static_address(name),
     )
     return Answer(status, [HTML, *headers], body)
+
+
+def paused(request):
+    """A sentence for each pause of hosts that goes on."""
+    if not request.opened:
+        return []
+    sentences = []
+    for target, pause in dc.pauses(request.store).items():
+        name = 'All hosts are' if target == '*' else 'Host %s is' % target
+        local = request.store.zone.local(dc.moment(pause.until_utc))
+        facts = name, dc.text_of(local), pause.paused_by
+        sentences.append('%s paused until %s, by %s.' % facts)
+    return sentences
 
 
 def told(request):

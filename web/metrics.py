@@ -19,9 +19,17 @@ def metrics(request):
     store = request.store
     now = request.now
     jobs = queries.last_ends(store)
-    states = queries.counts(store, now)
-    failed = queries.failures(store, request.local_now - dc.DAY)
     found = (
+        *metrics_of_all(store, now, request.local_now - dc.DAY),
+        *metrics_by_job(store, now, request.local_now - dc.DAY, jobs),
+    )
+    return ''.join(map(lines_of, found))
+
+
+def metrics_of_all(store, now, since):
+    """Metrics of all jobs together. since: a local time, a day ago."""
+    states = queries.counts(store, now)
+    return (
         Metric('jobs', 'gauge', 'Jobs by state.', states, 'state'),
         Metric(
             'overdue_seconds',
@@ -30,16 +38,30 @@ def metrics(request):
             {'': queries.most_overdue(store, now)},
         ),
         Metric(
+            'skips_last_day',
+            'gauge',
+            'Gaps of the last 24 hours in which a job did not run when it was due.',
+            queries.skips(store, since),
+            'reason',
+        ),
+    )
+
+
+def metrics_by_job(store, now, since, jobs):
+    """Metrics of each job."""
+    failed = queries.failures(store, since)
+    return (
+        Metric(
             'runs_total',
             'counter',
-            'Runs that were claimed since the job was added.',
+            'Runs that were claimed, and skips, since the job was added.',
             {job.id: job.run_no for job in jobs},
             'job',
         ),
         Metric(
             'failures_last_day',
             'gauge',
-            'Runs of the last 24 hours that did not end as Success.',
+            'Runs of the last 24 hours that failed.',
             {job.id: failed.get(job.id, 0) for job in jobs},
             'job',
         ),
@@ -51,7 +73,6 @@ def metrics(request):
             'job',
         ),
     )
-    return ''.join(map(lines_of, found))
 
 
 def lines_of(metric):

@@ -90,11 +90,13 @@ def stacked(runs, place, slots):
 
 
 def kind_of(status):
-    """The kind of a run, by its status: success, running, lost, or else error."""
+    """The kind of a run, by its status: success, running, skipped, lost, or error."""
     if status in ('Success', 'running'):
         return status.lower()
     if status.startswith('ERROR: lost'):
         return 'lost'
+    if status.startswith('SKIPPED'):
+        return 'skipped'
     return 'error'
 
 
