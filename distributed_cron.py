@@ -27,9 +27,10 @@ Exact behaviour
     run as lost. A run that was claimed and never started is due again at once when its
     host's worker gives it back; after a reboot, or past its deadline, it is recorded as
     lost.
- 7. A time that was missed because no worker was up: the job runs once, late, if its
-    window allows. A time that was missed because the last run was still running is not
-    made up for.
+ 7. A time that was missed because no worker was up, or in a pause: the job runs once,
+    late, if its window and start_within allow. A time that was missed because the last
+    run was still running is not made up for. Each gap is a row of the history, with
+    the status 'SKIPPED: …'.
  8. Exit status 0 is 'Success', everything else is 'ERROR: …'. A run ends when its
     command itself ends. Processes that it left in the background keep running, without
     a limit; their output goes to the job's log as long as they keep it open.
@@ -41,6 +42,14 @@ Exact behaviour
     the command with which it started.
 11. Worker and database may die at any moment: runners keep running, and the host's next
     worker reports what they wrote into the state folder.
+12. A run that fails or is lost, but not one that was stopped, is tried again
+    retry_delay seconds later, doubled each time, up to `retries` times, if its window
+    and its next regular time allow. Other hosts have 10 seconds to take it first.
+13. A job with after_job is due when that job has succeeded. If it still runs then, it
+    runs once more afterwards.
+14. In a pause nothing starts but what run-now asks for; each claim looks at it.
+15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
+    with each_host never runs; each host that run_on allows has a copy that does.
 
 Sections
     words      constants, errors, times and records that all sections share
