@@ -54,6 +54,7 @@ Sections
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
     sql        the conditions in statements, made of the words of a database
+    drivers    the modules that talk to the databases, and what they may not write
     trust      who may answer as the database, what it is told, whose functions run
     config     the configuration file
     keys       its keys, and what each allows
@@ -323,6 +324,26 @@ def read_text(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
     return ''
+
+
+def user_name(id):
+    """The name of a user; its number, if there is no such user here."""
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(id).pw_name
+    except KeyError:
+        return str(id)
+
+
+@contextmanager
+def naming(path):
+    """An OSError of a file that is open does not name it: in here, it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def no_link(path, flags):
@@ -1193,7 +1214,7 @@ class State:
         except BlockingIOError:
             return False
         if not os.path.exists(self.machine):  # under the lock: two may start at once
-            with open(self.machine, 'xb', 0) as file:
+            with naming(self.machine), open(self.machine, 'xb', 0) as file:
                 file.write(self.id.encode())
                 os.fsync(file.fileno())
         self.make_wake()
@@ -1241,16 +1262,6 @@ def is_private(group, user):
         found = getgrgid(group)
         return found.gr_name == name and set(found.gr_mem) <= {name}
     return False
-
-
-def user_name(id):
-    """The name of a user; its number, if there is no such user here."""
-    from pwd import getpwuid
-
-    try:
-        return getpwuid(id).pw_name
-    except KeyError:
-        return str(id)
 
 
 ########################################################################################
@@ -1433,10 +1444,10 @@ class Claim:
         }
         try:
             append(self.file, line)
-        except OSError:  # a full disk: nothing is claimed
+        except OSError as error:  # a full disk: nothing is claimed
             os.close(self.file)
             self.remove()
-            raise
+            raise OSError(error.errno, error.strerror, self.path) from None
 
     def read(self):
         """Learn what was appended since, and whether a runner holds the claim."""
@@ -2201,14 +2212,14 @@ class Store:
         if boottime() > self.used + self.dialect.idle_limit():
             self.close()  # the server has done so, for instance while we were stopped
         if self.connection is None:
-            self.connection = self.dialect.connect()
-            self.zone = Zone(self.local_time)
-            about = self.query('''SELECT value, (SELECT COUNT(applied_by)
-                FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
-                FROM about WHERE name = 'identity' ''')
-            self.identity = about[0].value if about else ''
-            self.dialect.check_tables(self)
+            self.open()
+            self.identity = self.dialect.identity_of(self)
         return self
+
+    def open(self):
+        """Connect, to whatever tables there are."""
+        self.connection = self.dialect.connect()
+        self.zone = Zone(self.local_time)
 
     def close(self):
         """Close the connection, if there is one."""
@@ -2963,11 +2974,15 @@ def parse(text):
 # dialects: the databases: their words, connections and errors
 ########################################################################################
 
+LOOK_AT_ACCOUNT = '; look at db.username and db.password or db.password_file'
+LOOK_AT_HOST = '; is it up? look at db.host'
+
 
 class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
+    oldest = ()  # its version, at least
     words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
@@ -2980,13 +2995,7 @@ class Dialect:
         self.config = config
         self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
-        try:
-            self.driver = __import__(self.module)
-        except ImportError:
-            raise config.bad(
-                'db.engine: %s needs %s; install python3-%s, or: pip install %s'
-                % (config.db_engine, self.module, self.module, self.module)
-            ) from None
+        self.driver = load_driver(config, self.module, self.oldest)
 
     def translated(self, text, sizes):
         """A statement in this database's words and its driver's placeholders. sizes:
@@ -3033,8 +3042,13 @@ class Dialect:
         host that dies or stops inside a transaction keeps its locks no longer."""
         return max(10, int(self.config.poll_seconds + 3 * self.config.db_timeout))
 
-    def check_tables(self, store):
-        """Raise Problem when the tables can't keep what is promised."""
+    def identity_of(self, store):
+        """The identity of the database. Raises Problem when tables are missing, or
+        can't keep what is promised."""
+        about = store.query('''SELECT value, (SELECT COUNT(applied_by)
+            FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
+            FROM about WHERE name = 'identity' ''')
+        return about[0].value if about else ''
 
     def problem(self, error):
         """An error by how its code begins; the databases' manuals list them."""
@@ -3043,6 +3057,10 @@ class Dialect:
             if re.match('(?s)' + codes, code):
                 return kind(text + advice)
         return Away(text)
+
+    def servers(self):
+        """db.host, for messages."""
+        return ', '.join(server_name(*host) for host in self.config.hosts)
 
     def code_and_text(self, error):
         """A driver's error as (what `errors` looks for, the message)."""
@@ -3098,8 +3116,12 @@ class SQLite(Dialect):
         return connection
 
     def code_and_text(self, error):
+        path = self.config.db_path
         code = '%s: %s' % (type(error).__name__, error)
-        return code, '%s: %s' % (self.config.db_path, error)
+        advice = ''
+        if re.search('readonly|unable to open', code):
+            advice = owner_advice(path, path + '-wal', path + '-shm')
+        return code, '%s: %s%s' % (path, error, advice)
 
 
 class MySQL(Dialect):
@@ -3107,6 +3129,7 @@ class MySQL(Dialect):
 
     packet = 1 << 20  # bytes that the server takes in one statement
     module = 'pymysql'
+    oldest = 1, 0
     words = {
         'utc': 'UTC_TIMESTAMP()',
         'utc_exact': 'UTC_TIMESTAMP(6)',
@@ -3127,12 +3150,12 @@ class MySQL(Dialect):
         ('1048|1062|126|1292|1366|1406|1644|1690|3819|4025', BadData, ''),
         ('1049|1054|1146', Problem, RUN_INIT),
         ('1044|1142|1419', Problem, '; the account needs more rights'),
-        ('1045', Problem, '; look at db.username and db.password'),
-        ('2003', Away, '; is it up? look at db.host'),
+        ('1045', Problem, LOOK_AT_ACCOUNT),
+        ('2003', Away, LOOK_AT_HOST),
     )
 
     def open(self, create, host, port, socket):
-        connection = self.log_in(create, host, port, socket)
+        connection = log_in(self.driver, self.config, create, host, port, socket)
         cursor = connection.cursor()
         for statement in self.settings():
             cursor.execute(statement)
@@ -3144,36 +3167,6 @@ class MySQL(Dialect):
         if str(read_only).upper() not in ('0', 'OFF'):
             raise self.driver.OperationalError(1290, 'the server is read-only')
         return connection
-
-    def log_in(self, create, host, port, socket):
-        """A connection; to make tables it waits for an answer as long as it takes."""
-        config = self.config
-        # At least a second longer than a lock is waited for.
-        timeout = None if create else max(2, config.db_timeout)
-        types = self.driver.constants.FIELD_TYPE
-        times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
-        connect = partial(
-            connection_type(self.driver, config.db_tls, socket),
-            host=host,
-            port=port,
-            unix_socket=socket,
-            user=config.db_username,
-            password=config.db_password,
-            ssl=config.db_tls,
-            database=None if create else config.db_database,
-            charset='utf8mb4',
-            autocommit=True,
-            connect_timeout=config.db_timeout,
-            read_timeout=timeout,
-            write_timeout=timeout,
-            client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
-            conv={**self.driver.converters.conversions, **times},  # times stay text
-        )
-        # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
-        try:
-            return connect(ssl_disabled=not config.db_tls and is_local(host))
-        except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
-            return connect()
 
     def translated(self, text, sizes):
         limit = max(2, self.config.db_timeout)
@@ -3196,11 +3189,13 @@ class MySQL(Dialect):
         cursor.max_stmt_length = min(cursor.max_stmt_length, self.packet // 2)
         cursor.executemany(text, rows)
 
-    def check_tables(self, store):
+    def identity_of(self, store):
+        identity = super().identity_of(store)
         for table, engine in self.unsafe_tables(store):
             raise Problem(
                 'table %s is %s and must be InnoDB%s' % (table, engine, RUN_INIT)
             )
+        return identity
 
     def unsafe_tables(self, store):
         """The tables that have no transactions, with their engines."""
@@ -3210,10 +3205,7 @@ class MySQL(Dialect):
 
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
-        hosts = ', '.join(server_name(*host) for host in self.config.hosts)
-        if not self.config.db_tls:  # else it may say what is wrong with a certificate
-            text = str(text).split(' (')[0]
-        text = 'database %s: error %s: %s' % (hosts, number, text)
+        text = 'database %s: error %s: %s' % (self.servers(), number, text)
         return str(number), text.rstrip(': ')  # a RuntimeError has a text alone
 
 
@@ -3221,6 +3213,7 @@ class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3."""
 
     module = 'psycopg'
+    oldest = 3, 1
     returning = True
     upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({placeholders}) '
@@ -3245,10 +3238,16 @@ class PostgreSQL(Dialect):
     errors = (
         ('40|55P03|57014', Again, ''),
         ('42P01|42703', Problem, RUN_INIT),
-        ('42501', Problem, '; the account needs more rights'),
         # None: the driver knows no SQLSTATE.
-        ('28|None.*authentication', Problem, '; look at db.username and db.password'),
-        ('3D000|None.*database "', Problem, '; make it: createdb'),
+        ('42501|None.*permission denied', Problem, '; the account needs more rights'),
+        (
+            r'None.*pg_hba\.conf',
+            Problem,
+            "; the server's pg_hba.conf needs a line that admits this host; reload it",
+        ),
+        ('28|None.*(authentication|role ")', Problem, LOOK_AT_ACCOUNT),
+        ('3D000|None.*database "[^"]*" does not', Problem, '; make it: createdb'),
+        ('None(?!.*FATAL).*(connection (failed|is bad)|resolve)', Away, LOOK_AT_HOST),
         ('22|23|P0001|None.*NUL', BadData, ''),
     )
 
@@ -3300,7 +3299,7 @@ class PostgreSQL(Dialect):
     def code_and_text(self, error):
         text = str(error).strip()
         code = '%s: %s' % (getattr(error, 'sqlstate', None), text)
-        return code, 'database: ' + text.split('\n')[0]
+        return code, 'database %s: %s' % (self.servers(), text.split('\n')[0])
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
@@ -3346,6 +3345,85 @@ def pieces_of(later, **words):
     for name, text in DUE.items():
         pieces[name] = text.format(**pieces)
     return pieces
+
+
+########################################################################################
+# drivers: the modules that talk to the databases, and what they may not write
+########################################################################################
+
+
+def load_driver(config, name, oldest):
+    """A database's driver, by the name of its module. oldest: the version that it must
+    have, as numbers. Raises BadConfig."""
+    needs = 'db.engine: %s needs %s' % (config.db_engine, name)
+    try:
+        driver = __import__(name)
+    except ImportError:
+        text = '%s; install python3-%s, or: pip install %s' % (needs, name, name)
+        raise config.bad(text) from None
+    version = getattr(driver, '__version__', '')
+    found = tuple(map(int, re.findall('[0-9]+', version)))
+    if found < oldest:
+        at_least = '%d.%d' % oldest
+        raise config.bad(
+            "%s %s or later, but this is %s; pip install '%s>=%s'"
+            % (needs, at_least, version or 'unknown', name, at_least)
+        )
+    return driver
+
+
+def log_in(driver, config, create, host, port, socket):
+    """PyMySQL's connection to a server. create: to make tables; then it waits for an
+    answer as long as it takes."""
+    # At least a second longer than a lock is waited for.
+    timeout = None if create else max(2, config.db_timeout)
+    types = driver.constants.FIELD_TYPE
+    times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
+    connect = partial(
+        connection_type(driver, config.db_tls, socket),
+        host=host,
+        port=port,
+        unix_socket=socket,
+        user=config.db_username,
+        password=config.db_password,
+        ssl=config.db_tls,
+        database=None if create else config.db_database,
+        charset='utf8mb4',
+        autocommit=True,
+        connect_timeout=config.db_timeout,
+        read_timeout=timeout,
+        write_timeout=timeout,
+        client_flag=driver.constants.CLIENT.FOUND_ROWS,
+        conv={**driver.converters.conversions, **times},  # times stay text
+    )
+    # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
+    try:
+        return connect(ssl_disabled=not config.db_tls and is_local(host))
+    except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
+        return connect()
+
+
+def owner_advice(*paths):
+    """What to do about those of some files that this process may not write, and about
+    their folder; empty if it may."""
+    wrong = [
+        path
+        for path in (*paths, os.path.dirname(paths[0]))
+        if os.path.exists(path) and not os.access(path, os.W_OK)
+    ]
+    if not wrong:
+        return ''
+    owner = user_name(os.stat(wrong[0]).st_uid)
+    here = user_name(os.geteuid())
+    files = ' '.join(wrong)
+    if owner == here:
+        return '; it may not be written: chmod u+w %s' % files
+    return '; it belongs to %s, and this is %s; as root: chown %s %s' % (
+        owner,
+        here,
+        here,
+        files,
+    )
 
 
 ########################################################################################
@@ -3681,11 +3759,17 @@ class Config:
         """The first line of db.password_file."""
         try:
             with open(path, encoding='utf-8') as stream:
-                return stream.readline().rstrip('\r\n')
+                password = stream.readline().rstrip('\r\n')
         except OSError as error:
             raise self.bad('db.password_file: %s' % error.strerror) from None
         except ValueError:
             raise self.bad('db.password_file: is not UTF-8 text') from None
+        if not password:
+            raise self.bad(
+                'db.password_file: %s: the first line is empty; allowed: the password'
+                % path
+            )
+        return password
 
     def job_log(self, job):
         return os.path.join(self.log_location, '%d.log' % job)
@@ -5316,7 +5400,7 @@ def cmd_check(args, config):
         ('config', lambda store: store.config.file),
         ('folders', folders_of),
         ('tls', tls_in_words),
-        ('database', lambda store: store.config.db_engine),
+        ('database', connect_in_words),
         ('schema', count_jobs),
         ('writing', try_to_write),
         ('triggers', try_triggers),
@@ -5327,15 +5411,22 @@ def cmd_check(args, config):
         ('worker', last_seen_in_words),
     ):
         try:
-            if what not in ('config', 'folders', 'tls'):
+            if what not in ('config', 'folders', 'tls', 'database'):
                 store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
             print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
-            if what == 'database':
+            if what in ('database', 'schema'):
                 break
     return status
+
+
+def connect_in_words(store):
+    """Connect, to whatever tables there are."""
+    store.open()
+    store.close()
+    return store.config.db_engine
 
 
 def folders_of(store):

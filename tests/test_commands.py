@@ -192,7 +192,7 @@ def test_check(place):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert place_out.returncode == 1 and b'bad  database: ' in place_out.stdout
+    assert place_out.returncode == 1 and b'bad  schema: ' in place_out.stdout
     assert b'init' in place_out.stdout
 
 

@@ -27,6 +27,7 @@ ABOVE = [
     'fields',
     'dialects',
     'sql',
+    'drivers',
     'trust',
     'config',
     'keys',
