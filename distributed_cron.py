@@ -58,17 +58,19 @@ Sections
     trust      who may answer as the database, what it is told, whose functions run
     config     the configuration file
     keys       its keys, and what each allows
+    options    what the commands take: their register, and arguments that many have
     jobs       what the commands and the web page share: columns, checks, changes
     display    states, schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
     commands   what people type
+    reports    jobs, their times and runs, and the hosts, for people and programs
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
-A section calls only sections below it; all may use words. Sections from jobs on may
-also use jobs, display, and what stands above these.
+A section calls only sections below it; all may use words. Sections from options on
+may also use options, jobs, display, and what stands above these.
 """
 
 import errno
@@ -84,7 +86,7 @@ import sys
 import time
 from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
@@ -3866,8 +3868,33 @@ KEYS = {  # key: (default, check)
 
 
 ########################################################################################
-# jobs: what the commands and the web page share: columns, checks, changes
+# options: what the commands take: their register, and arguments that many have
 ########################################################################################
+
+
+# An argument of a command: its name or options, and the keywords for argparse.
+Option = namedtuple('Option', 'flag keywords')
+# A command of the command line. function: of its arguments and the configuration; it
+# returns the exit status, None for 0. config_of: returns the configuration for these
+# arguments.
+Subcommand = namedtuple('Subcommand', 'function summary options config_of')
+COMMANDS = {}  # by name, in the order of --help
+
+
+def given_config(args):
+    """The configuration that the command line names, or the usual one."""
+    return load_config(args.config or find_config(), args.name)
+
+
+def command(name, *options, summary=None, config_of=given_config):
+    """Register a function as a command. Without a summary, its docstring is that."""
+
+    def register(function):
+        text = summary or function.__doc__
+        COMMANDS[name] = Subcommand(function, text, options, config_of)
+        return function
+
+    return register
 
 
 def whole_number(text):
@@ -3879,17 +3906,51 @@ def whole_number(text):
     return int(text)
 
 
+def clock_time(text):
+    """A time of day as typed, with two digits for the hour: 9:00 is 09:00."""
+    return text.zfill(5) if re.fullmatch('[0-9]:[0-9]{2}', text) else text
+
+
 # Keywords of argparse.
 WHOLE = {'type': whole_number}
 FLAG = {'action': 'store_true'}
+JOB = Option('id', {**WHOLE, 'help': 'the id of a job'})
+JOB_OR_ALL = Option(
+    'id',
+    {**WHOLE, 'nargs': '?', 'help': 'the id of a job; default: all jobs'},
+)
+JOBS = Option('id', {**WHOLE, 'nargs': '+', 'help': 'the ids of jobs'})
+COUNT = Option(
+    '-n',
+    {
+        **WHOLE,
+        'default': 20,
+        'metavar': 'COUNT',
+        'help': 'print at most so many; default: 20',
+    },
+)
+JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
+
+
+########################################################################################
+# jobs: what the commands and the web page share: columns, checks, changes
+########################################################################################
+
 
 # What a column holds. json: the types that import accepts in a `#:` line. keywords: of
 # its option, for argparse.
 Type = namedtuple('Type', 'json keywords')
 TEXT = Type((str,), {})
 MINUTES = Type((int,), {**WHOLE, 'metavar': 'MINUTES'})
-ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
-CLOCK = Type((str, type(None)), {'metavar': 'HH:MM'})
+ACTIVE = Type(
+    (int,),
+    {
+        'action': 'store_const',
+        'const': 0,
+        'help': 'save it disabled; to undo it: enable',
+    },
+)
+CLOCK = Type((str, type(None)), {'type': clock_time, 'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
 
 # A column of `job` that people may change. Options, checks, import and export, the form
@@ -3983,7 +4044,7 @@ ACTIONS = {
     'run-now': Action(
         'UPDATE job SET run_requested = 1, next_run_utc = {utc} WHERE id = :id',
         'run jobs at once, on any host',
-        'will run now',
+        'will run now, or within a minute if cron starts the workers',
     ),
     'stop': Action(
         '''UPDATE job SET stop_requested = run_no
@@ -3992,30 +4053,6 @@ ACTIONS = {
         'will be ended',
     ),
 }
-
-# An argument of a command: its name or option, and the keywords for argparse.
-Option = namedtuple('Option', 'flag keywords')
-# A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: returns the configuration for these
-# arguments.
-Subcommand = namedtuple('Subcommand', 'function summary options config_of')
-COMMANDS = {}  # by name, in the order of --help
-
-
-def given_config(args):
-    """The configuration that the command line names, or the usual one."""
-    return load_config(args.config or find_config(), args.name)
-
-
-def command(name, *options, summary=None, config_of=given_config):
-    """Register a function as a command. Without a summary, its docstring is that."""
-
-    def register(function):
-        text = summary or function.__doc__
-        COMMANDS[name] = Subcommand(function, text, options, config_of)
-        return function
-
-    return register
 
 
 class BadJob(BadConfig):
@@ -4191,12 +4228,15 @@ def when_text(store, when, now):
 
 def how_far(seconds):
     """A distance in time in words: `in 3 h`; now, if it is none."""
-    if seconds <= 0:
-        return 'now'
+    return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
+
+
+def how_long(seconds):
+    """A span of time in words: `3 h`."""
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
         if seconds >= 2 * size:
-            return 'in %d %s' % (seconds / size, unit)
-    return 'in %d s' % seconds
+            return '%d %s' % (seconds / size, unit)
+    return '%d s' % seconds
 
 
 def state_of(job, now):
@@ -4229,12 +4269,34 @@ def schedule_in_words(job):
     fields = job.schedule.split()
     if len(fields) != 5:
         return job.schedule
-    minute, hour, *days = fields
+    minute, hour, day, month, weekday = fields
     words = clock_in_words(minute, hour)
-    for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
-        if value != '*':
-            words += text % value
+    if day != '*':
+        words += ', on day ' + day
+    if month != '*':
+        words += ', in ' + with_names(month, MONTH_NAMES)
+    if weekday != '*':
+        words += ', on ' + with_names(weekday, WEEKDAY_NAMES)
     return words
+
+
+MONTH_NAMES = 'month jan feb mar apr may jun jul aug sep oct nov dec'.split()
+WEEKDAY_NAMES = 'sun mon tue wed thu fri sat sun'.split()
+
+
+def with_names(field, names):
+    """A field of an expression with names for its numbers, but for those of steps and
+    for the n in `5#n`."""
+    step = re.fullmatch(r'\*/(\d+)', field)
+    if step and names is MONTH_NAMES:  # as the months that it means
+        return ','.join(names[1 :: max(1, int(step[1]))])
+    return re.sub(
+        r'(?<![/#\d])\d+',
+        lambda number: (
+            names[int(number[0])] if int(number[0]) < len(names) else number[0]
+        ),
+        field,
+    )
 
 
 def frequency_in_words(minutes):
@@ -5076,9 +5138,7 @@ def parser():
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            message = message.removeprefix('argument ')
-            raise BadConfig('%s; see: %s --help' % (message, self.prog))
+        error = usage_error
 
     paragraphs = __doc__.split('\n\n')
     behaviour = [text for text in paragraphs if text.startswith('Exact behaviour')]
@@ -5086,44 +5146,86 @@ def parser():
         prog=command_line(),
         description=paragraphs[0]
         + '\n\nWithout a command: run what is due and exit (the crontab line).',
-        epilog=behaviour[0],
+        epilog=behaviour[0] + '\n\n' + examples_of(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = 'distributed_cron ' + VERSION
     top.add_argument(
-        '--config',
-        metavar='FILE',
-        help='the configuration; otherwise $DISTRIBUTED_CRON_CONFIG, or '
-        'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        '--version', action='version', version=version, help='print the version'
     )
-    top.add_argument(
-        '--name', metavar='HOST', help='use this name for this host instead of its own'
-    )
+    add_options(top, EVERYWHERE)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
     for name, registered in COMMANDS.items():
-        text = registered.summary
-        sub = commands.add_parser(name, help=text, description=text)
-        for option in registered.options:
-            sub.add_argument(option.flag, **option.keywords)
+        sub = commands.add_parser(
+            name,
+            help=registered.summary,
+            description=registered.summary,
+            epilog=examples_of([name]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=name != 'add',  # what follows belongs to the job's command
+        )
+        add_options(sub, registered.options)
+        own = {option.flag for option in registered.options}
+        common = [option for option in EVERYWHERE if option.flag not in own]
+        add_options(sub, common, default=argparse.SUPPRESS)
     top.set_defaults(action='run', forever=False)
     return top
 
 
-JOB = Option('id', {**WHOLE, 'help': 'the id of a job'})
-JOB_OR_ALL = Option(
-    'id',
-    {**WHOLE, 'nargs': '?', 'help': 'the id of a job; default: all jobs'},
+def usage_error(parser, message):
+    """What argparse calls for bad usage. Raises BadConfig."""
+    message = message.removeprefix('argument ')
+    wrong = re.match("COMMAND: invalid choice: ['\"](.*?)['\"]", message)
+    if wrong:
+        message = str(unknown('command', wrong[1], COMMANDS))
+    raise BadConfig('%s; see: %s --help' % (message, parser.prog))
+
+
+def add_options(parser, options, **more):
+    """Give a parser these options; more: keywords for each."""
+    for option in options:
+        parser.add_argument(*option.flag.split(), **option.keywords, **more)
+
+
+def examples_of(names):
+    """The examples of commands, for their help; empty where there are none."""
+    lines = [
+        '  %s %s' % (command_line(), text)
+        for name, text in EXAMPLES.items()
+        if name in names
+    ]
+    return '\n'.join(['Examples', *lines]) if lines else None
+
+
+EXAMPLES = {
+    'add': "add --schedule '30 2 * * mon-fri' --max-run-time 120 backup --all",
+    'import': 'import - < crontab',
+    'log': 'log -f 1',
+}
+EVERYWHERE = (  # before the command or after it
+    Option(
+        '--config',
+        {
+            'metavar': 'FILE',
+            'help': 'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
+            'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        },
+    ),
+    Option(
+        '--name',
+        {'metavar': 'HOST', 'help': 'the name of this host; default: its own'},
+    ),
 )
-JOBS = Option('id', {**WHOLE, 'nargs': '+', 'help': 'the ids of jobs'})
-COUNT = Option(
-    '-n',
-    {
-        **WHOLE,
-        'default': 20,
-        'metavar': 'COUNT',
-        'help': 'print at most so many; default: 20',
-    },
-)
-JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
+
+
+ADDED_WITH = {  # what `add` writes for what is not given, unless it is the default
+    'description': 'the command',
+    'frequency': 'none; --every or --schedule is needed',
+    'schedule': 'none',
+    'max_run_time': 'half of --every, or 60 with --schedule',
+    'start_anchor': 'midnight',
+    'stop_anchor': 'midnight',
+}
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
@@ -5131,6 +5233,14 @@ JOB_OPTIONS = {
     )
     for column in COLUMNS
 }
+
+
+def with_default(column):
+    """The option of a column for `add`, whose help says the default."""
+    flag, keywords = JOB_OPTIONS[column.name]
+    default = ADDED_WITH.get(column.name, column.default)
+    text = '%s; default: %s' % (keywords['help'], default)
+    return Option(flag, {**keywords, 'help': text})
 
 
 @command('run', Option('--forever', {**FLAG, 'help': 'keep running, until SIGTERM'}))
@@ -5141,22 +5251,45 @@ def cmd_run(args, config):
 
 @command(
     'add',
-    *[option for name, option in JOB_OPTIONS.items() if name != 'command'],
-    Option('command', {'help': 'run by /bin/sh'}),
+    *[with_default(column) for column in COLUMNS if column.name != 'command'],
+    Option(
+        'command',
+        {
+            'nargs': 'A...',  # argparse.PARSER
+            'metavar': 'COMMAND',
+            'help': 'the rest of the line; /bin/sh runs it',
+        },
+    ),
 )
 def cmd_add(args, config):
     """add a job"""
-    save(args, config, None)
+    words = args.command
+    if words[0] == '--':  # which some versions of argparse leave there
+        words = words[1:]
+    args.command = ' '.join(words)
+    values = given_values(args)
+    if not values.keys() & {'frequency', 'schedule'}:
+        raise BadConfig(
+            'add: neither --every nor --schedule before the command; for example: '
+            '%s add --every 60 COMMAND' % command_line()
+        )
+    save(config, None, {'description': words_of(args.command)[:255], **values})
 
 
 @command('edit', *JOB_OPTIONS.values(), JOB)
 def cmd_edit(args, config):
     """change a job"""
-    save(args, config, args.id)
+    values = given_values(args)
+    if not values:
+        raise BadConfig(
+            'edit %s: nothing to change; see: %s edit --help'
+            % (args.id, command_line())
+        )
+    save(config, args.id, values)
 
 
-def save(args, config, id):
-    """Save the columns that were given as options, and report the next run."""
+def given_values(args):
+    """The columns that were given as options. Raises BadConfig."""
     values = {
         column.name: getattr(args, column.name)
         for column in COLUMNS
@@ -5169,13 +5302,40 @@ def save(args, config, id):
     for name in ('start_anchor', 'stop_anchor'):
         if values.get(name) == '':  # --start '' removes it
             values[name] = None
+    return values
+
+
+def save(config, id, values):
+    """Save columns of a job, and report the next run."""
     store = Store(config).connect()
+    before = None if id is None else job_of(store, id)
     try:
         id, when = save_job(store, id, values)
     except BadJob as problem:
         names = {column.name: column.option for column in COLUMNS}
         raise BadJob(problem.wrong, names) from None
     print('job %d, next run %s' % (id, when_text(store, when, store.now())))
+    if before and 'max_run_time' not in values:
+        tell_run_time(before, job_of(store, id))
+
+
+def tell_run_time(before, job):
+    """Say that an edit made max_run_time shorter, or that it stays as short as it was
+    for a frequency."""
+    was = before.max_run_time
+    shorter = job.max_run_time < was
+    new_schedule = before.schedule is None and job.schedule is not None
+    if shorter or (new_schedule and was < default_run_time(job)):
+        print(
+            'a run is killed after %d minutes%s; to change it: %s edit %d '
+            '--max-run-time MINUTES'
+            % (
+                job.max_run_time,
+                ', before: %d' % was if shorter else ', as before',
+                command_line(),
+                job.id,
+            )
+        )
 
 
 def cmd_act(args, config):
@@ -5185,11 +5345,53 @@ def cmd_act(args, config):
     for job in jobs:
         changed = act(store, args.action, job.id)
         text = ACTIONS[args.action].done if changed else 'is not running'
-        print('job %d: %s' % (job.id, text))
+        if args.action == 'remove' and job.run_token is not None:
+            text += '; its run goes on, with worker %s' % job.last_worker
+        print('job %d: %s' % (job.id, text), flush=True)
+    if args.action == 'run-now' and args.wait:
+        return wait_for_runs(store, jobs)
 
 
+def wait_for_runs(store, jobs):
+    """Wait for the end of the next run of each job, and print what came of it. jobs:
+    their rows before they were asked to run. Returns the exit status."""
+    status = 0
+    for job in jobs:
+        run = run_after(store, job)
+        print(on_terminal(run.output or ''), end='')
+        print(visible('job %d: %s, with worker %s' % (job.id, run.status, run.worker)))
+        if run.status != 'Success':
+            status = 1
+    return status
+
+
+def run_after(store, job):
+    """The next run of a job in the history, once it has ended. Raises Problem if the
+    job is removed."""
+    while True:
+        for run in store.query(
+            '''SELECT * FROM run WHERE job_id = :id AND run_no > :run_no
+            AND status NOT LIKE 'SKIPPED%' ORDER BY run_no LIMIT 1''',
+            id=job.id,
+            run_no=job.run_no,
+        ):
+            return run
+        job_of(store, job.id)
+        time.sleep(0.5)
+
+
+WAIT = Option(
+    '--wait',
+    {**FLAG, 'help': 'wait for the end, and print the result; exit 1 if it failed'},
+)
 for name, action in ACTIONS.items():
-    command(name, JOBS, summary=action.help)(cmd_act)
+    more = [WAIT] if name == 'run-now' else []
+    command(name, *more, JOBS, summary=action.help)(cmd_act)
+
+
+########################################################################################
+# reports: jobs, their times and runs, and the hosts, for people and programs
+########################################################################################
 
 
 @command('list', JSON)
@@ -5232,14 +5434,52 @@ def cmd_show(args, config):
     if args.json:
         print(to_json(facts, indent=1))
         return
-    for name, value in facts.items():
-        text = '' if value is None else visible(str(value))
-        print('%-17s %s' % (name, text.replace('\n', '\n' + 18 * ' ')))
+    for name, value in for_people(store, job, now).items():
+        text = visible(str(value))
+        print('%-12s  %s' % (name, text.replace('\n', '\n' + 14 * ' ')))
+
+
+def for_people(store, job, now):
+    """What people want to know of a job, by headings, in this order."""
+    facts = {
+        'job': job.id,
+        'description': job.description,
+        'status': state_of(job, now),
+        'schedule': describe(job),
+        'expression': job.schedule,
+        'next run': next_in_words(store, job, now),
+        'last run': last_run_in_words(job),
+        'command': job.command,
+        'time limit': '%s minutes' % job.max_run_time,
+    }
+    told = 'active start_anchor stop_anchor frequency schedule max_run_time'.split()
+    for column in COLUMNS:
+        if column.name not in told:
+            facts.setdefault(column.name, getattr(job, column.name))
+    return {name: value for name, value in facts.items() if value not in (None, '')}
+
+
+def last_run_in_words(job):
+    """When and where the last run of a job was, and how it ended, if it has."""
+    if job.last_start is None:
+        return 'never'
+    where = '%s, with worker %s' % (job.last_start, job.last_worker)
+    if job.run_token is not None:
+        return where + ', goes on'
+    return '%s, until %s: %s' % (where, job.last_end, job.last_status)
 
 
 @command(
     'next',
-    Option('what', {'metavar': 'EXPR|ID', 'help': 'a cron expression, or a job'}),
+    Option(
+        'what',
+        {
+            'metavar': 'EXPR|ID',
+            'nargs': '?',
+            'help': 'a cron expression, or a job; default: all jobs, until this time '
+            'tomorrow',
+        },
+    ),
     Option(
         '--from',
         {
@@ -5252,17 +5492,64 @@ def cmd_show(args, config):
     COUNT,
 )
 def cmd_next(args, config):
-    """list the next times of a cron expression or of a job"""
+    """list the next times of a cron expression, of a job, or of all jobs"""
     from itertools import islice
 
     store = Store(config).connect()
-    job = job_or_expression(store, args.what)
-    after = store.now()
+    now = after = store.now()
     if args.after is not None:
         after = store.zone.utc(time_given(args.after))
-    times = upcoming(job, after, store.zone)
-    for local, _ in islice(times, args.n):
-        print(text_of(local))
+    if args.what is None:
+        print_agenda(store, after, now, args.n)
+        return
+    job = job_or_expression(store, args.what)
+    for _, when in islice(upcoming(job, after, store.zone), args.n):
+        print(in_zone(store, when, now))
+
+
+def in_zone(store, when, now):
+    """A UTC time in the database's zone, with the zone, the day and the distance."""
+    local = store.zone.local(when)
+    offset = timezone(store.zone.offset(when))
+    text = '%s %s, %s' % (text_of(local), offset, local.strftime('%A').lower())
+    distance = (when - now).total_seconds()
+    return text if distance < 0 else '%s, %s' % (text, how_far(distance))
+
+
+def print_agenda(store, after, now, count):
+    """Print when which job runs in the day after a UTC datetime: `count` times."""
+    from heapq import merge
+    from itertools import islice
+
+    until = after + DAY
+    jobs = store.query(
+        '''SELECT * FROM job WHERE active = 1
+        AND (next_run_utc IS NULL OR next_run_utc < :until)
+        ORDER BY next_run_utc LIMIT :count''',
+        until=text_of(until),
+        count=count,
+    )
+    times = merge(*[times_until(store, job, after, until) for job in jobs])
+    rows = list(islice(times, count))
+    if not rows:
+        print('no job runs until ' + in_zone(store, until, now))
+        return
+    print_rows(
+        rows,
+        False,
+        ('NEXT RUN', lambda row: in_zone(store, row[0], now)),
+        ('ID', lambda row: row[1].id),
+        ('DESCRIPTION', lambda row: row[1].description),
+    )
+
+
+def times_until(store, job, after, until):
+    """The times of a job between two UTC datetimes, as pairs (UTC, job)."""
+    with suppress(BadSchedule):  # its LAST STATUS says what is wrong
+        for _, when in upcoming(job, after, store.zone):
+            if when >= until:
+                return
+            yield when, job
 
 
 def job_or_expression(store, text):
@@ -5286,14 +5573,15 @@ def time_given(text):
 def cmd_history(args, config):
     """list the last runs of all jobs, or of one"""
     store = Store(config).connect()
+    which = 'WHERE job_id = :id ORDER BY run_no DESC'
     if args.id is None:
         which = 'ORDER BY ended_at DESC'
-    else:
-        job_of(store, args.id)
-        which = 'WHERE job_id = :id ORDER BY run_no DESC'
     text = 'SELECT * FROM run %s LIMIT :count' % which
+    runs = store.query(text, id=args.id, count=args.n)
+    if not runs and args.id is not None:
+        job_of(store, args.id)  # of a removed one, the history may be there
     print_rows(
-        store.query(text, id=args.id, count=args.n),
+        runs,
         args.json,
         cell('job_id'),
         cell('run_no'),
@@ -5318,24 +5606,48 @@ PATIENCE = 5  # seconds to wait for what a run has written so far
     'log',
     JOB,
     COUNT,
-    Option('--follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
+    Option('-f --follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
 )
 def cmd_log(args, config):
     """show what a job's last run wrote, on whichever host"""
     store = Store(config).connect()
-    job = job_of(store, args.id)
-    if not job.run_no:
+    job = with_last_run(store, args.id)
+    if job.last_start is None:
         print('it never ran')
         return
-    seen = ''
+    seen = None
     for output in outputs_of(store, job, args.follow):
-        new = unseen_part(seen, output)
+        new = unseen_part(seen or '', output)
         if not seen:
             new = ''.join(new.splitlines(True)[-args.n :])
         print(on_terminal(new), end='', flush=True)
         seen = output
+    if not seen:
+        print('what it wrote is not known' if seen is None else 'it wrote nothing')
+    job = with_last_run(store, args.id)
+    print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
     whole = 'the whole log: %s, with worker %s'
     print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
+
+
+def with_last_run(store, id):
+    """The row of a job; of a removed one, what the history has of its last run. Raises
+    Problem if there is neither."""
+    for run in store.query(
+        '''SELECT * FROM run WHERE job_id = :id
+        AND NOT EXISTS (SELECT 1 FROM job WHERE id = :id)
+        ORDER BY run_no DESC LIMIT 1''',
+        id=id,
+    ):
+        return Job(
+            id=id,
+            run_no=run.run_no,
+            last_start=run.started_at or run.ended_at,
+            last_end=run.ended_at,
+            last_status=run.status,
+            last_worker=run.worker,
+        )
+    return job_of(store, id)
 
 
 def outputs_of(store, job, follow):
@@ -5353,7 +5665,8 @@ def outputs_of(store, job, follow):
         job=job.id,
         run_no=job.run_no,
     ):
-        yield row.output or ''
+        if row.output is not None:
+            yield row.output
 
 
 def unseen_part(seen, output):
@@ -5365,11 +5678,43 @@ def unseen_part(seen, output):
     return output[output.rfind(known) + len(known) :] if known in output else output
 
 
-@command('hosts', JSON)
+@command(
+    'hosts',
+    JSON,
+    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
+)
 def cmd_hosts(args, config):
-    """list the hosts, as each last reported (every minute)"""
-    rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
-    print_rows(rows, args.json, *map(cell, Host._fields))
+    """list the hosts, as each last reported (every minute), and how much they run"""
+    from collections import Counter
+
+    store = Store(config).connect()
+    if args.forget is not None:
+        if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
+            raise Problem('host %s is not known; see: hosts' % args.forget)
+        print('host %s: forgotten, until a worker starts there' % args.forget)
+        return
+    claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
+    running = Counter(row.last_worker.rpartition('-')[0] for row in claimed)
+    now = store.now()
+    print_rows(
+        [
+            row._replace(running=running[row.name])
+            for row in store.query('SELECT * FROM host ORDER BY name')
+        ],
+        args.json,
+        cell('name'),
+        ('LAST SEEN', lambda row: seen_in_words(store, row, now)),
+        *map(cell, Host._fields[2:]),
+    )
+
+
+def seen_in_words(store, host, now):
+    """When a host was last seen, and how long ago that is."""
+    seen = moment(host.last_seen)
+    if seen is None:
+        return 'never'
+    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
+    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
 
 
 ########################################################################################
@@ -5805,9 +6150,9 @@ DEMO = [  # commands, and other columns
     ('sleep 60', {'description': 'runs out of time', 'frequency': 2}),
 ]
 NEXT = '''
-Each of the 12 jobs ran once. Next: write your database into distributed_cron.yml, then
+Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
   %(program)s init
-  %(program)s add --every 5 "date"
+  %(program)s add --every 5 date
   %(program)s run --forever'''
 DEMO_SECONDS = 14  # after which it gives up
 
@@ -5835,7 +6180,18 @@ def cmd_demo(args, _):
         time.sleep(0.05)
         ended = len(store.query('SELECT 1 FROM run'))
     show_demo_runs(store, folder)
-    print(NEXT % {'program': command_line()})
+    print(NEXT % {'program': to_be_typed()})
+
+
+def to_be_typed():
+    """What starts this program from the current folder, as it was started now."""
+    typed = command_line()
+    path = sys.argv[0]
+    if ' ' in typed:  # python3 -m
+        return typed
+    if '/' in path and os.access(path, os.X_OK):
+        return path
+    return 'python3 ' + path
 
 
 def demo_config(folder, host):

@@ -32,8 +32,18 @@ ABOVE = [
     'config',
     'keys',
 ]
-SHARED = ['jobs', 'display']  # by the commands and the web page
-BELOW = [*SHARED, 'setup', 'schema', 'tables', 'commands', 'check', 'crontab', 'demo']
+SHARED = ['options', 'jobs', 'display']  # by the commands and the web page
+BELOW = [
+    *SHARED,
+    'setup',
+    'schema',
+    'tables',
+    'commands',
+    'reports',
+    'check',
+    'crontab',
+    'demo',
+]
 ORDER = ABOVE + BELOW  # the banner stands between them
 LONGEST = 350  # lines of a section
 HEADING = re.compile(r'(?m)^#{88}\n# (\w+): .*\n#{88}$')
