@@ -5220,6 +5220,7 @@ EVERYWHERE = (  # before the command or after it
 
 ADDED_WITH = {  # what `add` writes for what is not given, unless it is the default
     'description': 'the command',
+    'active': 'enabled',
     'frequency': 'none; --every or --schedule is needed',
     'schedule': 'none',
     'max_run_time': 'half of --every, or 60 with --schedule',
@@ -5924,7 +5925,7 @@ def last_seen_in_words(store):
 
 @command(
     'import',
-    Option('file', {'help': 'the crontab'}),
+    Option('file', {'help': 'the crontab; -: standard input'}),
     Option('--system', {**FLAG, 'help': 'the file has a user column'}),
     Option(
         '--max-run-time',
@@ -5937,7 +5938,7 @@ def last_seen_in_words(store):
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
     # As another user than whoever made the pipe, one may not open it again.
-    source = os.dup(0) if args.file == '/dev/stdin' else args.file
+    source = os.dup(0) if args.file in ('-', '/dev/stdin') else args.file
     with open(source, encoding='utf-8', errors='replace') as file:
         text = file.read()
     lines = text.split('\n')  # not by splitlines: a form feed ends no line
@@ -5950,6 +5951,7 @@ def cmd_import(args, config):
     }
     added = known = skipped = 0
     for number, entry in entries(lines, system):
+        where = '%s: line %d: ' % (args.file, number)
         try:
             if isinstance(entry, Problem):
                 raise entry
@@ -5957,15 +5959,40 @@ def cmd_import(args, config):
             if key in present:
                 known += 1
                 continue
-            save_job(store, None, {'max_run_time': args.max_run_time or 1440, **entry})
+            tell_added(*import_entry(store, entry, args.max_run_time or 1440))
             present.add(key)
             added += 1
+        except Unused as note:
+            print(where + line_of(note), file=sys.stderr)
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
-            text = '%s: line %d: %s' % (args.file, number, line_of(problem))
-            print(text, file=sys.stderr)
+            print(where + line_of(problem), file=sys.stderr)
     print('%d added, %d already present, %d skipped' % (added, known, skipped))
     return 1 if skipped else 0
+
+
+class Unused(Problem):
+    """A line of a crontab that has no effect here; its entries are taken without it."""
+
+
+def import_entry(store, entry, minutes):
+    """Save an entry as a job. minutes: its max_run_time, unless the entry has its own.
+    Returns its id and its command. Raises BadConfig, BadSchedule or BadData."""
+    id, _ = save_job(store, None, {'max_run_time': minutes, **entry})
+    return id, entry['command']
+
+
+def tell_added(id, script):
+    """Say that a job was added, and what it needs to run as another user."""
+    text = 'job %d: %s' % (id, words_of(script))
+    print(visible(text if len(text) <= 80 else text[:79] + '…'))
+    other = re.match(AS_USER % r'(\S+)', script)
+    if other:
+        rule = '%s ALL=(%s) NOPASSWD: /bin/sh' % (user_name(os.getuid()), other[1])
+        print(visible('job %d needs in sudoers, on each host: %s' % (id, rule)))
+
+
+NO_MAIL = 'MAILTO is not used: what jobs write goes into the history and their logs'
 
 
 def entries(lines, system):
@@ -5985,6 +6012,8 @@ def entries(lines, system):
                 about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
+                if assignment[2] == 'MAILTO':
+                    yield number, Unused(NO_MAIL)
             elif line:
                 shown = line.lstrip('#')
                 entry = {**entry_of(shown, variables, system), **above}
@@ -6030,6 +6059,14 @@ def description_in(line):
     return {'description': comment[1][:255]}
 
 
+# This program's name as the command, followed by nothing, an option, `run`, or a
+# redirection: what starts a worker.
+OWN_LINE = (
+    r'(distributed_cron\.py|(^|/bin/|-m )distributed_cron)'
+    r'(?=\s*$|\s+(-|run\s*$|run\s+-|[0-9]*[>|&;]))'
+)
+
+
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     time_words = 1 if line.startswith('@') else 5
@@ -6042,6 +6079,11 @@ def entry_of(line, variables, system):
         )
     schedule = ' '.join(words[:time_words])
     parse(schedule)
+    if re.search(OWN_LINE, words[-1]):
+        raise BadSchedule(
+            '%r starts this program, which starts the jobs; keep it in the crontab'
+            % line
+        )
     # crontab(5): the first bare % ends the command, its standard input follows.
     parts = re.split(r'(?<!\\)%', words[-1])
     script, *stdin = [part.replace('\\%', '%') for part in parts]
@@ -6080,16 +6122,19 @@ def shell_word(text):
 
 
 def as_user(script, user):
-    """A command that sudo runs as another user, if it is not the user who imports."""
+    """A command that sudo runs as another user, if it is not the user who imports.
+    Raises BadSchedule."""
     import pwd
 
     try:
         if pwd.getpwnam(user).pw_uid == os.getuid():
             return script
     except KeyError:
-        pass  # not known on this host
-    quoted = shell_word(user), shell_word(script)
-    return 'sudo -n -u %s -- /bin/sh -c %s' % quoted
+        raise BadSchedule('user %r is not known on this host' % user) from None
+    return (AS_USER + '%s') % (shell_word(user), shell_word(script))
+
+
+AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 
 
 @command('export')
