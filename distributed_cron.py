@@ -68,9 +68,11 @@ Sections
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
     sql        the conditions in statements, made of the words of a database
+    drivers    the modules that talk to the databases, and what they may not write
     trust      who may answer as the database, what it is told, whose functions run
     config     the configuration file
     keys       its keys, and what each allows
+    options    what the commands take: their register, and arguments that many have
     columns    what people may set of a job, and the limits of that
     jobs       what the commands and the web page share: actions, checks, changes
     display    states, schedules and times in words, and tables for the terminal
@@ -78,12 +80,13 @@ Sections
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
     commands   what people type
+    reports    jobs, their times and runs, and the hosts, for people and programs
     pausing    jobs and hosts that start nothing for a while
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
-A section calls only sections below it; all may use words. Sections from jobs on may
-also use jobs, display, and what stands above these.
+A section calls only sections below it; all may use words. Sections from options on
+may also use options, jobs, display, and what stands above these.
 """
 
 import codecs
@@ -100,7 +103,7 @@ import sys
 import time
 from collections import defaultdict, namedtuple
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
@@ -354,6 +357,26 @@ def read_text(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             return file.read()
     return ''
+
+
+def user_name(id):
+    """The name of a user; its number, if there is no such user here."""
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(id).pw_name
+    except KeyError:
+        return str(id)
+
+
+@contextmanager
+def naming(path):
+    """An OSError of a file that is open does not name it: in here, it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def no_link(path, flags):
@@ -1258,7 +1281,7 @@ class State:
         except BlockingIOError:
             return False
         if not os.path.exists(self.machine):  # under the lock: two may start at once
-            with open(self.machine, 'xb', 0) as file:
+            with naming(self.machine), open(self.machine, 'xb', 0) as file:
                 file.write(self.id.encode())
                 os.fsync(file.fileno())
         self.make_wake()
@@ -1306,16 +1329,6 @@ def is_private(group, user):
         found = getgrgid(group)
         return found.gr_name == name and set(found.gr_mem) <= {name}
     return False
-
-
-def user_name(id):
-    """The name of a user; its number, if there is no such user here."""
-    from pwd import getpwuid
-
-    try:
-        return getpwuid(id).pw_name
-    except KeyError:
-        return str(id)
 
 
 ########################################################################################
@@ -1498,10 +1511,10 @@ class Claim:
         }
         try:
             append(self.file, line)
-        except OSError:  # a full disk: nothing is claimed
+        except OSError as error:  # a full disk: nothing is claimed
             os.close(self.file)
             self.remove()
-            raise
+            raise OSError(error.errno, error.strerror, self.path) from None
 
     def read(self):
         """Learn what was appended since, and whether a runner holds the claim."""
@@ -2277,14 +2290,14 @@ class Store:
         if boottime() > self.used + self.dialect.idle_limit():
             self.close()  # the server has done so, for instance while we were stopped
         if self.connection is None:
-            self.connection = self.dialect.connect()
-            self.zone = Zone(self.local_time)
-            about = self.query('''SELECT value, (SELECT COUNT(applied_by)
-                FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
-                FROM about WHERE name = 'identity' ''')
-            self.identity = about[0].value if about else ''
-            self.dialect.check_tables(self)
+            self.open()
+            self.identity = self.dialect.identity_of(self)
         return self
+
+    def open(self):
+        """Connect, to whatever tables there are."""
+        self.connection = self.dialect.connect()
+        self.zone = Zone(self.local_time)
 
     def close(self):
         """Close the connection, if there is one."""
@@ -3793,12 +3806,16 @@ def drawn_number(seed, name):
 # dialects: the databases: their words, connections and errors
 ########################################################################################
 
+LOOK_AT_ACCOUNT = '; look at db.username and db.password or db.password_file'
+LOOK_AT_HOST = '; is it up? look at db.host'
+
 
 class Dialect:
     """A database: its words, as data, and what only it does."""
 
     module = None  # the driver's
     packet = 1 << 20  # bytes that the server takes in one statement, if known
+    oldest = ()  # its version, at least
     words = {}  # the SQL in which databases differ; see pieces_of
     errors = ()  # (pattern for the beginning of the code, our error, what to do)
     placeholder = '%%(%s)s'  # a named value in a statement, for the driver
@@ -3811,13 +3828,7 @@ class Dialect:
         self.config = config
         self.pieces = pieces_of(**self.words)  # what stands for {name} in a statement
         self.statement = lru_cache(1000)(self.translated)
-        try:
-            self.driver = __import__(self.module)
-        except ImportError:
-            raise config.bad(
-                'db.engine: %s needs %s; install python3-%s, or: pip install %s'
-                % (config.db_engine, self.module, self.module, self.module)
-            ) from None
+        self.driver = load_driver(config, self.module, self.oldest)
 
     def translated(self, text, sizes):
         """A statement in this database's words and its driver's placeholders. sizes:
@@ -3864,8 +3875,13 @@ class Dialect:
         host that dies or stops inside a transaction keeps its locks no longer."""
         return max(10, int(self.config.poll_seconds + 3 * self.config.db_timeout))
 
-    def check_tables(self, store):
-        """Raise Problem when the tables can't keep what is promised."""
+    def identity_of(self, store):
+        """The identity of the database. Raises Problem when tables are missing, or
+        can't keep what is promised."""
+        about = store.query('''SELECT value, (SELECT COUNT(applied_by)
+            FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
+            FROM about WHERE name = 'identity' ''')
+        return about[0].value if about else ''
 
     def problem(self, error):
         """An error by how its code begins; the databases' manuals list them."""
@@ -3874,6 +3890,10 @@ class Dialect:
             if re.match('(?s)' + codes, code):
                 return kind(text + advice)
         return Away(text)
+
+    def servers(self):
+        """db.host, for messages."""
+        return ', '.join(server_name(*host) for host in self.config.hosts)
 
     def code_and_text(self, error):
         """A driver's error as (what `errors` looks for, the message)."""
@@ -3929,8 +3949,12 @@ class SQLite(Dialect):
         return connection
 
     def code_and_text(self, error):
+        path = self.config.db_path
         code = '%s: %s' % (type(error).__name__, error)
-        return code, '%s: %s' % (self.config.db_path, error)
+        advice = ''
+        if re.search('readonly|unable to open', code):
+            advice = owner_advice(path, path + '-wal', path + '-shm')
+        return code, '%s: %s%s' % (path, error, advice)
 
 
 class MySQL(Dialect):
@@ -3938,6 +3962,7 @@ class MySQL(Dialect):
 
     module = 'pymysql'
     packet = Dialect.packet
+    oldest = 1, 0
     words = {
         'utc': 'UTC_TIMESTAMP()',
         'utc_exact': 'UTC_TIMESTAMP(6)',
@@ -3958,12 +3983,12 @@ class MySQL(Dialect):
         ('1048|1062|126|1292|1366|1406|1644|1690|3819|4025', BadData, ''),
         ('1049|1054|1146|1176', Problem, RUN_INIT),
         ('1044|1142|1419', Problem, '; the account needs more rights'),
-        ('1045', Problem, '; look at db.username and db.password'),
-        ('2003', Away, '; is it up? look at db.host'),
+        ('1045', Problem, LOOK_AT_ACCOUNT),
+        ('2003', Away, LOOK_AT_HOST),
     )
 
     def open(self, create, host, port, socket):
-        connection = self.log_in(create, host, port, socket)
+        connection = log_in(self.driver, self.config, create, host, port, socket)
         cursor = connection.cursor()
         for statement in self.settings():
             cursor.execute(statement)
@@ -3975,36 +4000,6 @@ class MySQL(Dialect):
         if str(read_only).upper() not in ('0', 'OFF'):
             raise self.driver.OperationalError(1290, 'the server is read-only')
         return connection
-
-    def log_in(self, create, host, port, socket):
-        """A connection; to make tables it waits for an answer as long as it takes."""
-        config = self.config
-        # At least a second longer than a lock is waited for.
-        timeout = None if create else max(2, config.db_timeout)
-        types = self.driver.constants.FIELD_TYPE
-        times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
-        connect = partial(
-            connection_type(self.driver, config.db_tls, socket),
-            host=host,
-            port=port,
-            unix_socket=socket,
-            user=config.db_username,
-            password=config.db_password,
-            ssl=config.db_tls,
-            database=None if create else config.db_database,
-            charset='utf8mb4',
-            autocommit=True,
-            connect_timeout=config.db_timeout,
-            read_timeout=timeout,
-            write_timeout=timeout,
-            client_flag=self.driver.constants.CLIENT.FOUND_ROWS,
-            conv={**self.driver.converters.conversions, **times},  # times stay text
-        )
-        # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
-        try:
-            return connect(ssl_disabled=not config.db_tls and is_local(host))
-        except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
-            return connect()
 
     def translated(self, text, sizes):
         limit = max(2, self.config.db_timeout)
@@ -4027,11 +4022,13 @@ class MySQL(Dialect):
         cursor.max_stmt_length = min(cursor.max_stmt_length, self.packet // 2)
         cursor.executemany(text, rows)
 
-    def check_tables(self, store):
+    def identity_of(self, store):
+        identity = super().identity_of(store)
         for table, engine in self.unsafe_tables(store):
             raise Problem(
                 'table %s is %s and must be InnoDB%s' % (table, engine, RUN_INIT)
             )
+        return identity
 
     def unsafe_tables(self, store):
         """The tables that have no transactions, with their engines."""
@@ -4041,10 +4038,7 @@ class MySQL(Dialect):
 
     def code_and_text(self, error):
         number, text = (*error.args, '', '')[:2]
-        hosts = ', '.join(server_name(*host) for host in self.config.hosts)
-        if not self.config.db_tls:  # else it may say what is wrong with a certificate
-            text = str(text).split(' (')[0]
-        text = 'database %s: error %s: %s' % (hosts, number, text)
+        text = 'database %s: error %s: %s' % (self.servers(), number, text)
         return str(number), text.rstrip(': ')  # a RuntimeError has a text alone
 
 
@@ -4052,6 +4046,7 @@ class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3."""
 
     module = 'psycopg'
+    oldest = 3, 1
     returning = True
     upsert = (
         'INSERT INTO {table} ({columns}) VALUES ({placeholders}) '
@@ -4077,10 +4072,16 @@ class PostgreSQL(Dialect):
     errors = (
         ('40|55P03|57014', Again, ''),
         ('42P01|42703', Problem, RUN_INIT),
-        ('42501', Problem, '; the account needs more rights'),
         # None: the driver knows no SQLSTATE.
-        ('28|None.*authentication', Problem, '; look at db.username and db.password'),
-        ('3D000|None.*database "', Problem, '; make it: createdb'),
+        ('42501|None.*permission denied', Problem, '; the account needs more rights'),
+        (
+            r'None.*pg_hba\.conf',
+            Problem,
+            "; the server's pg_hba.conf needs a line that admits this host; reload it",
+        ),
+        ('28|None.*(authentication|role ")', Problem, LOOK_AT_ACCOUNT),
+        ('3D000|None.*database "[^"]*" does not', Problem, '; make it: createdb'),
+        ('None(?!.*FATAL).*(connection (failed|is bad)|resolve)', Away, LOOK_AT_HOST),
         ('22|23|P0001|None.*NUL', BadData, ''),
     )
 
@@ -4132,7 +4133,7 @@ class PostgreSQL(Dialect):
     def code_and_text(self, error):
         text = str(error).strip()
         code = '%s: %s' % (getattr(error, 'sqlstate', None), text)
-        return code, 'database: ' + text.split('\n')[0]
+        return code, 'database %s: %s' % (self.servers(), text.split('\n')[0])
 
 
 DIALECTS = {'sqlite': SQLite, 'mysql': MySQL, 'postgresql': PostgreSQL}
@@ -4186,6 +4187,85 @@ def pieces_of(later, **words):
     for name, text in DUE.items():
         pieces[name] = text.format(**pieces)
     return pieces
+
+
+########################################################################################
+# drivers: the modules that talk to the databases, and what they may not write
+########################################################################################
+
+
+def load_driver(config, name, oldest):
+    """A database's driver, by the name of its module. oldest: the version that it must
+    have, as numbers. Raises BadConfig."""
+    needs = 'db.engine: %s needs %s' % (config.db_engine, name)
+    try:
+        driver = __import__(name)
+    except ImportError:
+        text = '%s; install python3-%s, or: pip install %s' % (needs, name, name)
+        raise config.bad(text) from None
+    version = getattr(driver, '__version__', '')
+    found = tuple(map(int, re.findall('[0-9]+', version)))
+    if found < oldest:
+        at_least = '%d.%d' % oldest
+        raise config.bad(
+            "%s %s or later, but this is %s; pip install '%s>=%s'"
+            % (needs, at_least, version or 'unknown', name, at_least)
+        )
+    return driver
+
+
+def log_in(driver, config, create, host, port, socket):
+    """PyMySQL's connection to a server. create: to make tables; then it waits for an
+    answer as long as it takes."""
+    # At least a second longer than a lock is waited for.
+    timeout = None if create else max(2, config.db_timeout)
+    types = driver.constants.FIELD_TYPE
+    times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
+    connect = partial(
+        connection_type(driver, config.db_tls, socket),
+        host=host,
+        port=port,
+        unix_socket=socket,
+        user=config.db_username,
+        password=config.db_password,
+        ssl=config.db_tls,
+        database=None if create else config.db_database,
+        charset='utf8mb4',
+        autocommit=True,
+        connect_timeout=config.db_timeout,
+        read_timeout=timeout,
+        write_timeout=timeout,
+        client_flag=driver.constants.CLIENT.FOUND_ROWS,
+        conv={**driver.converters.conversions, **times},  # times stay text
+    )
+    # With TLS, PyMySQL reads every CA certificate: skip it for a local server.
+    try:
+        return connect(ssl_disabled=not config.db_tls and is_local(host))
+    except RuntimeError:  # MySQL 8 takes a password by TLS, or by `cryptography`
+        return connect()
+
+
+def owner_advice(*paths):
+    """What to do about those of some files that this process may not write, and about
+    their folder; empty if it may."""
+    wrong = [
+        path
+        for path in (*paths, os.path.dirname(paths[0]))
+        if os.path.exists(path) and not os.access(path, os.W_OK)
+    ]
+    if not wrong:
+        return ''
+    owner = user_name(os.stat(wrong[0]).st_uid)
+    here = user_name(os.geteuid())
+    files = ' '.join(wrong)
+    if owner == here:
+        return '; it may not be written: chmod u+w %s' % files
+    return '; it belongs to %s, and this is %s; as root: chown %s %s' % (
+        owner,
+        here,
+        here,
+        files,
+    )
 
 
 ########################################################################################
@@ -4530,11 +4610,17 @@ class Config:
         """The first line of db.password_file."""
         try:
             with open(path, encoding='utf-8') as stream:
-                return stream.readline().rstrip('\r\n')
+                password = stream.readline().rstrip('\r\n')
         except OSError as error:
             raise self.bad('db.password_file: %s' % error.strerror) from None
         except ValueError:
             raise self.bad('db.password_file: is not UTF-8 text') from None
+        if not password:
+            raise self.bad(
+                'db.password_file: %s: the first line is empty; allowed: the password'
+                % path
+            )
+        return password
 
     def job_log(self, job):
         return os.path.join(self.log_location, '%d.log' % job)
@@ -4642,8 +4728,33 @@ KEYS = {  # key: (default, check)
 
 
 ########################################################################################
-# columns: what people may set of a job, and the limits of that
+# options: what the commands take: their register, and arguments that many have
 ########################################################################################
+
+
+# An argument of a command: its name or options, and the keywords for argparse.
+Option = namedtuple('Option', 'flag keywords')
+# A command of the command line. function: of its arguments and the configuration; it
+# returns the exit status, None for 0. config_of: returns the configuration for these
+# arguments.
+Subcommand = namedtuple('Subcommand', 'function summary options config_of')
+COMMANDS = {}  # by name, in the order of --help
+
+
+def given_config(args):
+    """The configuration that the command line names, or the usual one."""
+    return load_config(args.config or find_config(), args.name)
+
+
+def command(name, *options, summary=None, config_of=given_config):
+    """Register a function as a command. Without a summary, its docstring is that."""
+
+    def register(function):
+        text = summary or function.__doc__
+        COMMANDS[name] = Subcommand(function, text, options, config_of)
+        return function
+
+    return register
 
 
 def whole_number(text):
@@ -4670,18 +4781,57 @@ def id_or_name(text):
     return text
 
 
+def clock_time(text):
+    """A time of day as typed, with two digits for the hour: 9:00 is 09:00."""
+    return text.zfill(5) if re.fullmatch('[0-9]:[0-9]{2}', text) else text
+
+
 # Keywords of argparse.
 WHOLE = {'type': whole_number}
 FLAG = {'action': 'store_true'}
 BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
+JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
+JOB_OR_ALL = Option(
+    'id',
+    {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
+)
+JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
+AT = Option('--at', {'metavar': 'TIME', 'help': 'once: YYYY-MM-DD HH:MM'})
+FORCE = Option(
+    '--force',
+    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
+)
+COUNT = Option(
+    '-n',
+    {
+        **WHOLE,
+        'default': 20,
+        'metavar': 'COUNT',
+        'help': 'print at most so many; default: 20',
+    },
+)
+JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
+
+
+########################################################################################
+# columns: what people may set of a job, and the limits of that
+########################################################################################
+
 
 # What a column holds. json: the types that import accepts in a `#:` line. keywords: of
 # its option, for argparse.
 Type = namedtuple('Type', 'json keywords')
 TEXT = Type((str,), {})
 MINUTES = Type((int,), {**WHOLE, 'metavar': 'MINUTES'})
-ACTIVE = Type((int,), {'action': 'store_const', 'const': 0, 'help': 'save it disabled'})
-CLOCK = Type((str, type(None)), {'metavar': 'HH:MM'})
+ACTIVE = Type(
+    (int,),
+    {
+        'action': 'store_const',
+        'const': 0,
+        'help': 'save it disabled; to undo it: enable',
+    },
+)
+CLOCK = Type((str, type(None)), {'type': clock_time, 'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
 WORDING = Type((str, type(None)), {'metavar': 'WORD'})
 NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
@@ -4867,7 +5017,7 @@ ACTIONS = {
             WHERE each_host = 0 AND '''
         + FAMILY,
         'run jobs at once, on any host that may',
-        'will run now',
+        'will run now, or within a minute if cron starts the workers',
     ),
     'stop': Action(
         # Of a failed job that is to be tried again, it is the next try.
@@ -4882,44 +5032,6 @@ ACTIONS = {
 }
 
 COLUMNS_BY_NAME = {column.name: column for column in COLUMNS}
-
-# An argument of a command: its name or option, and the keywords for argparse.
-Option = namedtuple('Option', 'flag keywords')
-FORCE = Option(
-    '--force',
-    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
-)
-COUNT = Option(
-    '-n',
-    {
-        **WHOLE,
-        'default': 20,
-        'metavar': 'COUNT',
-        'help': 'print at most so many; default: 20',
-    },
-)
-JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
-# A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: returns the configuration for these
-# arguments.
-Subcommand = namedtuple('Subcommand', 'function summary options config_of')
-COMMANDS = {}  # by name, in the order of --help
-
-
-def given_config(args):
-    """The configuration that the command line names, or the usual one."""
-    return load_config(args.config or find_config(), args.name)
-
-
-def command(name, *options, summary=None, config_of=given_config):
-    """Register a function as a command. Without a summary, its docstring is that."""
-
-    def register(function):
-        text = summary or function.__doc__
-        COMMANDS[name] = Subcommand(function, text, options, config_of)
-        return function
-
-    return register
 
 
 class BadJob(BadConfig):
@@ -5211,12 +5323,15 @@ def upcoming(job, after, zone):
 
 def how_far(seconds):
     """A distance in time in words: `in 3 h`; now, if it is none."""
-    if seconds <= 0:
-        return 'now'
+    return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
+
+
+def how_long(seconds):
+    """A span of time in words: `3 h`."""
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
         if seconds >= 2 * size:
-            return 'in %d %s' % (seconds / size, unit)
-    return 'in %d s' % seconds
+            return '%d %s' % (seconds / size, unit)
+    return '%d s' % seconds
 
 
 def state_of(job, now):
@@ -5259,11 +5374,14 @@ def schedule_in_words(job):
         return 'once, at ' + ' '.join(fields[1:])
     if len(fields) != 5:
         return schedule
-    minute, hour, *days = fields
+    minute, hour, day, month, weekday = fields
     words = clock_in_words(minute, hour)
-    for value, text in zip(days, (', on day %s', ', in month %s', ', on %s')):
-        if value != '*':
-            words += text % value
+    if day != '*':
+        words += ', on day ' + day
+    if month != '*':
+        words += ', in ' + with_names(month, MONTH_NAMES)
+    if weekday != '*':
+        words += ', on ' + with_names(weekday, WEEKDAY_NAMES)
     return words
 
 
@@ -5271,6 +5389,25 @@ def shown_schedule(job):
     """A job's expression with the numbers for which H stands; a template has none."""
     schedule = str(job.schedule)
     return schedule if job.each_host else resolved(schedule, seed_of(job))
+
+
+MONTH_NAMES = 'month jan feb mar apr may jun jul aug sep oct nov dec'.split()
+WEEKDAY_NAMES = 'sun mon tue wed thu fri sat sun'.split()
+
+
+def with_names(field, names):
+    """A field of an expression with names for its numbers, but for those of steps and
+    for the n in `5#n`."""
+    step = re.fullmatch(r'\*/(\d+)', field)
+    if step and names is MONTH_NAMES:  # as the months that it means
+        return ','.join(names[1 :: max(1, int(step[1]))])
+    return re.sub(
+        r'(?<![/#\d])\d+',
+        lambda number: (
+            names[int(number[0])] if int(number[0]) < len(names) else number[0]
+        ),
+        field,
+    )
 
 
 def frequency_in_words(minutes):
@@ -6136,9 +6273,7 @@ def parser():
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            message = message.removeprefix('argument ')
-            raise BadConfig('%s; see: %s --help' % (message, self.prog))
+        error = usage_error
 
     paragraphs = __doc__.split('\n\n')
     behaviour = [text for text in paragraphs if text.startswith('Exact behaviour')]
@@ -6146,34 +6281,87 @@ def parser():
         prog=command_line(),
         description=paragraphs[0]
         + '\n\nWithout a command: run what is due and exit (the crontab line).',
-        epilog=behaviour[0],
+        epilog=behaviour[0] + '\n\n' + examples_of(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = 'distributed_cron ' + VERSION
     top.add_argument(
-        '--config',
-        metavar='FILE',
-        help='the configuration; otherwise $DISTRIBUTED_CRON_CONFIG, or '
-        'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        '--version', action='version', version=version, help='print the version'
     )
-    top.add_argument(
-        '--name', metavar='HOST', help='use this name for this host instead of its own'
-    )
+    add_options(top, EVERYWHERE)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
     for name, registered in COMMANDS.items():
-        text = registered.summary
-        sub = commands.add_parser(name, help=text, description=text)
-        for option in registered.options:
-            sub.add_argument(option.flag, **option.keywords)
+        sub = commands.add_parser(
+            name,
+            help=registered.summary,
+            description=registered.summary,
+            epilog=examples_of([name]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=name != 'add',  # what follows belongs to the job's command
+        )
+        add_options(sub, registered.options)
+        own = {option.flag for option in registered.options}
+        common = [option for option in EVERYWHERE if option.flag not in own]
+        add_options(sub, common, default=argparse.SUPPRESS)
     top.set_defaults(action='run', forever=False)
     return top
 
 
-JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
-JOB_OR_ALL = Option(
-    'id',
-    {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
+def usage_error(parser, message):
+    """What argparse calls for bad usage. Raises BadConfig."""
+    message = message.removeprefix('argument ')
+    wrong = re.match("COMMAND: invalid choice: ['\"](.*?)['\"]", message)
+    if wrong:
+        message = str(unknown('command', wrong[1], COMMANDS))
+    raise BadConfig('%s; see: %s --help' % (message, parser.prog))
+
+
+def add_options(parser, options, **more):
+    """Give a parser these options; more: keywords for each."""
+    for option in options:
+        parser.add_argument(*option.flag.split(), **option.keywords, **more)
+
+
+def examples_of(names):
+    """The examples of commands, for their help; empty where there are none."""
+    lines = [
+        '  %s %s' % (command_line(), text)
+        for name, text in EXAMPLES.items()
+        if name in names
+    ]
+    return '\n'.join(['Examples', *lines]) if lines else None
+
+
+EXAMPLES = {
+    'add': "add --schedule '30 2 * * mon-fri' --max-run-time 120 backup --all",
+    'import': 'import - < crontab',
+    'log': 'log -f 1',
+}
+EVERYWHERE = (  # before the command or after it
+    Option(
+        '--config',
+        {
+            'metavar': 'FILE',
+            'help': 'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
+            'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        },
+    ),
+    Option(
+        '--name',
+        {'metavar': 'HOST', 'help': 'the name of this host; default: its own'},
+    ),
 )
-JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
+
+
+ADDED_WITH = {  # what `add` writes for what is not given, unless it is the default
+    'description': 'the command',
+    'active': 'enabled',
+    'frequency': 'none; this, --schedule, --at or --after is needed',
+    'schedule': 'none',
+    'max_run_time': 'half of --every, or 60 with --schedule',
+    'start_anchor': 'midnight',
+    'stop_anchor': 'midnight',
+}
 JOB_OPTIONS = {
     column.name: Option(
         column.option,
@@ -6187,6 +6375,16 @@ JOB_OPTIONS = {
 }
 
 
+def with_default(column):
+    """The option of a column for `add`, whose help says the default."""
+    flag, keywords = JOB_OPTIONS[column.name]
+    default = ADDED_WITH.get(column.name, column.default)
+    if default is None:
+        default = 'none'
+    text = '%s; default: %s' % (keywords['help'], default)
+    return Option(flag, {**keywords, 'help': text})
+
+
 @command('run', Option('--forever', {**FLAG, 'help': 'keep running, until SIGTERM'}))
 def cmd_run(args, config):
     """run what is due, until nothing is"""
@@ -6195,45 +6393,117 @@ def cmd_run(args, config):
 
 @command(
     'add',
-    *[option for name, option in JOB_OPTIONS.items() if name != 'command'],
+    *[with_default(column) for column in COLUMNS if column.name != 'command'],
+    AT,
     FORCE,
-    Option('job_command', {'metavar': 'command', 'help': 'run by /bin/sh'}),
+    Option(
+        'job_command',
+        {
+            'nargs': 'A...',  # argparse.PARSER
+            'metavar': 'COMMAND',
+            'help': 'the rest of the line; /bin/sh runs it',
+        },
+    ),
 )
 def cmd_add(args, config):
     """add a job"""
-    save(args, config, None)
+    words = args.job_command
+    if words[0] == '--':  # which some versions of argparse leave there
+        words = words[1:]
+    args.job_command = ' '.join(words)
+    values = given_values(args)
+    if not values.keys() & {'frequency', 'schedule', 'after_job'}:
+        raise BadConfig(
+            'add: no --every, --schedule, --at or --after before the command; for '
+            'example: %s add --every 60 COMMAND' % command_line()
+        )
+    description = words_of(args.job_command)[:255]
+    save(config, None, {'description': description, **values}, args.force)
 
 
-@command('edit', *JOB_OPTIONS.values(), FORCE, JOB)
+@command('edit', *JOB_OPTIONS.values(), AT, FORCE, JOB)
 def cmd_edit(args, config):
     """change a job"""
-    save(args, config, args.id)
+    values = given_values(args)
+    if not values:
+        raise BadConfig(
+            'edit %s: nothing to change; see: %s edit --help'
+            % (args.id, command_line())
+        )
+    save(config, args.id, values, args.force)
 
 
-def save(args, config, job):
-    """Save the columns that were given as options, and report the next run."""
+def given_values(args):
+    """The columns that were given as options. Raises BadConfig."""
     values = {
         column.name: getattr(args, 'job_' + column.name)
         for column in COLUMNS
         if getattr(args, 'job_' + column.name) is not None
     }
-    given = [name for name in ('frequency', 'schedule', 'after_job') if name in values]
-    options = {column.name: column.option for column in COLUMNS}
+    kinds = {
+        '--every': values.get('frequency'),
+        '--schedule': values.get('schedule'),
+        '--at': args.at,
+        '--after': values.get('after_job'),
+    }
+    given = [option for option, value in kinds.items() if value is not None]
     if len(given) > 1:
-        names = ' and '.join(options[name] for name in given)
-        raise BadConfig('%s; allowed: one of them' % names)
+        raise BadConfig('%s; allowed: one of them' % ' and '.join(given))
+    if args.at is not None:
+        values['schedule'] = '@at ' + args.at
     if 'frequency' in values:
         values['schedule'] = None
     for name, value in values.items():
         if value == '' and COLUMNS_BY_NAME[name].default is None:
             values[name] = None  # --start '' removes it
+    return values
+
+
+def save(config, id, values, force):
+    """Save columns of a job, and report the next run."""
     store = Store(config).connect()
+    before = None
+    if id is not None:
+        before = job_of(store, id)
+        id = before.id
     try:
-        id = None if job is None else job_of(store, job).id
-        id, when = save_job(store, id, values, args.force)
+        id, when = save_job(store, id, values, force)
     except BadJob as problem:
+        options = {column.name: column.option for column in COLUMNS}
         raise BadJob(problem.wrong, options) from None
     print('job %d, next run %s' % (id, when_text(store, when, store.now())))
+    if values.get('run_on') and not hosts_with(store, values['run_on']):
+        print('note: no host has the name or the tag %s yet' % values['run_on'])
+    if before and 'max_run_time' not in values:
+        tell_run_time(before, job_of(store, id))
+
+
+def hosts_with(store, word):
+    """The names of the hosts that have a name or a tag."""
+    return [
+        host.name
+        for host in store.query('SELECT name, tags FROM host ORDER BY name')
+        if word in (host.name.lower(), *(host.tags or '').split())
+    ]
+
+
+def tell_run_time(before, job):
+    """Say that an edit made max_run_time shorter, or that it stays as short as it was
+    for a frequency."""
+    was = before.max_run_time
+    shorter = job.max_run_time < was
+    new_schedule = before.schedule is None and job.schedule is not None
+    if shorter or (new_schedule and was < default_run_time(job)):
+        print(
+            'a run is killed after %d minutes%s; to change it: %s edit %d '
+            '--max-run-time MINUTES'
+            % (
+                job.max_run_time,
+                ', before: %d' % was if shorter else ', as before',
+                command_line(),
+                job.id,
+            )
+        )
 
 
 def cmd_act(args, config):
@@ -6243,11 +6513,54 @@ def cmd_act(args, config):
     for job in jobs:
         changed = act(store, args.action, job.id)
         text = ACTIONS[args.action].done if changed else 'is not running'
-        print('job %d: %s' % (job.id, text))
+        if args.action == 'remove' and job.run_token is not None:
+            text += '; its run goes on, with worker %s' % job.last_worker
+        print('job %d: %s' % (job.id, text), flush=True)
+    if args.action == 'run-now' and args.wait:
+        members = [member for job in jobs for member in family_of(store, job.id)]
+        return wait_for_runs(store, [job for job in members if not job.each_host])
 
 
+def wait_for_runs(store, jobs):
+    """Wait for the end of the next run of each job, and print what came of it. jobs:
+    their rows before they were asked to run. Returns the exit status."""
+    status = 0
+    for job in jobs:
+        run = run_after(store, job)
+        print(on_terminal(run.output or ''), end='')
+        print(visible('job %d: %s, with worker %s' % (job.id, run.status, run.worker)))
+        if run.status != 'Success':
+            status = 1
+    return status
+
+
+def run_after(store, job):
+    """The next run of a job in the history, once it has ended. Raises Problem if the
+    job is removed."""
+    while True:
+        for run in store.query(
+            '''SELECT * FROM run WHERE job_id = :id AND run_no > :run_no
+            AND status NOT LIKE 'SKIPPED%' ORDER BY run_no LIMIT 1''',
+            id=job.id,
+            run_no=job.run_no,
+        ):
+            return run
+        job_of(store, job.id)
+        time.sleep(0.5)
+
+
+WAIT = Option(
+    '--wait',
+    {**FLAG, 'help': 'wait for the end, and print the result; exit 1 if it failed'},
+)
 for name, action in ACTIONS.items():
-    command(name, JOBS, summary=action.help)(cmd_act)
+    more = [WAIT] if name == 'run-now' else []
+    command(name, *more, JOBS, summary=action.help)(cmd_act)
+
+
+########################################################################################
+# reports: jobs, their times and runs, and the hosts, for people and programs
+########################################################################################
 
 
 @command('list', JSON)
@@ -6290,14 +6603,52 @@ def cmd_show(args, config):
     if args.json:
         print(to_json(facts, indent=1))
         return
-    for name, value in facts.items():
-        text = '' if value is None else visible(str(value))
-        print('%-17s %s' % (name, text.replace('\n', '\n' + 18 * ' ')))
+    for name, value in for_people(store, job, now).items():
+        text = visible(str(value))
+        print('%-12s  %s' % (name, text.replace('\n', '\n' + 14 * ' ')))
+
+
+def for_people(store, job, now):
+    """What people want to know of a job, by headings, in this order."""
+    facts = {
+        'job': job.id,
+        'description': job.description,
+        'status': state_of(job, now),
+        'schedule': describe(job),
+        'expression': job.schedule,
+        'next run': next_in_words(store, job, now),
+        'last run': last_run_in_words(job),
+        'command': job.command,
+        'time limit': '%s minutes' % job.max_run_time,
+    }
+    told = 'active start_anchor stop_anchor frequency schedule max_run_time'.split()
+    for column in COLUMNS:
+        if column.name not in told:
+            facts.setdefault(column.name, getattr(job, column.name))
+    return {name: value for name, value in facts.items() if value not in (None, '')}
+
+
+def last_run_in_words(job):
+    """When and where the last run of a job was, and how it ended, if it has."""
+    if job.last_start is None:
+        return 'never'
+    where = '%s, with worker %s' % (job.last_start, job.last_worker)
+    if job.run_token is not None:
+        return where + ', goes on'
+    return '%s, until %s: %s' % (where, job.last_end, job.last_status)
 
 
 @command(
     'next',
-    Option('what', {'metavar': 'EXPR|ID', 'help': 'a cron expression, or a job'}),
+    Option(
+        'what',
+        {
+            'metavar': 'EXPR|ID',
+            'nargs': '?',
+            'help': 'a cron expression, or a job; default: all jobs, until this time '
+            'tomorrow',
+        },
+    ),
     Option(
         '--from',
         {
@@ -6313,19 +6664,69 @@ def cmd_show(args, config):
     COUNT,
 )
 def cmd_next(args, config):
-    """list the next times of a cron expression or of a job"""
+    """list the next times of a cron expression, of a job, or of all jobs"""
     from itertools import islice
 
     store = Store(config).connect()
-    job = job_or_expression(store, args.what)
+    now = after = store.now()
+    job = Job()
+    if args.what is not None:
+        job = job_or_expression(store, args.what)
     if args.time_zone is not None:
         job = job._replace(time_zone=args.time_zone)
-    after = store.now()
+    zone = zone_of(job, store.zone)
     if args.after is not None:
-        after = zone_of(job, store.zone).utc(time_given(args.after))
-    times = upcoming(job, after, store.zone)
-    for local, _ in islice(times, args.n):
-        print(text_of(local))
+        after = zone.utc(time_given(args.after))
+    if args.what is None:
+        print_agenda(store, after, now, args.n)
+        return
+    for _, when in islice(upcoming(job, after, store.zone), args.n):
+        print(in_zone(zone, when, now))
+
+
+def in_zone(zone, when, now):
+    """A UTC time in a zone, with the zone, the day and the distance."""
+    local = zone.local(when)
+    offset = timezone(zone.offset(when))
+    text = '%s %s, %s' % (text_of(local), offset, local.strftime('%A').lower())
+    distance = (when - now).total_seconds()
+    return text if distance < 0 else '%s, %s' % (text, how_far(distance))
+
+
+def print_agenda(store, after, now, count):
+    """Print when which job runs in the day after a UTC datetime: `count` times."""
+    from heapq import merge
+    from itertools import islice
+
+    until = after + DAY
+    jobs = store.query(
+        '''SELECT * FROM job WHERE active = 1
+        AND (next_run_utc IS NULL OR next_run_utc < :until)
+        ORDER BY next_run_utc LIMIT :count''',
+        until=text_of(until),
+        count=count,
+    )
+    times = merge(*[times_until(store, job, after, until) for job in jobs])
+    rows = list(islice(times, count))
+    if not rows:
+        print('no job runs until ' + in_zone(store.zone, until, now))
+        return
+    print_rows(
+        rows,
+        False,
+        ('NEXT RUN', lambda row: in_zone(store.zone, row[0], now)),
+        ('ID', lambda row: row[1].id),
+        ('DESCRIPTION', lambda row: row[1].description),
+    )
+
+
+def times_until(store, job, after, until):
+    """The times of a job between two UTC datetimes, as pairs (UTC, job)."""
+    with suppress(BadSchedule):  # its LAST STATUS says what is wrong
+        for _, when in upcoming(job, after, store.zone):
+            if when >= until:
+                return
+            yield when, job
 
 
 def job_or_expression(store, text):
@@ -6340,14 +6741,17 @@ def job_or_expression(store, text):
 def cmd_history(args, config):
     """list the last runs of all jobs, or of one"""
     store = Store(config).connect()
+    which = 'WHERE job_id = :id ORDER BY run_no DESC'
     if args.id is None:
         which = 'ORDER BY ended_at DESC'
-    else:
+    elif isinstance(args.id, str):
         args.id = job_of(store, args.id).id
-        which = 'WHERE job_id = :id ORDER BY run_no DESC'
     text = 'SELECT * FROM run %s LIMIT :count' % which
+    runs = store.query(text, id=args.id, count=args.n)
+    if not runs and args.id is not None:
+        job_of(store, args.id)  # of a removed one, the history may be there
     print_rows(
-        store.query(text, id=args.id, count=args.n),
+        runs,
         args.json,
         cell('job_id'),
         cell('run_no'),
@@ -6372,24 +6776,50 @@ PATIENCE = 5  # seconds to wait for what a run has written so far
     'log',
     JOB,
     COUNT,
-    Option('--follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
+    Option('-f --follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
 )
 def cmd_log(args, config):
     """show what a job's last run wrote, on whichever host"""
     store = Store(config).connect()
-    job = job_of(store, args.id)
-    if not job.run_no:
+    job = with_last_run(store, args.id)
+    if job.last_start is None:
         print('it never ran')
         return
-    seen = ''
+    seen = None
     for output in outputs_of(store, job, args.follow):
-        new = unseen_part(seen, output)
+        new = unseen_part(seen or '', output)
         if not seen:
             new = ''.join(new.splitlines(True)[-args.n :])
         print(on_terminal(new), end='', flush=True)
         seen = output
+    if not seen:
+        print('what it wrote is not known' if seen is None else 'it wrote nothing')
+    job = with_last_run(store, args.id)
+    print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
     whole = 'the whole log: %s, with worker %s'
     print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
+
+
+def with_last_run(store, id):
+    """The row of a job; of a removed one, what the history has of its last run. Raises
+    Problem if there is neither."""
+    if isinstance(id, str):
+        id = job_of(store, id).id
+    for run in store.query(
+        '''SELECT * FROM run WHERE job_id = :id
+        AND NOT EXISTS (SELECT 1 FROM job WHERE id = :id)
+        AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1''',
+        id=id,
+    ):
+        return Job(
+            id=id,
+            run_no=run.run_no,
+            last_start=run.started_at or run.ended_at,
+            last_end=run.ended_at,
+            last_status=run.status,
+            last_worker=run.worker,
+        )
+    return job_of(store, id)
 
 
 def outputs_of(store, job, follow):
@@ -6403,11 +6833,13 @@ def outputs_of(store, job, follow):
             return
         time.sleep(1)
     for row in store.query(
-        'SELECT output FROM run WHERE job_id = :job AND run_no = :run_no',
+        '''SELECT output FROM run WHERE job_id = :job AND run_no <= :run_no
+        AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1''',
         job=job.id,
         run_no=job.run_no,
     ):
-        yield row.output or ''
+        if row.output is not None:
+            yield row.output
 
 
 def unseen_part(seen, output):
@@ -6419,11 +6851,43 @@ def unseen_part(seen, output):
     return output[output.rfind(known) + len(known) :] if known in output else output
 
 
-@command('hosts', JSON)
+@command(
+    'hosts',
+    JSON,
+    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
+)
 def cmd_hosts(args, config):
-    """list the hosts, as each last reported (every minute)"""
-    rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
-    print_rows(rows, args.json, *map(cell, Host._fields))
+    """list the hosts, as each last reported (every minute), and how much they run"""
+    from collections import Counter
+
+    store = Store(config).connect()
+    if args.forget is not None:
+        if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
+            raise Problem('host %s is not known; see: hosts' % args.forget)
+        print('host %s: forgotten, until a worker starts there' % args.forget)
+        return
+    claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
+    running = Counter(row.last_worker.rpartition('-')[0] for row in claimed)
+    now = store.now()
+    print_rows(
+        [
+            row._replace(running=running[row.name])
+            for row in store.query('SELECT * FROM host ORDER BY name')
+        ],
+        args.json,
+        cell('name'),
+        ('LAST SEEN', lambda row: seen_in_words(store, row, now)),
+        *map(cell, Host._fields[2:]),
+    )
+
+
+def seen_in_words(store, host, now):
+    """When a host was last seen, and how long ago that is."""
+    seen = moment(host.last_seen)
+    if seen is None:
+        return 'never'
+    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
+    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
 
 
 ########################################################################################
@@ -6633,7 +7097,7 @@ def cmd_check(args, config):
         ('config', lambda store: store.config.file),
         ('folders', folders_of),
         ('tls', tls_in_words),
-        ('database', lambda store: store.config.db_engine),
+        ('database', connect_in_words),
         ('schema', count_jobs),
         ('writing', try_to_write),
         ('triggers', try_triggers),
@@ -6644,15 +7108,22 @@ def cmd_check(args, config):
         ('worker', last_seen_in_words),
     ):
         try:
-            if what not in ('config', 'folders', 'tls'):
+            if what not in ('config', 'folders', 'tls', 'database'):
                 store.connect()  # again, if an error has closed the connection
             print('ok   %s: %s' % (what, result_of(store)))
         except Problem as problem:
             print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
-            if what == 'database':
+            if what in ('database', 'schema'):
                 break
     return status
+
+
+def connect_in_words(store):
+    """Connect, to whatever tables there are."""
+    store.open()
+    store.close()
+    return store.config.db_engine
 
 
 def folders_of(store):
@@ -6826,7 +7297,7 @@ def last_seen_in_words(store):
 
 @command(
     'import',
-    Option('file', {'help': 'the crontab'}),
+    Option('file', {'help': 'the crontab; -: standard input'}),
     Option('--system', {**FLAG, 'help': 'the file has a user column'}),
     Option(
         '--max-run-time',
@@ -6835,11 +7306,12 @@ def last_seen_in_words(store):
             'help': 'minutes after which a run is killed; default: 1440',
         },
     ),
+    Option('--each-host', {**FLAG, 'help': 'jobs that run on each host'}),
 )
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
     # As another user than whoever made the pipe, one may not open it again.
-    source = os.dup(0) if args.file == '/dev/stdin' else args.file
+    source = os.dup(0) if args.file in ('-', '/dev/stdin') else args.file
     with open(source, encoding='utf-8', errors='replace') as file:
         text = file.read()
     lines = text.split('\n')  # not by splitlines: a form feed ends no line
@@ -6852,6 +7324,7 @@ def cmd_import(args, config):
     }
     added = known = skipped = 0
     for number, entry in entries(lines, system):
+        where = '%s: line %d: ' % (args.file, number)
         try:
             if isinstance(entry, Problem):
                 raise entry
@@ -6860,15 +7333,36 @@ def cmd_import(args, config):
             if key in present:
                 known += 1
                 continue
-            save_job(store, None, {'max_run_time': args.max_run_time or 1440, **entry})
+            entry.setdefault('max_run_time', args.max_run_time or 1440)
+            entry.setdefault('each_host', int(args.each_host))
+            id, _ = save_job(store, None, entry)
+            tell_added(id, entry['command'])
             present.add(key)
             added += 1
+        except Unused as note:
+            print(where + line_of(note), file=sys.stderr)
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
-            text = '%s: line %d: %s' % (args.file, number, line_of(problem))
-            print(text, file=sys.stderr)
+            print(where + line_of(problem), file=sys.stderr)
     print('%d added, %d already present, %d skipped' % (added, known, skipped))
     return 1 if skipped else 0
+
+
+class Unused(Problem):
+    """A line of a crontab that has no effect here; its entries are taken without it."""
+
+
+def tell_added(id, script):
+    """Say that a job was added, and what it needs to run as another user."""
+    text = 'job %d: %s' % (id, words_of(script))
+    print(visible(text if len(text) <= 80 else text[:79] + '…'))
+    other = re.match(AS_USER % r'(\S+)', script)
+    if other:
+        rule = '%s ALL=(%s) NOPASSWD: /bin/sh' % (user_name(os.getuid()), other[1])
+        print(visible('job %d needs in sudoers, on each host: %s' % (id, rule)))
+
+
+NO_MAIL = 'MAILTO is not used: what jobs write goes into the history and their logs'
 
 
 def entries(lines, system):
@@ -6891,6 +7385,8 @@ def entries(lines, system):
                 about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
+                if assignment[2] == 'MAILTO':
+                    yield number, Unused(NO_MAIL)
             elif line:
                 shown = line.lstrip('#')
                 entry = {**entry_of(shown, variables, system), **above}
@@ -6941,6 +7437,14 @@ def description_in(line):
     return {'description': comment[1][:255]}
 
 
+# This program's name as the command, followed by nothing, an option, `run`, or a
+# redirection: what starts a worker.
+OWN_LINE = (
+    r'(distributed_cron\.py|(^|/bin/|-m )distributed_cron)'
+    r'(?=\s*$|\s+(-|run\s*$|run\s+-|[0-9]*[>|&;]))'
+)
+
+
 def entry_of(line, variables, system):
     """One entry of a crontab as columns of a job. Raises BadSchedule."""
     time_words = 1 if line.startswith('@') else 5
@@ -6955,6 +7459,11 @@ def entry_of(line, variables, system):
         )
     schedule = ' '.join(words[:time_words])
     expression_of(Job(schedule=schedule))
+    if re.search(OWN_LINE, words[-1]):
+        raise BadSchedule(
+            '%r starts this program, which starts the jobs; keep it in the crontab'
+            % line
+        )
     # crontab(5): the first bare % ends the command, its standard input follows.
     parts = re.split(r'(?<!\\)%', words[-1])
     script, *stdin = [part.replace('\\%', '%') for part in parts]
@@ -6995,16 +7504,19 @@ def shell_word(text):
 
 
 def as_user(script, user):
-    """A command that sudo runs as another user, if it is not the user who imports."""
+    """A command that sudo runs as another user, if it is not the user who imports.
+    Raises BadSchedule."""
     import pwd
 
     try:
         if pwd.getpwnam(user).pw_uid == os.getuid():
             return script
     except KeyError:
-        pass  # not known on this host
-    quoted = shell_word(user), shell_word(script)
-    return 'sudo -n -u %s -- /bin/sh -c %s' % quoted
+        raise BadSchedule('user %r is not known on this host' % user) from None
+    return (AS_USER + '%s') % (shell_word(user), shell_word(script))
+
+
+AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 
 
 @command('export')
@@ -7076,9 +7588,9 @@ DEMO = [  # commands, and other columns
     ('sleep 60', {'description': 'runs out of time', 'frequency': 2}),
 ]
 NEXT = '''
-Each of the 12 jobs ran once. Next: write your database into distributed_cron.yml, then
+Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
   %(program)s init
-  %(program)s add --every 5 "date"
+  %(program)s add --every 5 date
   %(program)s run --forever'''
 DEMO_SECONDS = 14  # after which it gives up
 
@@ -7106,7 +7618,18 @@ def cmd_demo(args, _):
         time.sleep(0.05)
         ended = len(store.query('SELECT 1 FROM run'))
     show_demo_runs(store, folder)
-    print(NEXT % {'program': command_line()})
+    print(NEXT % {'program': to_be_typed()})
+
+
+def to_be_typed():
+    """What starts this program from the current folder, as it was started now."""
+    typed = command_line()
+    path = sys.argv[0]
+    if ' ' in typed:  # python3 -m
+        return typed
+    if '/' in path and os.access(path, os.X_OK):
+        return path
+    return 'python3 ' + path
 
 
 def demo_config(folder, host):

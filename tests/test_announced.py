@@ -39,7 +39,7 @@ def test_a_command_writes_the_time_that_it_says(utc, change):
     """Not the next worker to come, which may come too late for it."""
     schedule, when = in_two_minutes()
     if change == 'add':
-        out, job = utc.run('add', 'true', '--schedule', schedule), 1
+        out, job = utc.run('add', '--schedule', schedule, 'true'), 1
     elif change == 'edit':
         job = utc.add(schedule=FAR)
         out = utc.run('edit', str(job), '--schedule', schedule)

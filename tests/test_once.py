@@ -202,7 +202,8 @@ def test_import_takes_at_and_leaves_comments(place):
     path = os.path.join(place.folder, 'crontab')
     with open(path, 'w') as file:
         file.write('%s echo 1\n#%s echo 2\n# said\n#%s echo 3\n' % (at, at, at))
-    assert place.run('import', path) == '1 added, 0 already present, 0 skipped\n'
+    said = 'job 1: echo 1\n1 added, 0 already present, 0 skipped\n'
+    assert place.run('import', path) == said
     assert (place.job(1).command, place.job(1).next_run_utc) == ('echo 1', due)
     with open(path, 'w') as file:
         file.write('%s root echo 4\n@at 18:00 root false\n' % at)

@@ -29,17 +29,19 @@ ABOVE = [
     'fields',
     'dialects',
     'sql',
+    'drivers',
     'trust',
     'config',
     'keys',
 ]
-SHARED = ['columns', 'jobs', 'display']  # by the commands and the web page
+SHARED = ['options', 'columns', 'jobs', 'display']  # by the commands and the web page
 BELOW = [
     *SHARED,
     'setup',
     'schema',
     'tables',
     'commands',
+    'reports',
     'pausing',
     'check',
     'crontab',

@@ -175,7 +175,7 @@ def test_a_job_is_saved_with_the_time_of_its_id(place):
         assert job.schedule == 'H H * * *' and job.changed_utc is None
         assert ' %s:00, in ' % at in out and 'at ' + at in place.run('list')
         assert 'at ' + at in place.run('show', str(id))
-        assert ' %s:00\n' % at in place.run('next', str(id), '-n', '1')
+        assert ' %s:00 ' % at in place.run('next', str(id), '-n', '1')
         place.store.execute(
             'UPDATE job SET next_run_utc = NULL'
         )  # a worker plans alike

@@ -314,7 +314,7 @@ def test_a_schedule_is_one_line_however_it_comes(sqlite_place):
     """By add, edit and import, and from SQL into an export; the page has the same."""
     place = sqlite_place
     place.run('add', '--schedule', BROKEN, 'added')
-    place.run('add', 'edited')
+    place.run('add', '--every', '5', 'edited')
     place.run('edit', '2', '--schedule', BROKEN)
     imported(place, '#: {"schedule": "%s"}\n0 0 1 1 * imported\n' % '0 0\\n1 1 *')
     schedules = {job.schedule for job in place.sql('SELECT * FROM job')}
@@ -339,7 +339,7 @@ def test_the_pages_schedule_is_one_line(sqlite_place):
 
 def test_a_crontab_comes_through_a_pipe(sqlite_place):
     out = sqlite_place.run('import', '/dev/stdin', input=b'0 4 * * * x\n')
-    assert out == '1 added, 0 already present, 0 skipped\n'
+    assert out == 'job 1: x\n1 added, 0 already present, 0 skipped\n'
 
 
 @needs_root
@@ -467,9 +467,9 @@ def test_an_error_shows_nothing_unseen(sqlite_place):
 
 
 def test_a_command_of_many_lines_forges_no_line_of_show(sqlite_place):
-    sqlite_place.add('true', description='x\nlast_status       Success')
+    sqlite_place.add('true', description='x\nlast run      Success')
     out = sqlite_place.run('show', '1')
-    assert len([line for line in out.split('\n') if line[:11] == 'last_status']) == 1
+    assert len([line for line in out.split('\n') if line[:8] == 'last run']) == 1
 
 
 def test_files_and_pipes_get_the_bytes_as_they_are(sqlite_place):

@@ -1,5 +1,6 @@
 """The time zone of a job, on a database whose own zone has another date."""
 
+import re
 import os
 import subprocess
 import sys
@@ -236,11 +237,16 @@ def test_what_only_sqlite_stores_stops_that_job_only(sqlite_place, name):
 def test_next_is_in_the_jobs_zone(place):
     id = place.add(schedule='30 2 * * *', time_zone=AUCKLAND)
     args = ['--from', '2026-09-26 12:00:00', '-n', '2']
-    expected = '2026-09-27 03:00:00\n2026-09-28 02:30:00\n'
+    expected = (
+        '2026-09-27 03:00:00 UTC+13:00, sunday\n2026-09-28 02:30:00 UTC+13:00, monday\n'
+    )
     assert place.run('next', str(id), *args) == expected
     assert place.run('next', '30 2 * * *', '--time-zone', AUCKLAND, *args) == expected
     other = place.run('next', str(id), '--time-zone', KIRITIMATI, *args)
-    assert other == '2026-09-27 02:30:00\n2026-09-28 02:30:00\n'
+    assert re.findall('(.*?) UTC.14:00, ', other) == [
+        '2026-09-27 02:30:00',
+        '2026-09-28 02:30:00',
+    ]
     assert 'at 02:30, ' + AUCKLAND in place.run('list')
 
 

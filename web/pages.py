@@ -179,5 +179,6 @@ def refusal_page(request, refused):
 def report(environ, cause):
     """Write a line to the error log of the web server."""
     method = environ['REQUEST_METHOD']
-    text = '%s %s: %s' % (method, environ.get('PATH_INFO'), cause)
+    path = ''.join(environ.get(name) or '' for name in ('SCRIPT_NAME', 'PATH_INFO'))
+    text = '%s %s: %s' % (method, path or '/', cause)
     print('index.cgi: %s' % one_line(text), file=sys.stderr, flush=True)
