@@ -1,5 +1,6 @@
 """What the READMEs tell people to type works, and what they link to is there."""
 
+import ast
 import glob
 import os
 import re
@@ -8,6 +9,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+import walk
 from conftest import ROOT, dc
 
 READMES = sorted(glob.glob(ROOT + '/**/README.md', recursive=True))
@@ -90,3 +93,61 @@ def test_the_rosetta_stone(sqlite_place):
     assert len(rows) == 8
     for row in rows:
         assert sqlite_place.run(*shlex.split(row)).startswith('job ')
+
+
+def test_the_walk_finds_what_it_types():
+    """Each command and block of README.md that tests/walk.py names is there, once."""
+    tree = ast.parse(dc.read_text(walk.__file__))
+    calls = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, 'id', '') in ('block', 'command')
+    ]
+    assert len(calls) > 20
+    for call in calls:
+        assert eval(call, vars(walk)), call
+
+
+def test_each_block_of_the_steps_is_walked():
+    """Also a block that is new: but PostgreSQL's, the walk is with MariaDB."""
+    tree = ast.parse(dc.read_text(walk.__file__))
+    walked = {
+        eval(ast.unparse(node), vars(walk)).text
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'block'
+    }
+    for heading in (walk.FIVE_MINUTES, walk.SEVERAL, walk.KEEPING):
+        blocks = re.findall(r'(?m)(?:^    .*\n)+', walk.part(heading))
+        for text in blocks:
+            assert re.sub('(?m)^    ', '', text) in walked, text
+
+
+@pytest.mark.skipif(not shutil.which('systemd-analyze'), reason='no systemd here')
+def test_systemd_finds_nothing_wrong_with_the_service(tmp_path):
+    with open(os.path.join(ROOT, 'distributed_cron.service')) as file:
+        text = file.read()
+    assert (
+        walk.block(walk.SEVERAL, '6b.')
+        .text.splitlines()[0]
+        .endswith(' distributed_cron.service')
+    )
+    program = re.search(r'(?m)^ExecStart=(\S+)', text)[1]
+    unit = tmp_path / 'distributed_cron.service'
+
+    def said_of(text):
+        unit.write_text(text)
+        done = subprocess.run(
+            ['systemd-analyze', 'verify', str(unit)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        return done.stdout.decode()
+
+    text = text.replace(program, '/bin/true')  # it must be there
+    assert said_of(text) == ''
+    assert 'Umask' in said_of(text.replace('UMask', 'Umask'))
+
+
+def test_the_readme_takes_five_minutes():
+    assert len(TEXT.splitlines()) <= 400
