@@ -348,13 +348,18 @@ def setup_of_readme():
     return '\n'.join(lines)
 
 
+def psql(server, database, text):
+    """Give statements to psql, as the administrator."""
+    client = ['psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-h', server.folder]
+    client += ['-p', str(server.port), '-U', 'postgres', database]
+    subprocess.run(client, input=text.encode(), check=True)
+
+
 @contextlib.contextmanager
 def set_up(server, folder, text, name):
     """A place whose database and account were made by a text for psql."""
     text = text.replace('distributed_cron', name).replace('choose a password', 'secret')
-    client = ['psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-h', server.folder]
-    client += ['-p', str(server.port), '-U', 'postgres', 'postgres']
-    subprocess.run(client, input=text.encode(), check=True)
+    psql(server, 'postgres', text)
     place = Place(folder, 'postgresql', server, name)
     place.write(db=dict(place.values['db'], username=name))
     try:
@@ -383,6 +388,22 @@ def work_once(place):
     place.run('run')
     place.run('edit', '1', '--description', 'x')
     place.run('check')
+
+
+def test_the_pages_account_fits_the_database_of_the_readme(postgresql, tmp_path):
+    """By the statements of web/README.md; CONNECT has been taken from everybody."""
+    with open(os.path.join(os.path.dirname(dc.__file__), 'web', 'README.md')) as file:
+        text = re.search(r'(?m)^    CREATE ROLE.*\n(?:    .*\n)+', file.read())[0]
+    with set_up(postgresql, tmp_path, setup_of_readme(), 'd_page') as place:
+        place.init()
+        place.add('true')
+        text = text.replace('distributed_cron', 'd_page')
+        psql(postgresql, 'd_page', text.replace('choose another password', 'secret'))
+        place.write(db=dict(place.values['db'], username='d_page_web'))
+        assert 'true' in place.run('list')
+        place.run('edit', '1', '--command', 'false')
+        assert 'permission denied' in place.run('init', code=1)
+    postgresql.settings('DROP ROLE d_page_web')
 
 
 @pytest.mark.parametrize('path', ['of the readme', 'by default'])

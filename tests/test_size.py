@@ -272,6 +272,7 @@ def test_top_level_files():
     assert top <= {
         'distributed_cron.py',
         'distributed_cron.yml',
+        'distributed_cron.service',
         'distributed_cron.sql',
         'web',
         'tests',

@@ -167,6 +167,8 @@ class Site:
         account = readme_blocks(OWN_USER, 'CREATE USER' if mysql else 'CREATE ROLE')
         account = account.replace('distributed_cron_web', 'web_' + database)
         account = account.replace('distributed_cron.', database + '.')
+        account = account.replace('DATABASE distributed_cron', 'DATABASE ' + database)
+        account = account.replace('SCHEMA distributed_cron', 'SCHEMA public')
         if mysql:
             place.server.client(account)
         else:

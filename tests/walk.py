@@ -536,7 +536,8 @@ class Walk:
         host.run(command(KEEPING, 'init'))
         printed = host.run('distributed_cron.py list')
         assert 'nightly' in printed and 'from the other' not in printed, printed
-        host.run('distributed_cron.py run-now 2')
+        hello = re.search(r'(?m)^(\d+) .*say hello', printed)[1]
+        host.run('distributed_cron.py run-now ' + hello)
         host.write(block(SEVERAL, '6a.'))
         host.wait('distributed_cron.py history', 'beta.*hello', 'no run')
 
