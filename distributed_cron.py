@@ -7099,9 +7099,11 @@ def failure_in_words(error):
         return str(error)
     if hasattr(error, 'code'):  # an HTTPError
         return 'the server answers: HTTP status %d' % error.code
-    if isinstance(error, OSError):  # of urllib, it holds another one
-        inner = getattr(error, 'reason', error)
-        return getattr(inner, 'strerror', None) or type(inner).__name__
+    if isinstance(error, OSError):  # those of TLS and of urllib have a reason
+        reason = getattr(error, 'reason', error)
+        if isinstance(reason, str):
+            return reason
+        return getattr(reason, 'strerror', None) or type(reason).__name__
     return type(error).__name__
 
 
@@ -7153,10 +7155,11 @@ def smtp_of(config):
 
 def mail_of(config, message):
     from email.message import EmailMessage
+    from email.policy import SMTP
     from email.utils import formatdate, make_msgid
 
     sender = config.alert_from or 'distributed_cron@%s' % config.name
-    mail = EmailMessage()
+    mail = EmailMessage(SMTP.clone(max_line_length=900))  # not to fold the subject
     mail['From'] = sender
     mail['To'] = ', '.join(message.recipients)
     mail['Subject'] = message.subject
