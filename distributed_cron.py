@@ -5474,27 +5474,25 @@ history:
     runs: 1000               # and how many runs to keep of each job, from 1;
     output_bytes: 16384      # how much to keep of what a run wrote, its end: 0 to 65535
 
-# alert:                     # who is told what is wrong, and when it is well again, by
-#                            # the job named alert, which `init` makes; on all hosts
-#                            # that may run it, the same
+# alert:                     # who is told what is wrong, and when it is well again. The
+#                            # job named alert does so: `init` makes it, and only hosts
+#                            # that have this run it, so give all of them the same
 #     mail: [ops@example.com]  # a mail address, or a list of them; by default none
-#     from: cron@example.com # by default distributed_cron@ and the host's name
-#     smtp: mail.example.com:587  # host:port of the mail server; by default mail goes
-#                            # through sendmail
-#     smtp_username: cron    # by default none
+#     from: cron@example.com   # the sender; by default distributed_cron@<host>
+#     smtp: mail.example.com:587  # host:port; by default sendmail takes the mail
+#     smtp_username: cron      # by default none
 #     smtp_password_file: smtp.password  # a file with the password as its first line;
-#                            # by default none
-#     smtp_tls: starttls     # starttls, tls or no
-#     webhook: https://chat.example.com/hook  # gets a POST of JSON, with the message as
-#                            # `text`; an http:// or https:// URL that begins so; by
-#                            # default none
-#     command: /usr/local/bin/page  # gets the same on standard input; by default none
-#     ping: https://watch.example.com/cron  # asked for after each good pass, so that it
-#                            # misses the scheduler itself; likewise; by default none
-#     late_minutes: 10       # a job is late when it is due for so long, 1 to 525600
-#     remind_hours: 24       # after which all that is still wrong is told again, 1 to
-#                            # 8760
-#     per_day: 50            # messages to each of them, 1 to 10000; the last says so
+#                              # by default none
+#     smtp_tls: starttls       # starttls, tls or no
+#     webhook: https://chat.example.com/hook  # a URL to POST JSON to, with the message
+#                              # as `text`; by default none
+#     command: /usr/local/bin/page  # a shell command that reads the same JSON on its
+#                              # standard input; by default none
+#     ping: https://watch.example.com/cron  # a URL to GET after each good pass, of a
+#                              # service that misses it; by default none
+#     late_minutes: 10         # a job is late once it is due for so long: 1 to 525600
+#     remind_hours: 24         # what is still wrong is told again: 1 to 8760 hours
+#     per_day: 50              # messages to each of them, 1 to 10000; the last says so
 
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
