@@ -6753,13 +6753,14 @@ SNAPSHOT = {
 }
 
 
+NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
+
+
 @command('alert', Option('--test', {**FLAG, 'help': 'only send a test message'}))
 def cmd_alert(args, config):
     """tell what is wrong, and what is well again; the job named alert does so"""
-    if not config.alerts:
-        raise config.bad(
-            'nothing is told; set alert.mail, alert.webhook or alert.command'
-        )
+    if not (config.alerts and (channels_of(config) or not args.test)):
+        raise config.bad(NOTHING_TOLD)
     if args.test:
         sent, problems = send(config, test_messages(config))
         for message in sent:
@@ -6807,7 +6808,7 @@ def latched(store, known, found, now):
             )
         )
     for row in open_rows.values():
-        if not is_new(row, now):
+        if not is_held(row, now):
             rows.append(ended(store, row, now))
     return [row for row in rows if not is_done(store.config, row)]
 
@@ -6933,7 +6934,7 @@ def recipients_of(config, row, channel):
 def is_due(config, row, channel, now):
     """Whether a channel is to tell a trouble now, or to remind of it."""
     told = getattr(row, 'told_%s_utc' % channel)
-    if is_new(row, now) or recipients_of(config, row, channel) is None:
+    if is_held(row, now) or recipients_of(config, row, channel) is None:
         return False
     remind = now - config.alert_remind_hours * 60 * MINUTE
     return told is None or (not row.ended_utc and moment(told) <= remind)
@@ -7073,30 +7074,30 @@ def send(config, messages):
 
 def send_by(config, channel, messages, sent, problems):
     """Send messages by one channel. Adds to the two lists that send() returns."""
-    try:
-        for message, problem in SENDERS[channel](config, messages):
-            if problem is None:
-                sent.append(message)
-            else:
-                problems.append('alert.%s: %s' % (channel, problem))
-    except Exception as error:
-        problems.append('alert.%s: %s' % (channel, failure_in_words(error)))
+    for message in messages:
+        try:
+            problem = SENDERS[channel](config, message)
+            sent.append(message)
+        except Exception as error:
+            problem = failure_in_words(error)
+        if problem:
+            problems.append('alert.%s: %s' % (channel, problem))
 
 
 def failure_in_words(error):
     """Why nothing could be sent. Of what is not known only the name, as it may quote a
     URL or a password."""
-    from smtplib import SMTPAuthenticationError, SMTPResponseException
-
-    if isinstance(error, SMTPAuthenticationError):
-        return 'the server refuses the login: %d' % error.smtp_code
-    if isinstance(error, SMTPResponseException):
-        answer = str(error.smtp_error, 'utf-8', 'replace')
-        return line_of('the server answers: %d %s' % (error.smtp_code, answer))
     if isinstance(error, Problem):
         return str(error)
+    if hasattr(error, 'recipients'):
+        return refused_in_words(error.recipients)
+    if hasattr(error, 'smtp_code'):
+        answer = error.smtp_error
+        if type(error).__name__ == 'SMTPAuthenticationError':
+            answer = 'the login is refused'
+        return answer_in_words(error.smtp_code, answer)
     if hasattr(error, 'code'):  # an HTTPError
-        return 'the server answers: HTTP status %d' % error.code
+        return answer_in_words(error.code, 'HTTP status')
     if isinstance(error, OSError):  # those of TLS and of urllib have a reason
         reason = getattr(error, 'reason', error)
         if isinstance(reason, str):
@@ -7105,25 +7106,44 @@ def failure_in_words(error):
     return type(error).__name__
 
 
-def send_mails(config, messages):
-    """Yields each message that was sent, with None, or with what went wrong."""
-    if not config.alert_smtp:
-        for message in messages:
-            run_program(['sendmail', '-t', '-oi'], bytes(mail_of(config, message)))
-            yield message, None
-        return
-    from smtplib import SMTPRecipientsRefused
+def answer_in_words(code, answer):
+    """A server's answer; answer: text, or bytes."""
+    if isinstance(answer, bytes):
+        answer = answer.decode('utf-8', 'replace')
+    return 'the server answers: %d, %s' % (code, visible(one_line(answer)))
 
-    with smtp_of(config) as smtp:
-        for message in messages:
-            try:
-                refused = smtp.send_message(mail_of(config, message))
-                yield message, None
-            except SMTPRecipientsRefused as error:
-                refused = error.recipients
-            for address, (code, answer) in refused.items():
-                answer = str(answer, 'utf-8', 'replace')
-                yield message, line_of('%s: %d %s' % (address, code, answer))
+
+def refused_in_words(recipients):
+    """recipients: {address: (code, answer)}"""
+    return '; '.join(
+        '%s: %s' % (address, answer_in_words(*answer))
+        for address, answer in recipients.items()
+    )
+
+
+# Each sends one Message, and returns what went wrong all the same, as a text, or None.
+
+
+def send_mail(config, message):
+    mail = mail_of(config, message)
+    if not config.alert_smtp:
+        return run_program(['sendmail', '-t', '-oi'], bytes(mail))
+    smtp = smtp_of(config)
+    refused = smtp.send_message(mail)
+    with suppress(OSError):
+        smtp.quit()
+    return refused_in_words(refused)
+
+
+def post(config, message):
+    fetch(config.alert_webhook, SENDING, json_of(message))
+
+
+def call_command(config, message):
+    run_program(['/bin/sh', '-c', config.alert_command], json_of(message))
+
+
+SENDERS = {'mail': send_mail, 'webhook': post, 'command': call_command}
 
 
 def smtp_of(config):
@@ -7178,13 +7198,6 @@ def json_of(message):
     return to_json({'text': text, 'troubles': troubles}).encode()
 
 
-def post(config, messages):
-    """As send_mails."""
-    for message in messages:
-        fetch(config.alert_webhook, SENDING, json_of(message))
-        yield message, None
-
-
 def fetch(url, seconds, body=None):
     """Ask for a URL, or send JSON to it. To follow a redirection would lose that."""
     from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -7207,13 +7220,6 @@ def ping(config):
     return []
 
 
-def call_command(config, messages):
-    """As send_mails."""
-    for message in messages:
-        run_program(['/bin/sh', '-c', config.alert_command], json_of(message))
-        yield message, None
-
-
 def run_program(words, text):
     """Run a program that reads a text, as bytes. Raises Problem unless it succeeds."""
     import subprocess
@@ -7232,9 +7238,6 @@ def run_program(words, text):
         process.communicate()
     if process.returncode:
         raise Problem(status_of(process.returncode).removeprefix('ERROR: '))
-
-
-SENDERS = {'mail': send_mails, 'webhook': post, 'command': call_command}
 
 
 ########################################################################################
@@ -7293,8 +7296,8 @@ def troubles_now(store, known, now):
     return {trouble[:2]: trouble for trouble in found}
 
 
-def is_new(row, now):
-    """Whether something has to be wrong for longer before it is told."""
+def is_held(row, now):
+    """Whether something must be wrong for longer before it is told."""
     return moment(row.since_utc) > now - HOLD.get(row.kind, 0 * MINUTE)
 
 
@@ -7757,8 +7760,8 @@ def alerts_in_words(store):
     if job.last_status.startswith('ERROR'):
         text = 'job %d, %s: its last run: %s; see: log %d'
         raise Problem(text % (job.id, ALERT, job.last_status, job.id))
-    names = (key.replace('.', '_') for key in TOLD_BY)
-    return 'by ' + ', '.join(name for name in names if getattr(store.config, name))
+    keys = [key for key in TOLD_BY if getattr(store.config, key.replace('.', '_'))]
+    return 'by ' + ', '.join(keys)
 
 
 def last_seen_in_words(store):
