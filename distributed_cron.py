@@ -82,6 +82,9 @@ Sections
     commands   what people type
     reports    jobs, their times and runs, and the hosts, for people and programs
     pausing    jobs and hosts that start nothing for a while
+    alert      what is wrong is told, and again when it is over
+    messages   what is told of troubles, and how it is sent
+    troubles   what is wrong now, by what the tables say
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
@@ -123,6 +126,7 @@ LONGEST_RUN = 525600  # minutes: a year, the longest max_run_time
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
+ALERT = 'alert'  # the name of the job that tells of troubles
 
 
 class Problem(Exception):
@@ -656,6 +660,7 @@ class Worker:
         if boottime() >= self.next_hello or may_leave:
             self.next_hello = boottime() + HELLO
             self.clock.save()
+            running = slots_taken(self.claims, seen.alert)
             self.attempt(self.store.hello, self.name, running, seen.now)
             self.attempt(follow_templates, self.store, seen.now)
             self.attempt(self.store.purge, seen.now)
@@ -692,21 +697,18 @@ class Worker:
         """How many of the due jobs this worker may start now; 0 when none is due."""
         if seen.due_in > 0 or self.stopping:
             return 0
-        free_slots = self.config.max_tasks - self.claims.running_count()
+        free_slots = self.config.max_tasks - slots_taken(self.claims, seen.alert)
         return max(0, min(CLAIM_SIZE, free_slots))
 
     def start_due(self, seen, slots):
         """find, claim, collect, start: returns how many runs were started."""
-        if not slots:
+        if self.stopping or not (slots or seen.alert_due):
             return 0
         return self.attempt(self.claim_and_start, seen, slots)
 
     def claim_and_start(self, seen, slots):
-        share = self.pace.is_shared()
         skip = self.locked.jobs() | self.claims.here()
-        jobs = self.store.find(1 if self.pace.one_by_one else slots, share, skip)
-        if not jobs and not seen.paused:  # a Perl worker may be running it
-            self.store.plan_due(seen.now, skip=skip)
+        jobs = jobs_to_start(self.store, self.pace, seen, slots, skip)
         if not jobs:
             return 0
         claim = self.claims.new(self.store.identity, jobs)
@@ -755,6 +757,24 @@ UNREPORTED = (
 )
 OTHERS_FIRST = 10  # seconds for which a retry is left to other hosts
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
+
+
+def slots_taken(claims, alert):
+    """How many slots of this host are taken. alert: the id of the alert job, which
+    takes none of them."""
+    running = [job for claim in claims.values() for job in claim.running_jobs()]
+    return len(running) - running.count(alert)
+
+
+def jobs_to_start(store, pace, seen, slots, skip):
+    """find: first the alert job, which has a slot of its own. skip: as in plan."""
+    jobs = find_alert(store, skip) if seen.alert_due else {}
+    if slots and not jobs:
+        count = 1 if pace.one_by_one else slots
+        jobs = store.find(count, pace.is_shared(), skip)
+        if not jobs and not seen.paused:  # a Perl worker may be running it
+            store.plan_due(seen.now, skip=skip)
+    return jobs
 
 
 def jitter(seconds):
@@ -927,7 +947,7 @@ class Command:
         self.name = row.name or ''
         self.run_no = row.run_no
         self.attempt = row.attempt
-        self.text = row.command
+        self.text = alert_command(config) if row.name == ALERT else row.command
         self.due = row.next_run_utc
         self.started = row.last_start
         self.mark = mark_of(claim.token, row.id)
@@ -950,6 +970,23 @@ class Command:
 
     def __str__(self):
         return 'job %d run %d' % (self.job, self.run_no)
+
+
+def alert_command(config):
+    """The command of the alert job. What its row has for one is for people: whoever may
+    change that runs nothing by it."""
+    from shlex import quote
+
+    words = (
+        sys.executable,
+        os.path.realpath(__file__),
+        '--config',
+        os.path.abspath(config.file),
+        '--name',
+        config.name,
+        'alert',
+    )
+    return 'exec ' + ' '.join(map(quote, words))
 
 
 def load_modules():
@@ -2090,6 +2127,8 @@ Look = namedtuple(
         'overdue',  # runs are past their deadline
         'watched',  # somebody watches a run
         'followed',  # jobs have succeeded whose followers are to be made due
+        'alert',  # the id of the alert job; None: there is none
+        'alert_due',  # this host may start it now
     ),
 )
 
@@ -2109,12 +2148,17 @@ class Store:
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
         self.failed = set()  # jobs that are to be tried again, by another host first
-        self.me = {'host': config.words[0], 'words': config.words}  # for statements
+        self.me = {  # for statements
+            'host': config.words[0],
+            'words': config.words,
+            'alerts': int(config.alerts),
+        }
 
     def look(self):
         """What a poll needs to know, in one statement."""
         soonest = self.for_my_words('''SELECT next_run_utc FROM job {here}
             WHERE %s AND run_token IS NULL AND next_run_utc IS NOT NULL
+            AND {may_alert}
             ORDER BY {by_due} LIMIT 1''')
         now, due, *found = self.query(
             '''SELECT {utc_exact}, (SELECT MIN(next_run_utc) FROM (%s) AS soonest),
@@ -2123,7 +2167,9 @@ class Store:
             EXISTS (SELECT 1 FROM job WHERE run_token IS NULL AND {late}),
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc}),
             EXISTS (SELECT 1 FROM live WHERE watched_until_utc > {utc}),
-            EXISTS (SELECT 1 FROM job WHERE followers_due IS NOT NULL)'''
+            EXISTS (SELECT 1 FROM job WHERE followers_due IS NOT NULL),
+            (SELECT id FROM job WHERE {is_alert}),
+            EXISTS (SELECT 1 FROM job WHERE {is_alert} AND {due})'''
             % soonest,
             **self.me,
         )[0]
@@ -2177,11 +2223,11 @@ class Store:
         )
 
     def find(self, count, share=False, skip=()):
-        """Up to `count` due jobs, drawn at random from the first ones, as {id: its
-        last_start}. With `share`: an eighth of them, if `count` would take all.
-        skip: as in plan."""
+        """Up to `count` due jobs but the alert job, drawn at random from the first
+        ones, as {id: its last_start}. With `share`: an eighth of them, if `count` would
+        take all. skip: as in plan."""
         due = self.for_my_words(
-            'SELECT %s FROM job {here} WHERE %%s AND {due} '
+            'SELECT %s FROM job {here} WHERE %%s AND {due} AND NOT {is_alert} '
             'ORDER BY {by_due} LIMIT :count' % LIMITED_FROM
         )
         rows = self.query(due, count=count + CLAIM_SIZE, **self.me)
@@ -2385,9 +2431,10 @@ class Store:
             raise
 
     @contextmanager
-    def transaction(self):
-        """All statements in it, or none."""
-        self.execute(self.dialect.begin)
+    def transaction(self, *begin):
+        """All statements in it, or none. begin: the statements that begin it."""
+        for statement in begin or (self.dialect.begin,):
+            self.execute(statement)
         try:
             yield
             self.execute('COMMIT')
@@ -2891,6 +2938,13 @@ def with_limits(store, rows):
         if limit > now:
             found.append(row)
     return found
+
+
+def find_alert(store, skip):
+    """The alert job, if it is due, as Store.find() has jobs."""
+    due = 'SELECT %s FROM job WHERE {is_alert} AND {due}' % LIMITED_FROM
+    rows = with_limits(store, store.query(due, **store.me))
+    return {row.id: row.last_start for row in rows if row.id not in skip}
 
 
 # Skips.
@@ -4165,13 +4219,15 @@ DUE = {
             AND (start_before_utc IS NULL OR start_before_utc > {utc})))
         AND (schedule IS NOT NULL OR last_start IS NULL OR {perl_end} <= {local}
              OR COALESCE(claimed_start = last_start, 1 = 0)))''',
-    # whether this host may take it
-    'mine': '(run_on IS NULL OR run_on IN (:words))',
+    'is_alert': "(name IS NOT NULL AND name = '%s')" % ALERT,
+    # whether this host may take it; it is for hosts that are to tell of troubles
+    'may_alert': '(NOT {is_alert} OR :alerts = 1)',
+    'mine': '((run_on IS NULL OR run_on IN (:words)) AND {may_alert})',
     'late': '''start_before_utc <= {utc} AND next_run_utc <= {utc}
         AND run_requested = 0''',
     'waiting': 'run_token IS NULL AND next_run_utc <= {utc}',
     'due': '''{waiting} AND {startable} AND {mine}
-        AND (run_requested = 1 OR NOT {paused})''',
+        AND (run_requested = 1 OR {is_alert} OR NOT {paused})''',
 }
 
 
@@ -4514,7 +4570,7 @@ def checked(given):
             raise unknown('key', key, KEYS)
         check = KEYS[key][1]
         if not check.allows(value):
-            shown = 'this' if 'password' in key else short(value)
+            shown = 'this' if key in SECRET else short(value)
             raise BadConfig(
                 '%s: %s is not allowed; allowed: %s' % (key, shown, check.words)
             )
@@ -4596,7 +4652,11 @@ class Config:
         if self.db_tls:
             self.db_tls = {key: self.path_of(p) for key, p in self.db_tls.items()}
         if self.db_password_file:
-            self.db_password = self.password_of(self.path_of(self.db_password_file))
+            self.db_password = self.password_of('db.password_file')
+        if isinstance(self.alert_mail, str):
+            self.alert_mail = [self.alert_mail]
+        # Whether this host is to tell of troubles.
+        self.alerts = any(values[key] for key in TOLD_BY)
 
     def bad(self, text):
         """The error for a mistake in the file."""
@@ -4606,19 +4666,19 @@ class Config:
         """A path in the file is relative to the file's folder."""
         return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
 
-    def password_of(self, path):
-        """The first line of db.password_file."""
+    def password_of(self, key):
+        """The first line of the file that a key names."""
+        path = self.path_of(getattr(self, key.replace('.', '_')))
         try:
             with open(path, encoding='utf-8') as stream:
                 password = stream.readline().rstrip('\r\n')
         except OSError as error:
-            raise self.bad('db.password_file: %s' % error.strerror) from None
+            raise self.bad('%s: %s' % (key, error.strerror)) from None
         except ValueError:
-            raise self.bad('db.password_file: is not UTF-8 text') from None
+            raise self.bad('%s: is not UTF-8 text' % key) from None
         if not password:
             raise self.bad(
-                'db.password_file: %s: the first line is empty; allowed: the password'
-                % path
+                '%s: %s: the first line is empty; allowed: the password' % (key, path)
             )
         return password
 
@@ -4685,11 +4745,31 @@ def is_words(value):
     )
 
 
+def matches(pattern):
+    """A function that tells whether a value is a text that a pattern matches whole."""
+    return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
+
+
+ADDRESS = r'[^\s@,<>"()]+@[^\s@,<>"()]+'  # of mail
+
+
+def is_addresses(value):
+    return is_texts(value) and all(map(matches(ADDRESS), value))
+
+
 ANY_TEXT = Check('text', is_text)
+MAIL = Check('a mail address', matches(ADDRESS))
+MAILS = Check('a list of mail addresses', is_addresses)
+URL = Check('a URL that begins with http:// or https://', matches('https?://[!-~]+'))
+SERVER = Check('host:port', matches(r'(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}'))
 TEXTS = Check('a list of texts', is_texts)
 WORDS = Check('a list of words such as db, in lower case', is_words)
 TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
+MAIL_TLS = Check(  # to YAML, no is False
+    'one of: starttls, tls, no',
+    lambda value: value is False or value in ('starttls', 'tls', 'no'),
+)
 CPU_SHARES = {'cpu_full': 1, 'cpu_half': 2, 'cpu_quarter': 4}  # CPUs per run
 KEYS = {  # key: (default, check)
     'db.engine': (None, one_of('sqlite', 'mysql', 'postgresql')),
@@ -4718,8 +4798,23 @@ KEYS = {  # key: (default, check)
     'web.editors': ((), TEXTS),
     'web.hosts': ((), TEXTS),
     'tags': ((), WORDS),
+    'alert.mail': ((), either(MAIL, MAILS)),
+    'alert.from': (None, MAIL),
+    'alert.smtp': (None, SERVER),
+    'alert.smtp_username': (None, ANY_TEXT),
+    'alert.smtp_password_file': (None, ANY_TEXT),
+    'alert.smtp_tls': ('starttls', MAIL_TLS),
+    'alert.webhook': (None, URL),
+    'alert.command': (None, ANY_TEXT),
+    'alert.ping': (None, URL),
+    'alert.late_minutes': (10, a_number(1, 525600)),
+    'alert.remind_hours': (24, a_number(1, 8760)),
+    'alert.per_day': (50, a_number(1, 10000, whole=True)),
     'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
 }
+# What no message quotes: a URL can be as secret as a password.
+SECRET = 'db.password', 'db.password_file', 'alert.webhook', 'alert.ping'
+TOLD_BY = 'alert.mail', 'alert.smtp', 'alert.webhook', 'alert.command', 'alert.ping'
 
 
 # ======================================================================================
@@ -4970,7 +5065,7 @@ ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
 PATTERNS = {  # of columns that may be empty, and what that is in words
     'name': (NAME, 'a to z, then also 0-9 _ . -, up to 64 in all'),
     'run_on': (WORD, 'a host or a tag, such as db or web-1: a-z, 0-9, _ . -'),
-    'alert_to': (r'[^\s@,]+@[^\s@,]+', 'one mail address'),
+    'alert_to': (ADDRESS, 'one mail address'),
 }
 RANGES = {  # of columns that may be empty
     'start_within': (1, LONGEST_RUN),
@@ -5533,6 +5628,26 @@ history:
     runs: 1000               # and how many runs to keep of each job, from 1;
     output_bytes: 16384      # how much to keep of what a run wrote, its end: 0 to 65535
 
+# alert:                     # who is told what is wrong, and when it is well again. The
+#                            # job named alert does so: `init` makes it, and only hosts
+#                            # that have this run it, so give all of them the same
+#     mail: [ops@example.com]  # a mail address, or a list of them; by default none
+#     from: cron@example.com   # the sender; by default distributed_cron@<host>
+#     smtp: mail.example.com:587  # host:port; by default sendmail takes the mail
+#     smtp_username: cron      # by default none
+#     smtp_password_file: smtp.password  # a file with the password as its first line;
+#                              # by default none
+#     smtp_tls: starttls       # starttls, tls or no
+#     webhook: https://chat.example.com/hook  # a URL to POST JSON to, with the message
+#                              # as `text`; by default none
+#     command: /usr/local/bin/page  # a shell command that reads the same JSON on its
+#                              # standard input; by default none
+#     ping: https://watch.example.com/cron  # a URL to GET after each good pass, of a
+#                              # service that misses it; by default none
+#     late_minutes: 10         # a job is late once it is due for so long: 1 to 525600
+#     remind_hours: 24         # what is still wrong is told again: 1 to 8760 hours
+#     per_day: 50              # messages to each of them, 1 to 10000; the last says so
+
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
 #     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
@@ -5543,6 +5658,13 @@ clear_old_on_start: yes      # yes or no; the Perl program's key, has no effect
 '''
 
 
+ALERT_JOB = {
+    'name': ALERT,
+    'description': 'Tells what is wrong; see alert in the configuration',
+    'command': '# built in: distributed_cron.py alert',
+    'schedule': '* * * * *',
+    'max_run_time': 1,  # minutes: at most half a minute is spent on sending
+}
 ATTEMPTS = 30  # to change a table that others use, a second or two each
 
 
@@ -5604,9 +5726,20 @@ def cmd_init(args, config):
         return
     store = Store(config)
     create_tables(store)
+    add_alert_job(store)
     if args.new_identity:
         random = SCHEMAS[config.db_engine].words['random']
         store.change("UPDATE about SET value = %s WHERE name = 'identity'" % random)
+
+
+def add_alert_job(store):
+    """Make the job that tells of troubles, where that is configured."""
+    if not store.config.alerts or store.query('SELECT 1 FROM job WHERE {is_alert}'):
+        return
+    try:
+        save_job(store, None, ALERT_JOB)
+    except BadJob as problem:
+        print('note: no job tells of troubles: %s' % problem)
 
 
 def print_schema(config):
@@ -6189,12 +6322,18 @@ PRIMARY KEY      (job_id, run_no)
         columns='''
 kind             VARCHAR(32) NOT NULL,
 subject          VARCHAR(191) NOT NULL,
-since_utc        {moment} NULL DEFAULT NULL,
+since_utc        {moment} NOT NULL,
+-- NULL: it goes on
+ended_utc        {moment} NULL DEFAULT NULL,
+-- of a job that fails: failures in a row
+times            {count} NOT NULL DEFAULT 0,
 text             VARCHAR(255) NOT NULL DEFAULT '',
+-- where its job's alerts go
+alert_to         VARCHAR(255) NULL DEFAULT NULL,
 told_mail_utc    {moment} NULL DEFAULT NULL,
 told_webhook_utc {moment} NULL DEFAULT NULL,
 told_command_utc {moment} NULL DEFAULT NULL,
-PRIMARY KEY      (kind, subject)
+PRIMARY KEY      (kind, subject, since_utc)
 ''',
     ),
 )
@@ -7070,6 +7209,823 @@ def end_of_pause(store, args):
 
 
 ########################################################################################
+# alert: what is wrong is told, and again when it is over
+########################################################################################
+
+# A pass, which the job named alert makes once a minute, on one host at a time:
+#
+#     look      what is wrong now, in one snapshot of the tables
+#     latch     the table `trouble` says so: what is new, what goes on, what is over
+#     send      by all channels at once, without a connection to the database
+#     record    what each channel has told
+#     ping      if all went well
+#
+# What is wrong has a row from the first pass that sees it until its end has been told
+# by each channel. So nothing that a pass has seen is lost, whenever one dies; but the
+# next one tells again what that one had told and not recorded.
+
+# What begins a transaction that sees one state of all tables.
+SNAPSHOT = {
+    'mysql': (
+        'SET TRANSACTION ISOLATION LEVEL REPEATABLE READ',
+        'START TRANSACTION WITH CONSISTENT SNAPSHOT',
+    ),
+    'postgresql': ('BEGIN ISOLATION LEVEL REPEATABLE READ',),
+}
+
+
+NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
+
+
+@command('alert', Option('--test', {**FLAG, 'help': 'only send a test message'}))
+def cmd_alert(args, config):
+    """tell what is wrong, and what is well again; the job named alert does so"""
+    if not (config.alerts and (channels_of(config) or not args.test)):
+        raise config.bad(NOTHING_TOLD)
+    if args.test:
+        sent, problems = send(config, test_messages(config))
+        for message in sent:
+            print('sent by %s %s' % (message.channel, ' '.join(message.recipients)))
+    else:
+        problems = alert_pass(Store(config))
+    for problem in problems:
+        print('distributed_cron: %s' % problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def alert_pass(store):
+    """Tell what is wrong, and what is over. Returns what went wrong with that."""
+    config = store.config
+    store.connect()
+    with store.transaction(*SNAPSHOT.get(config.db_engine, ('BEGIN',))):
+        now = store.now()
+        known = known_troubles(store)
+        rows = latched(store, known, troubles_now(store, known, now), now)
+    write_troubles(store, known, rows, now)
+    messages = messages_for(store, rows, now)
+    store.close()
+    sent, problems = send(config, messages)
+    record(store, sent, now)
+    if config.alert_ping and not problems:
+        problems = ping(config)
+    return problems
+
+
+def known_troubles(store):
+    columns = ', '.join(Trouble._fields)
+    return list(map(Trouble._make, store.query('SELECT %s FROM trouble' % columns)))
+
+
+def latched(store, known, found, now):
+    """The rows of `trouble` after a pass. known: those before; found: what is wrong
+    now, likewise by (kind, subject)."""
+    open_rows = {row[:2]: row for row in known if not row.ended_utc}
+    rows = [row for row in known if row.ended_utc]
+    for key, trouble in found.items():
+        row = open_rows.pop(key, trouble)
+        rows.append(
+            row._replace(
+                times=trouble.times, text=trouble.text, alert_to=trouble.alert_to
+            )
+        )
+    for row in open_rows.values():
+        if not is_held(row, now):
+            rows.append(ended(store, row, now))
+    return [row for row in rows if not is_done(store.config, row)]
+
+
+def ended(store, row, now):
+    """The row of a trouble that is over, which is to be told."""
+    row = row._replace(ended_utc=text_of(now))
+    if not KINDS[row.kind]:
+        return row
+    text = '%s after %s' % (over(store, row), lasted(now - moment(row.since_utc)))
+    if row.times:
+        text += ', %d failure%s' % (row.times, 's'[: row.times - 1])
+    return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
+
+
+def over(store, row):
+    """In which way a trouble is over."""
+    if row.kind == 'host':
+        rows = store.query('SELECT last_seen FROM host WHERE name = :name', name=row[1])
+        is_back = rows and text_of(store.zone.local(moment(row.since_utc)))
+        if is_back and rows[0].last_seen > is_back:
+            return 'host %s %s' % (row.subject, KINDS['host'])
+        return 'host %s is no longer expected' % row.subject
+    if row.kind in OF_NO_JOB:
+        return KINDS[row.kind]
+    rows = store.query('SELECT * FROM job WHERE id = :id', id=int(row.subject))
+    if not rows:
+        return 'job %s was removed' % row.subject
+    if not rows[0].active:
+        return '%s was disabled' % label_of(rows[0])
+    return '%s %s' % (label_of(rows[0]), KINDS[row.kind])
+
+
+def write_troubles(store, known, rows, now):
+    """Make the table as the rows say, and note the pass."""
+    before = set(known)
+    left = {row[:3] for row in rows}
+    gone = [row._asdict() for row in known if row[:3] not in left]
+    with store.transaction():
+        store.execute_many('DELETE FROM trouble WHERE %s' % SAME_TROUBLE, gone)
+        store.upsert('trouble', [row for row in rows if row not in before])
+        store.upsert('about', [Fact(LAST_PASS, text_of(now))])
+
+
+SAME_TROUBLE = 'kind = :kind AND subject = :subject AND since_utc = :since_utc'
+
+
+def record(store, sent, now):
+    """Write what was told, a message at a time; try again, as else it is told again."""
+    for attempt in range(3):
+        try:
+            for message in list(sent):
+                record_message(store.connect(), message, now)
+                sent.remove(message)
+            return
+        except (Away, Again):
+            if attempt == 2:
+                raise
+            time.sleep(1)
+
+
+def record_message(store, message, now):
+    column = 'told_%s_utc' % message.channel
+    update = 'UPDATE trouble SET %s = :now WHERE %s' % (column, SAME_TROUBLE)
+    told = [
+        dict(zip(Trouble._fields[:3], row), now=text_of(now)) for row in message.rows
+    ]
+    with store.transaction():
+        store.execute_many(update, told)
+        store.upsert('about', [message.count])
+
+
+def is_done(config, row):
+    """Whether a trouble is over, and each channel has told so."""
+    return row.ended_utc and all(
+        getattr(row, 'told_%s_utc' % channel)
+        or recipients_of(config, row, channel) is None
+        for channel in channels_of(config)
+    )
+
+
+########################################################################################
+# messages: what is told of troubles, and how it is sent
+########################################################################################
+
+CHANNELS = 'mail', 'webhook', 'command'
+# A row of `about`: when the last pass was, and how many messages went where on a day.
+Fact = namedtuple('Fact', 'name value')
+SENDING = 30  # seconds for all channels together, as they send at the same time
+PING = 10  # seconds to wait for alert.ping
+MOST_TOLD = 20  # troubles that one message describes; of more, the number
+LAST_LINES = 10  # of a run's output
+Message = namedtuple(
+    'Message',
+    (
+        'channel',
+        'recipients',  # a tuple of mail addresses, () for other channels
+        'rows',  # Troubles
+        'subject',
+        'body',
+        'count',  # the Fact to be written once it is sent
+    ),
+)
+
+
+def channels_of(config):
+    """The channels by which a host tells what is wrong."""
+    found = [name for name in CHANNELS if getattr(config, 'alert_' + name)]
+    if config.alert_smtp and 'mail' not in found:  # for the jobs that have alert_to
+        found.append('mail')
+    return found
+
+
+def recipients_of(config, row, channel):
+    """To whom a channel tells a trouble: a tuple of mail addresses; None: to nobody."""
+    if channel != 'mail':
+        return ()
+    if re.fullmatch(ADDRESS, row.alert_to or ''):
+        return (row.alert_to,)
+    return tuple(config.alert_mail) or None
+
+
+def is_due(config, row, channel, now):
+    """Whether a channel is to tell a trouble now, or to remind of it."""
+    told = getattr(row, 'told_%s_utc' % channel)
+    if is_held(row, now) or recipients_of(config, row, channel) is None:
+        return False
+    remind = now - config.alert_remind_hours * 60 * MINUTE
+    return told is None or (not row.ended_utc and moment(told) <= remind)
+
+
+def messages_for(store, rows, now):
+    """What is to be told now: one message by each channel, and by mail one to each
+    group of recipients. Who has had alert.per_day of them today gets no more."""
+    config = store.config
+    groups = defaultdict(list)
+    for channel in channels_of(config):
+        for row in rows:
+            if is_due(config, row, channel, now):
+                groups[channel, recipients_of(config, row, channel)].append(row)
+    messages = []
+    for (channel, recipients), troubles in groups.items():
+        count, number = next_count(store, ' '.join((channel, *recipients)), now)
+        if number <= config.alert_per_day:
+            troubles.sort(key=importance)
+            body = body_of(store, channel, troubles, now)
+            if number == config.alert_per_day:
+                body += HELD_BACK % (number, number)
+            subject = subject_of(troubles)
+            messages.append(
+                Message(channel, recipients, troubles, subject, body, count)
+            )
+    return messages
+
+
+HELD_BACK = """
+This is message %d of %d today (alert.per_day): what else happens is told tomorrow.
+"""
+
+
+def next_count(store, destination, now):
+    """The Fact that counts the messages that went somewhere today, with one more, and
+    that number."""
+    name = ('alert to ' + destination)[:64]
+    today = text_of(store.zone.local(now))[:10]
+    number = 1
+    for row in store.query('SELECT value FROM about WHERE name = :name', name=name):
+        day, _, before = row.value.partition(' ')
+        if day == today and before.isdecimal():
+            number += int(before)
+    return Fact(name, '%s %d' % (today, number)), number
+
+
+def importance(row):
+    """What comes first: what is wrong, and the worst of it."""
+    return bool(row.ended_utc), list(KINDS).index(row.kind), row.since_utc
+
+
+def subject_of(rows):
+    text = rows[0].text.partition(WAS)[0]
+    if len(rows) > 1:
+        text = '%s, and %d more' % (text[:150], len(rows) - 1)
+    return '[cron] ' + text[:200]
+
+
+def body_of(store, channel, rows, now):
+    parts = [
+        '\n'.join(lines_of(store, channel, row, now)) + '\n' for row in rows[:MOST_TOLD]
+    ]
+    if len(rows) > MOST_TOLD:
+        text = 'And %d more; see: %s list\n'
+        parts.append(text % (len(rows) - MOST_TOLD, command_line()))
+    local = text_of(store.zone.local(now))
+    parts.append('At %s by the database; from %s.\n' % (local, store.config.name))
+    return '\n'.join(parts)
+
+
+def lines_of(store, channel, row, now):
+    """What is said of one trouble."""
+    again = getattr(row, 'told_%s_utc' % channel) and not row.ended_utc
+    yield 'Still: ' + row.text if again else row.text
+    if row.ended_utc and KINDS[row.kind]:
+        return
+    since = moment(row.since_utc)
+    words = text_of(store.zone.local(since)), lasted(now - since)
+    text = '    since %s, for %s' % words
+    if row.times:
+        text += ', %d in a row' % row.times
+    yield text
+    if row.kind in OF_NO_JOB:
+        yield '    %s hosts' % command_line()
+        return
+    if row.kind == 'failing':
+        yield from last_lines(store, int(row.subject))
+    for action in 'log', 'history', 'show':
+        yield '    %s %s %s' % (command_line(), action, row.subject)
+
+
+def last_lines(store, job):
+    """The end of what a job's last run wrote."""
+    for row in store.query(LAST_OUTPUT, id=job):
+        for line in (row.output or '').splitlines()[-LAST_LINES:]:
+            yield '    | ' + visible(line)[:300]
+
+
+LAST_OUTPUT = """SELECT output FROM run
+    WHERE job_id = :id AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1"""
+
+
+def test_messages(config):
+    """A message by each channel that tells nothing."""
+    subject = '[cron] test from %s' % config.name
+    body = 'This is a test: alerts from %s arrive here.\n' % config.name
+    return [
+        Message(channel, tuple(config.alert_mail), (), subject, body, None)
+        for channel in channels_of(config)
+        if channel != 'mail' or config.alert_mail
+    ]
+
+
+def send(config, messages):
+    """Send messages by all channels at once. Returns those that were sent, and texts
+    that say what went wrong."""
+    from threading import Thread
+
+    sent = []
+    problems = []
+    threads = {}
+    until = boottime() + SENDING
+    for channel in CHANNELS:
+        some = [message for message in messages if message.channel == channel]
+        if some:
+            values = (config, channel, some, sent, problems)
+            threads[channel] = Thread(target=send_by, args=values, daemon=True)
+            threads[channel].start()
+    for channel, thread in threads.items():
+        thread.join(max(0, until - boottime()))
+        if thread.is_alive():
+            text = 'alert.%s: not done within %d s'
+            problems.append(text % (channel, SENDING))
+    return list(sent), list(problems)
+
+
+def send_by(config, channel, messages, sent, problems):
+    """Send messages by one channel. Adds to the two lists that send() returns."""
+    for message in messages:
+        try:
+            problem = SENDERS[channel](config, message)
+            sent.append(message)
+        except Exception as error:
+            problem = failure_in_words(error)
+        if problem:
+            problems.append('alert.%s: %s' % (channel, problem))
+
+
+def failure_in_words(error):
+    """Why nothing could be sent. Of what is not known only the name, as it may quote a
+    URL or a password."""
+    if isinstance(error, Problem):
+        return str(error)
+    if hasattr(error, 'recipients'):
+        return refused_in_words(error.recipients)
+    if hasattr(error, 'smtp_code'):
+        answer = error.smtp_error
+        if type(error).__name__ == 'SMTPAuthenticationError':
+            answer = 'the login is refused'
+        return answer_in_words(error.smtp_code, answer)
+    if hasattr(error, 'code'):  # an HTTPError
+        return answer_in_words(error.code, 'HTTP status')
+    if isinstance(error, OSError):  # those of TLS and of urllib have a reason
+        reason = getattr(error, 'reason', error)
+        if isinstance(reason, str):
+            return reason
+        return getattr(reason, 'strerror', None) or type(reason).__name__
+    return type(error).__name__
+
+
+def answer_in_words(code, answer):
+    """A server's answer; answer: text, or bytes."""
+    if isinstance(answer, bytes):
+        answer = answer.decode('utf-8', 'replace')
+    return 'the server answers: %d, %s' % (code, visible(one_line(answer)))
+
+
+def refused_in_words(recipients):
+    """recipients: {address: (code, answer)}"""
+    return '; '.join(
+        '%s: %s' % (address, answer_in_words(*answer))
+        for address, answer in recipients.items()
+    )
+
+
+# Each sends one Message, and returns what went wrong all the same, as a text, or None.
+
+
+def send_mail(config, message):
+    mail = mail_of(config, message)
+    if not config.alert_smtp:
+        return run_program(['sendmail', '-t', '-oi'], bytes(mail))
+    smtp = smtp_of(config)
+    refused = smtp.send_message(mail)
+    with suppress(OSError):
+        smtp.quit()
+    return refused_in_words(refused)
+
+
+def post(config, message):
+    fetch(config.alert_webhook, SENDING, json_of(message))
+
+
+def call_command(config, message):
+    run_program(['/bin/sh', '-c', config.alert_command], json_of(message))
+
+
+SENDERS = {'mail': send_mail, 'webhook': post, 'command': call_command}
+
+
+def smtp_of(config):
+    """A connection to alert.smtp, logged in."""
+    import smtplib
+    import ssl
+
+    host, _, port = config.alert_smtp.rpartition(':')
+    host = host.strip('[]')
+    tls = config.alert_smtp_tls
+    is_safe = tls in ('tls', 'starttls') or is_local(host)
+    if config.alert_smtp_username and not is_safe:
+        raise Problem('a login without alert.smtp_tls shows the password to others')
+    how = {'timeout': SENDING, 'local_hostname': config.name}
+    if tls == 'tls':
+        context = ssl.create_default_context()
+        smtp = smtplib.SMTP_SSL(host, int(port), context=context, **how)
+    else:
+        smtp = smtplib.SMTP(host, int(port), **how)
+    if tls == 'starttls':
+        smtp.starttls(context=ssl.create_default_context())
+    if config.alert_smtp_username:
+        password = config.password_of('alert.smtp_password_file')
+        smtp.login(config.alert_smtp_username, password)
+    return smtp
+
+
+def mail_of(config, message):
+    from email.message import EmailMessage
+    from email.policy import SMTP
+    from email.utils import formatdate, make_msgid
+
+    sender = config.alert_from or 'distributed_cron@%s' % config.name
+    mail = EmailMessage(SMTP.clone(max_line_length=900))  # not to fold the subject
+    mail['From'] = sender
+    mail['To'] = ', '.join(message.recipients)
+    mail['Subject'] = message.subject
+    mail['Date'] = formatdate(localtime=True)
+    mail['Message-ID'] = make_msgid(domain=sender.rpartition('@')[2])
+    mail['Auto-Submitted'] = 'auto-generated'
+    mail.set_content(message.body)
+    return mail
+
+
+def json_of(message):
+    """A message for programs; chats show `text`."""
+    troubles = [
+        {name: getattr(row, name) for name in Trouble._fields[:6]}
+        for row in message.rows
+    ]
+    text = '%s\n\n%s' % (message.subject, message.body)
+    return to_json({'text': text, 'troubles': troubles}).encode()
+
+
+def fetch(url, seconds, body=None):
+    """Ask for a URL, or send JSON to it. To follow a redirection would lose that."""
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class Unmoved(HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    headers = {'Content-Type': 'application/json', 'User-Agent': 'distributed_cron'}
+    request = Request(url, body, headers)
+    build_opener(Unmoved).open(request, timeout=seconds).close()
+
+
+def ping(config):
+    """Tell an outside watcher that all is looked after. Returns what went wrong."""
+    try:
+        fetch(config.alert_ping, PING)
+    except Exception as error:
+        return ['alert.ping: %s' % failure_in_words(error)]
+    return []
+
+
+def run_program(words, text):
+    """Run a program that reads a text, as bytes. Raises Problem unless it succeeds."""
+    import subprocess
+
+    path = os.environ.get('PATH', '') + ':/usr/sbin:/usr/lib'
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, 'PATH': path},
+    )
+    try:
+        process.communicate(text, timeout=SENDING)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    if process.returncode:
+        raise Problem(status_of(process.returncode).removeprefix('ERROR: '))
+
+
+########################################################################################
+# troubles: what is wrong now, by what the tables say
+########################################################################################
+
+# Each function returns a list of Trouble, and reads only what is wrong, but for jobs
+# that are parked, which have no index of their own.
+
+Trouble = namedtuple(
+    'Trouble',
+    (
+        'kind',  # one of KINDS
+        'subject',  # the id of a job, or the name of a host, as text
+        'since_utc',
+        'ended_utc',  # None: it goes on
+        'times',  # failures in a row
+        'text',  # what is wrong, or what was
+        'alert_to',  # where its job's alerts go; None: to alert.mail
+        'told_mail_utc',
+        'told_webhook_utc',
+        'told_command_utc',
+    ),
+    defaults=[None, 0, '', None, None, None, None],
+)
+UNTOLD = dict.fromkeys(Trouble._fields[-3:])
+# The worst first, and what is said of its subject when it is over. An event has no end.
+KINDS = {
+    'host': 'is back',
+    'full': 'there are free slots again',
+    'stuck': 'was ended',
+    'failing': 'is well again',
+    'parked': 'is planned again',
+    'late': 'is no longer late',
+    'slow': 'is no longer running',
+    'skipped': '',
+}
+OF_NO_JOB = 'host', 'full'
+WAS = '; it was: '  # before what was wrong
+HOLD = {'full': 10 * MINUTE}  # for so long it must have been wrong
+LAST_PASS = 'alert pass'  # the name of a row of `about`: when it was
+UNSEEN_FOR = 5 * MINUTE  # a host that says nothing for longer is away
+EXPECTED_FOR = DAY  # and is expected back for so long
+SLOW_FROM = 5 * MINUTE  # no run is slow that takes less
+WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long shows it
+SKIPPED_FOR = 60 * MINUTE  # after which skips are over
+OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
+FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
+    failures, last_status, last_worker, last_start, last_end, next_run_utc'''
+
+
+def troubles_now(store, known, now):
+    """What is wrong, by (kind, subject)."""
+    steps = failing, late, slow, stuck, parked, skipped, away, full
+    found = [trouble for step in steps for trouble in step(store, known, now)]
+    return {trouble[:2]: trouble for trouble in found}
+
+
+def is_held(row, now):
+    """Whether something must be wrong for longer before it is told."""
+    return moment(row.since_utc) > now - HOLD.get(row.kind, 0 * MINUTE)
+
+
+def lasted(period):
+    """A timedelta in words, such as 3 h 20 min."""
+    minutes = round(period / MINUTE)
+    if minutes < 60:
+        return '%d min' % minutes
+    if minutes < 2880:
+        return '%d h %d min' % divmod(minutes, 60)
+    return '%d days' % (minutes / 1440)
+
+
+def jobs_where(store, which, **values):
+    """The active jobs of which a condition is true, and that may be told of. The rest
+    of the question is asked here: in SQL, SQLite would take another index for it."""
+    rows = store.query('SELECT %s FROM job WHERE %s' % (FACTS, which), **values)
+    return [
+        row
+        for row in rows
+        if row.active
+        and not row.each_host
+        and row.name != ALERT
+        and row.alert_after != 0
+    ]
+
+
+def label_of(job):
+    """What to call a job in a message."""
+    words = one_line(job.description)
+    if words in ('', COLUMNS_BY_NAME['description'].default):
+        words = job.name or 'job %d' % job.id
+    return visible(words)[:80]
+
+
+def trouble_of(job, kind, since, text, times=0):
+    """since: a datetime, UTC; text: what is wrong with the job."""
+    return Trouble(
+        kind,
+        str(job.id),
+        text_of(since),
+        times=times,
+        text=('%s %s' % (label_of(job), visible(one_line(text))))[:255],
+        alert_to=job.alert_to,
+    )
+
+
+def subjects_of(known, kind):
+    """The subjects of the troubles of a kind that go on."""
+    return {row.subject for row in known if row.kind == kind and not row.ended_utc}
+
+
+def host_of(job):
+    return job.last_worker.rpartition('-')[0] or job.last_worker
+
+
+def failing(store, known, now):
+    """Jobs that fail, until they succeed. A lost run is told at once."""
+    told = subjects_of(known, 'failing')
+    found = []
+    for job in jobs_where(store, 'failures > 0'):
+        is_lost = job.last_status.startswith('ERROR: lost')
+        is_known = str(job.id) in told
+        if not (job.failures >= (job.alert_after or 1) or is_lost or is_known):
+            continue
+        since = now if is_known else first_failure(store, job, now)
+        reason = job.last_status.removeprefix('ERROR: ')
+        text = 'is failing (%s on %s)' % (reason, host_of(job))
+        found.append(trouble_of(job, 'failing', since, text, job.failures))
+    return found
+
+
+def first_failure(store, job, now):
+    """Since when a job fails, a datetime, UTC, as far as the history knows."""
+    rows = store.query(
+        """SELECT MIN(ended_at) AS ended FROM run
+        WHERE job_id = :id AND status NOT LIKE 'SKIPPED%' AND run_no > COALESCE(
+            (SELECT MAX(run_no) FROM run WHERE job_id = :id AND status = 'Success'), 0)
+        """,
+        id=job.id,
+    )
+    ended = moment(rows[0].ended) or moment(job.last_end)
+    return store.zone.utc_before(ended, now) if ended else now
+
+
+def late(store, known, now):
+    """Jobs that are due for long and have not started, though nobody has paused them;
+    until they start."""
+    limit = now - store.config.alert_late_minutes * MINUTE
+    which = '{waiting} AND {startable} AND next_run_utc <= :limit'
+    jobs = jobs_where(store, which, limit=text_of(limit))
+    if not jobs:
+        return []
+    told = subjects_of(known, 'late')
+    pauses = {row.target: moment(row.until_utc) for row in store.query(ALL_PAUSES)}
+    hosts = living_hosts(store, now)
+    words = {word for host in hosts for word in words_of_host(host)}
+    found = []
+    for job in jobs:
+        due = moment(job.next_run_utc)
+        since = max(due, pauses.get('*', due), pauses.get(job.run_on, due))
+        if since > limit and str(job.id) not in told:
+            continue
+        text = 'is late (due since %s)' % text_of(store.zone.local(due))
+        if job.run_on and job.run_on not in words:
+            text = "can't run (due since %s; there is no host for %s)" % (
+                text_of(store.zone.local(due)),
+                job.run_on,
+            )
+        found.append(trouble_of(job, 'late', since, text))
+    return found
+
+
+ALL_PAUSES = 'SELECT target, until_utc FROM pause'
+
+
+def words_of_host(host):
+    """What run_on of a job may be for a host to take it."""
+    return [host.name.lower(), *(host.tags or '').split()]
+
+
+def slow(store, known, now):
+    """Jobs that run for more than twice as long as any of their last 20 successes."""
+    limit = text_of(store.zone.local(now) - SLOW_FROM)
+    found = []
+    for job in jobs_where(store, IS_LONG, limit=limit):
+        begun = store.zone.utc_before(moment(job.last_start), now)
+        longest = store.query(LONGEST, id=job.id)[0].longest
+        if longest is None or now - begun <= max(SLOW_FROM, longest * SECOND / 500):
+            continue
+        text = 'is slow (runs on %s since %s, has taken %s at most)' % (
+            host_of(job),
+            job.last_start,
+            lasted(longest * SECOND / 1000),
+        )
+        found.append(trouble_of(job, 'slow', begun, text))
+    return found
+
+
+IS_LONG = "run_token > '' AND last_start <= :limit"
+LONGEST = """SELECT MAX(duration_ms) AS longest FROM (SELECT duration_ms FROM run
+    WHERE job_id = :id AND status = 'Success' ORDER BY run_no DESC LIMIT 20) AS last"""
+
+
+def stuck(store, known, now):
+    """Jobs whose run is past its deadline and can't be ended."""
+    jobs = jobs_where(store, IS_STUCK)
+    return [
+        trouble_of(job, 'stuck', now, '(%s on %s)' % (job.last_status, host_of(job)))
+        for job in jobs
+    ]
+
+
+IS_STUCK = "run_deadline_utc <= {utc} AND last_status LIKE 'ERROR: process%'"
+
+
+def parked(store, known, now):
+    """Jobs that never run because something is wrong with their schedule."""
+    jobs = jobs_where(store, IS_PARKED, parked=text_of(PARKED))
+    return [
+        trouble_of(job, 'parked', now, 'is parked (%s)' % job.last_status[7:])
+        for job in jobs
+    ]
+
+
+IS_PARKED = """run_token IS NULL AND next_run_utc = :parked
+    AND last_status LIKE 'ERROR: schedule%'"""
+
+
+def skipped(store, known, now):
+    """Jobs that did not run at a time of theirs, until an hour after that."""
+    ids = {int(subject) for subject in subjects_of(known, 'skipped')}
+    for row in store.query(NEW_SKIPS, since=text_of(last_pass(store, now))):
+        ids.add(row.job_id)
+    found = []
+    for first in range(0, len(ids), 1000):
+        some = sorted(ids)[first : first + 1000]
+        for job in jobs_where(store, 'id IN (:ids)', ids=some):
+            for row in store.query(LAST_SKIP, id=job.id):
+                since = store.zone.utc_before(moment(row.ended_at), now)
+                if since > now - SKIPPED_FOR:
+                    text = 'was skipped (%s)' % row.status.removeprefix('SKIPPED: ')
+                    found.append(trouble_of(job, 'skipped', since, text))
+    return found
+
+
+NEW_SKIPS = """SELECT DISTINCT job_id FROM run
+    WHERE ended_at >= :since AND status LIKE 'SKIPPED%'"""
+LAST_SKIP = """SELECT status, ended_at FROM run
+    WHERE job_id = :id AND status LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1"""
+
+
+def last_pass(store, now):
+    """The database's local time from which on the last pass may not have seen all. Not
+    after the time that a clock shows that was just set back."""
+    rows = store.query('SELECT value FROM about WHERE name = :name', name=LAST_PASS)
+    last = moment(rows[0].value) if rows else None
+    before = now if last is None else last
+    return min(store.zone.local(before), store.zone.local(now)) - OVERLAP
+
+
+def seen_hosts(store, now):
+    """[(Host, when it was last seen, a datetime, UTC)]"""
+    names = ', '.join(Host._fields)
+    rows = store.query('SELECT %s FROM host WHERE last_seen IS NOT NULL' % names)
+    return [
+        (row, store.zone.utc_before(moment(row.last_seen), now))
+        for row in map(Host._make, rows)
+    ]
+
+
+def living_hosts(store, now):
+    return [host for host, seen in seen_hosts(store, now) if seen >= now - UNSEEN_FOR]
+
+
+def away(store, known, now):
+    """Hosts that were there today, and are not."""
+    return [
+        Trouble(
+            'host',
+            host.name,
+            text_of(seen),
+            text='host %s is away (last seen at %s)' % (host.name, host.last_seen),
+        )
+        for host, seen in seen_hosts(store, now)
+        if now - EXPECTED_FOR < seen < now - UNSEEN_FOR
+    ]
+
+
+def full(store, known, now):
+    """Whether all hosts run as many jobs as they may, while others wait."""
+    hosts = living_hosts(store, now)
+    if not hosts or any(host.running < host.max_tasks for host in hosts):
+        return []
+    limit = text_of(now - WAITING_FROM)
+    if not store.query(IS_WAITING, limit=limit):
+        return []
+    slots = sum(host.max_tasks for host in hosts)
+    text = 'jobs wait: all slots are taken (%d on %d hosts)' % (slots, len(hosts))
+    return [Trouble('full', '*', text_of(now), text=text)]
+
+
+IS_WAITING = """SELECT id FROM job
+    WHERE {waiting} AND {startable} AND next_run_utc <= :limit LIMIT 1"""
+
+
+########################################################################################
 # check: does everything work that a worker needs?
 ########################################################################################
 
@@ -7105,6 +8061,7 @@ def cmd_check(args, config):
         ('time zone', zone_in_words),
         ('clock skew', skew_in_words),
         ('servers', servers_in_words),
+        ('alerts', alerts_in_words),
         ('worker', last_seen_in_words),
     ):
         try:
@@ -7277,6 +8234,24 @@ def servers_in_words(store):
     return '; '.join(said)
 
 
+def alerts_in_words(store):
+    """By what people are told when something is wrong."""
+    if not store.config.alerts:
+        return 'none are configured: nothing is told'
+    try:
+        job = job_of(store, ALERT)
+    except Problem:
+        text = 'nothing is told: there is no job named %s%s'
+        raise Problem(text % (ALERT, RUN_INIT)) from None
+    if not job.active:
+        raise Problem('nothing is told: job %d is disabled' % job.id)
+    if job.last_status.startswith('ERROR'):
+        text = 'job %d, %s: its last run: %s; see: log %d'
+        raise Problem(text % (job.id, ALERT, job.last_status, job.id))
+    keys = [key for key in TOLD_BY if getattr(store.config, key.replace('.', '_'))]
+    return 'by ' + ', '.join(keys)
+
+
 def last_seen_in_words(store):
     """When this host's worker last said that it is there."""
     name = store.config.name
@@ -7385,7 +8360,8 @@ def entries(lines, system):
                 about = description_in(line)
             elif assignment:
                 variables[assignment[2]] = assignment[4]
-                if assignment[2] == 'MAILTO':
+                is_address = re.fullmatch(ADDRESS, assignment[4])
+                if assignment[2] == 'MAILTO' and not is_address:
                     yield number, Unused(NO_MAIL)
             elif line:
                 shown = line.lstrip('#')
@@ -7470,6 +8446,8 @@ def entry_of(line, variables, system):
     values = {'schedule': schedule, 'description': script[:255]}
     if variables.get('CRON_TZ'):
         values['time_zone'] = variables['CRON_TZ']
+    if re.fullmatch(ADDRESS, variables.get('MAILTO', '')):
+        values['alert_to'] = variables['MAILTO']
     script = with_variables(with_stdin(script, stdin), variables)
     if system:
         script = as_user(script, words[time_words])

@@ -164,12 +164,18 @@ CREATE TABLE IF NOT EXISTS live (
 CREATE TABLE IF NOT EXISTS trouble (
     kind             VARCHAR(32) NOT NULL,
     subject          VARCHAR(191) NOT NULL,
-    since_utc        DATETIME NULL DEFAULT NULL,
+    since_utc        DATETIME NOT NULL,
+    -- NULL: it goes on
+    ended_utc        DATETIME NULL DEFAULT NULL,
+    -- of a job that fails: failures in a row
+    times            INT UNSIGNED NOT NULL DEFAULT 0,
     text             VARCHAR(255) NOT NULL DEFAULT '',
+    -- where its job's alerts go
+    alert_to         VARCHAR(255) NULL DEFAULT NULL,
     told_mail_utc    DATETIME NULL DEFAULT NULL,
     told_webhook_utc DATETIME NULL DEFAULT NULL,
     told_command_utc DATETIME NULL DEFAULT NULL,
-    PRIMARY KEY      (kind, subject)
+    PRIMARY KEY      (kind, subject, since_utc)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 INSERT INTO about (name, value) SELECT 'identity', REPLACE(UUID(), '-', '')
 FROM (SELECT COUNT(*) AS found FROM about WHERE name = 'identity') AS n

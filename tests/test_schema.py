@@ -17,7 +17,8 @@ COLUMNS = {  # of each table; what runs beside version 2.0 needs them in this or
     'pause': ('target', 'from_utc', 'until_utc', 'paused_by'),
     'live': ('job_id', 'run_no', 'watched_until_utc', 'output'),
     'trouble': (
-        'kind subject since_utc text told_mail_utc told_webhook_utc told_command_utc'
+        'kind subject since_utc ended_utc times text alert_to '
+        'told_mail_utc told_webhook_utc told_command_utc'
     ).split(),
 }
 TYPES = {  # a type of SQLite: what MySQL and PostgreSQL call theirs
@@ -214,7 +215,7 @@ def test_keys_and_defaults(sqlite_place):
             'PRIMARY': ['job_id', 'run_no'],
             'live_watched': ['watched_until_utc'],
         },
-        'trouble': {'PRIMARY': ['kind', 'subject']},
+        'trouble': {'PRIMARY': ['kind', 'subject', 'since_utc']},
     }
 
 
