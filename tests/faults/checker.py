@@ -377,29 +377,45 @@ class Judge:
         hidden = numbers != set(
             range(1, 1 + max(numbers, default=1))
         )  # a claim was lost
-        for fault in self.delays:
-            if (
-                fault.begin <= latest
-                and fault.until > due
-                and not (job.asked and fault.kind.startswith('pause of'))
-                and (
-                    self.is_of_all(fault)
-                    or self.is_of_its_hosts(job, due, latest)
-                    or fault.kind == PAUSE_OF % job.id
-                    or hidden
-                    or self.held(job, fault, runs, records)
-                )
-            ):
-                latest = max(latest, fault.until + LATE)
+        before = None
+        while before != latest:
+            before = latest
+            near = [
+                fault
+                for fault in self.delays
+                if fault.begin <= latest and fault.until > due
+            ]
+            for fault in near:
+                if self.may_delay(job, fault, hidden):
+                    latest = max(latest, fault.until + LATE)
+            latest = max(latest, self.first_free(job, near) + LATE)
         return latest
 
-    def is_of_its_hosts(self, job, due, latest):
-        """Whether faults hit, one or the other, all hosts that may run a job."""
-        hit = set()
-        for fault in self.delays:
-            if fault.begin <= latest and fault.until > due:
-                hit |= set(fault.hosts)
-        return bool(job.names) and set(job.names) <= hit
+    def may_delay(self, job, fault, hidden):
+        """Whether a fault of that time, or a pause, has to do with a job. hidden: a claim
+        of it was lost."""
+        is_pause = fault.kind.startswith(PAUSE_OF % '')
+        if is_pause and job.asked:
+            return False
+        if self.is_of_all(fault):
+            return True
+        if is_pause:
+            return fault.kind == PAUSE_OF % job.id
+        runs, records = self.runs[job.id], self.records[job.id]
+        return hidden or self.held(job, fault, runs, records)
+
+    def first_free(self, job, faults):
+        """Until when faults keep all hosts that may run a job."""
+        return min(
+            (
+                max(
+                    (fault.until for fault in faults if name in fault.hosts),
+                    default=-math.inf,
+                )
+                for name in job.names
+            ),
+            default=-math.inf,
+        )
 
     def held(self, job, fault, runs, records):
         """Whether one of a fault's hosts had a run of the job when it came."""

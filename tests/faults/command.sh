@@ -7,8 +7,8 @@ read -r now _ </proc/uptime
 file=$1/$DISTRIBUTED_CRON_JOB_ID.$DISTRIBUTED_CRON_RUN_NO.$$
 exec 9>>"$1/$DISTRIBUTED_CRON_JOB_ID.lock"
 flock -n 9 && alone=1 || alone=0
-attempt=$DISTRIBUTED_CRON_ATTEMPT due=$DISTRIBUTED_CRON_DUE
-echo "start $now $alone ${DISTRIBUTED_CRON_WORKER%-*} $attempt ${due% *}T${due#* }" \
+attempt=$DISTRIBUTED_CRON_ATTEMPT due=${DISTRIBUTED_CRON_DUE:--}
+echo "start $now $alone ${DISTRIBUTED_CRON_WORKER%-*} $attempt ${due%Z}" \
     "${FAULTS_HOST##*/} ${5:-0}" >"$file"
 [ "$attempt" -lt "${4:-99}" ] && code=$3 || code=0
 sleep "$2"

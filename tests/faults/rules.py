@@ -56,6 +56,7 @@ def is_delayed(judged, run, claimed):
     return run.start < claimed + WHOLE + GRACE or any(
         fault.begin <= run.start
         and claimed <= fault.until
+        and run.start <= fault.end + WHOLE + GRACE
         and (run.host in fault.hosts or judged.is_of_all(fault))
         for fault in judged.troubles
     )
@@ -69,7 +70,7 @@ def where(judged, job, runs, records):
     if job.word is None:
         return
     for run in runs:
-        since = min(claimed_at(run, records), run.start) - WHOLE
+        since = min(claimed_at(run, records), run.start) - 0.05
         epochs = [epoch for epoch in judged.words if epoch.place == run.place]
         ends = [epoch.begin for epoch in epochs[1:]] + [math.inf]
         may = any(
