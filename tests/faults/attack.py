@@ -360,7 +360,7 @@ class Attack:
             "WHERE id >= ? AND (run_token IS NOT NULL OR active = 1 AND "
             "description <> 'maybe' AND each_host = 0 AND (attempt > 0 OR "
             "followers_due IS NOT NULL OR next_run_utc IS NULL OR next_run_utc <= %s))"
-            % UTC[self.cluster.servers[0].engine],
+            % features.UTC[self.cluster.servers[0].engine],
             self.first,
         )
 
@@ -504,13 +504,6 @@ def utc_of(when):
     return datetime.fromtimestamp(round(when + wall()), timezone.utc).strftime(
         '%Y-%m-%d %H:%M:%S'
     )
-
-
-UTC = {
-    'mysql': 'UTC_TIMESTAMP()',
-    'sqlite': "datetime('now')",
-    'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')",
-}
 
 
 def seconds_of(when):

@@ -14,6 +14,11 @@ from faults.cluster import CHILDREN, now
 
 WORDS = ('even', 'odd', 'host0', 'host1', 'guest', 'nowhere', 'host77')
 ZONES = ('Asia/Kolkata', 'Pacific/Apia', 'America/St_Johns', 'Etc/GMT+12', 'UTC')
+UTC = {
+    'mysql': 'UTC_TIMESTAMP()',
+    'sqlite': "datetime('now')",
+    'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')",
+}
 TELL = 65  # seconds in which each host has said hello, and follows templates
 
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from faults import checker, rules
+from faults import checker, features, rules
 from faults.cluster import FAKETIME, Host, now, send
 from servers import wait_until, within
 
@@ -865,6 +865,31 @@ class TableChanges(Fault):
             query(change[number % 5], job)
             if number % 5 == 0:
                 self.attack.jobs[job] = self.attack.jobs[job]._replace(until=now())
+
+
+class AskAgain(Fault):
+    """A job succeeds again and again while its follower runs."""
+
+    of, seconds = 'table', (4, 8)
+    hosts = ['nobody']
+
+    def inflict(self, length):
+        parent = self.attack.add_job(0.2, kind='maybe', active=0)
+        follower = features.add_follower(self.attack, parent, self.random)
+        until = now() + length
+        super().inflict(length)
+        while now() < until:
+            self.cluster.query(
+                'UPDATE job SET run_requested = 1, next_run_utc = CASE WHEN run_token '
+                'IS NULL THEN %s ELSE next_run_utc END WHERE id = ?'
+                % features.UTC[self.server.engine],
+                parent,
+            )
+            time.sleep(self.random.uniform(0.3, 1))
+        self.attack.say('%8.2f job %d led %d' % (now(), parent, follower))
+
+    def start(self):
+        pass
 
 
 class OldRows(Fault):
