@@ -400,6 +400,9 @@ class Attack:
             self.cluster.words,
         )
         self.failures += self.children.missing(runs, self.end)
+        if os.environ.get('FAULTS_SHOW'):
+            for cost in costs:
+                self.say('explained: %s: job %s run %s: %s' % cost)
         for host in self.cluster.hosts:
             self.look_at_errors(host)
             if host.worker.poll() is not None:

@@ -72,17 +72,17 @@ def chained(attack, chance):
     parent = attack.add_job(
         seconds_of(chance),
         code,
-        due=now() + 2,
+        due=attack.whole(now() + 1.5),
         columns={'retries': retries, 'retry_delay': 1},
         facts={'retries': retries, 'delay': 1, 'fails': 1 if retries else 99},
     )
     for _ in range(2):
-        parent = add_follower(attack, parent, chance)
+        parent = add_follower(attack, parent, seconds_of(chance))
 
 
-def add_follower(attack, parent, chance):
+def add_follower(attack, parent, seconds):
     return attack.add_job(
-        seconds_of(chance),
+        seconds,
         kind='after',
         columns={'after_job': parent},
         facts={'after': parent},
@@ -111,7 +111,7 @@ def planned(attack, chance, seconds):
     for code in 0, 1:
         parent = attack.add_job(0.5, code, kind='minute')
         for _ in range(3):
-            add_follower(attack, parent, chance)
+            add_follower(attack, parent, seconds_of(chance))
     for _ in range(4):
         attack.add_job(kind='minute', columns={'start_within': 1}, facts={'within': 60})
     for minutes in range(1, int(seconds - 40) // 60 + 1):

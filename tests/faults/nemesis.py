@@ -875,7 +875,7 @@ class AskAgain(Fault):
 
     def inflict(self, length):
         parent = self.attack.add_job(0.2, kind='maybe', active=0)
-        follower = features.add_follower(self.attack, parent, self.random)
+        follower = features.add_follower(self.attack, parent, 1.4)
         until = now() + length
         super().inflict(length)
         while now() < until:
