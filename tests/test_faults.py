@@ -29,7 +29,8 @@ ALONE = {  # database: its faults; MariaDB's in groups, which run side by side
     'cut-report-answered',
     'mariadb holds': 'stop-inside-plan stop-inside-report vanish-inside-report stop-runner '
     'row-locked',
-    'sqlite': 'kill-both kill-host lose-host stop-host state-full locked',
+    'mariadb people': 'pause-all pause-host pause-jobs other-words ask-again',
+    'sqlite': 'kill-both kill-host lose-host stop-host state-full locked pause-jobs',
     'postgresql': 'database-killed read-only cut-claim-answered cut-report-answered '
     'kill-in-claim stop-in-report vanish-inside-plan row-locked',
     'replica': 'promote',

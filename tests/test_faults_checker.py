@@ -5,6 +5,7 @@ import os
 import pytest
 from conftest import ROOT
 from faults.checker import NOT_PROMISED, SLOW, Fault, Job, Record, Run, check
+from faults.rules import Pause, Words
 
 HOSTS = ('one', 'two', 'three')
 END = 1000
@@ -289,3 +290,185 @@ def test_a_run_beyond_its_deadline():
         'stale'
     ]
     assert judged((job, [runs[0]._replace(end=120)], records))[0] == ['overdue']
+
+
+# What has a place, tries, a parent, a limit, a pause.
+
+
+def found(job, runs, records, *faults, others=(), **more):
+    """The kinds of finds of a job, beside other jobs with their runs and records."""
+    jobs = [job, *(other[0] for other in others)]
+    for other in others:
+        runs, records = [*runs, *other[1]], [*records, *other[2]]
+    finds, _ = check(jobs, runs, records, faults, HOSTS, END, **more)
+    return sorted({find.kind for find in finds})
+
+
+def test_a_run_where_it_may_not_be():
+    words = [Words('a', 0, ['one', 'red']), Words('b', 0, ['two', 'blue'])]
+    job, runs, records = once(word='red', names=('one',))
+    here = [runs[0]._replace(place='a')]
+    assert found(job, here, records, words=words) == []
+    elsewhere = [runs[0]._replace(place='b')]
+    assert found(job, elsewhere, records, words=words) == ['misplaced']
+    blue = job._replace(word='blue')
+    assert found(blue, here, records, words=words) == ['misplaced']
+    for began, finds in ((99, ['misplaced']), (100.2, []), (102, [])):  # of other words
+        changed = [*words, Words('a', began, ['uno', 'green'])]
+        assert found(job, here, records, words=changed) == finds, began
+    green = [*words, Words('a', 100.2, ['green'])]
+    assert found(job._replace(word='green'), here, records, words=green) == []
+
+
+def test_a_job_of_hosts_that_are_away_need_not_run_and_one_of_others_must():
+    job, runs, records = once(word='red', names=('one', 'two'))
+    words = [Words('a', 0, ['red'])]
+    assert found(job, [], []) == ['lost']
+    one = fault('stop-host', ['one'], 99, 500)
+    two = fault('stop-host', ['two'], 99, 500)
+    late = [runs[0]._replace(start=504, end=505, place='a')]
+    told = [records[0]._replace(started=503)]
+    assert found(job, late, told, one, two, words=words) == []
+    other = two._replace(hosts=['three'])
+    for faults in ((two._replace(until=120), one), (other, one), (one,)):
+        assert found(job, late, told, *faults, words=words) == ['late'], faults
+    assert found(job._replace(kind='maybe', names=()), [], []) == []
+
+
+def tried():
+    """A job that fails twice, and then does not: attempts at 100, 103 and 108."""
+    starts = (100.5, 103.5, 108.5)
+    job = once(retries=2, delay=2, fails=2, code=1)[0]
+    runs = [
+        Run(1, n + 1, 'one', at, at + 1, int(n < 2), attempt=n)
+        for n, at in enumerate(starts)
+    ]
+    records = [
+        Record(1, n + 1, 'one', 'Success' if n == 2 else 'ERROR: exit 1', 100, None, n)
+        for n in range(3)
+    ]
+    return job, runs, records
+
+
+def test_retries():
+    job, runs, records = tried()
+    assert found(job, runs, records) == []
+    assert found(job, runs[:2], records[:2]) == ['untried']  # one is missing
+    assert found(job._replace(retries=1), runs, records) == ['untried']  # one too many
+    assert found(job._replace(retries=0), runs, records) == ['untold']
+    lied = [*runs[:2], runs[2]._replace(attempt=1)]
+    assert found(job, lied, records) == ['misled', 'untold']
+    early = [runs[0], runs[1]._replace(start=101.6, end=102.6), runs[2]]
+    assert found(job._replace(delay=4), early, records) == ['hasty']
+    late = [*runs[:2], runs[2]._replace(start=130, end=131)]
+    told = [*records[:2], records[2]._replace(started=129)]
+    assert found(job, late, told) == ['late']
+    assert found(job, late, told, fault('down', [], 107, 126)) == []
+    again = runs[2]._replace(run_no=4, start=112, end=113, attempt=3, code=0)
+    more = records[2]._replace(run_no=4, attempt=3)
+    assert 'untried' in found(job, [*runs, again], [*records, more])  # after a success
+    stopped = [records[0]._replace(status='ERROR: stopped')]
+    killed = [runs[0]._replace(end=None, code=None)]
+    blow = fault('kill-host', ['one'], 101, 110, True)
+    assert found(job, killed, stopped, blow) == []
+    dead = [records[0]._replace(status=DEAD)]  # a lost run is tried again
+    assert found(job, killed, dead, blow) == ['untried']
+
+
+def followed(*starts):
+    """A parent that succeeded at 101.5 and 161.5 and failed at 221, and its follower."""
+    parent = (
+        Job(1, 'maybe', [100]),
+        [
+            Run(1, n + 1, 'one', at, at + 1.5, code)
+            for n, (at, code) in enumerate([(100, 0), (160, 0), (220, 1)])
+        ],
+        [
+            Record(1, n + 1, 'one', status, 100 + 60 * n)
+            for n, status in enumerate(['Success', 'Success', 'ERROR: exit 1'])
+        ],
+    )
+    parent[1][2] = parent[1][2]._replace(code=0, end=None)
+    parent[2][2] = parent[2][2]._replace(status='ERROR: timed out after 1 min')
+    parent = (parent[0]._replace(hangs=True), *parent[1:])
+    runs = [Run(2, n + 1, 'one', at, at + 1, 0) for n, at in enumerate(starts)]
+    records = [Record(2, run.run_no, 'one', 'Success', int(run.start)) for run in runs]
+    return Job(2, 'after', [100], after=1), runs, records, [parent]
+
+
+def test_followers():
+    def judge(*starts, **changes):
+        job, runs, records, others = followed(*starts)
+        return found(job._replace(**changes), runs, records, others=others)
+
+    assert judge(102, 162) == []
+    assert judge(162) == []  # at least once after each success: one run for both
+    assert judge(102) == ['forgotten'] and judge(102, 161.2) == ['forgotten', 'unled']
+    assert judge() == ['forgotten'] and judge(until=90) == []
+    assert judge(100.9, 162) == ['unled']  # before any success
+    assert judge(102, 110, 162) == ['unled']  # twice for one
+    assert judge(102, 162, 222) == ['unled']  # for a failure
+
+
+def test_a_start_after_its_limit():
+    job, runs, records = once(within=8)
+    assert found(job, runs, records) == []
+    late = [runs[0]._replace(start=109, end=110)]
+    for claimed, faults, finds in (
+        (108, [fault('down', [], 99, 108)], ['beyond']),
+        (107, [], ['late']),  # it took its time, and nothing says why
+        (107, [fault('stop-host', ['one'], 107, 109)], ['late']),
+        (103, [fault('down', [], 99, 104)], ['beyond']),
+        (103, [fault('stop-host', ['one'], 103, 108.9)], []),
+    ):
+        told = [records[0]._replace(started=claimed)]
+        assert found(job, late, told, *faults) == finds, claimed
+
+
+def test_a_time_that_was_skipped():
+    job, runs, records = once(within=8)
+    skip = Record(1, 1, '', 'SKIPPED: at 12:00: not started in its window', None, 100)
+    down = fault('down', [], 99, 104)
+    assert found(job, [], [skip], down) == []
+    assert found(job, [], [skip]) == ['lost']  # nothing kept it from running
+    assert found(job, [], [], down) == ['lost']  # nobody says so
+    ran = [runs[0]._replace(run_no=2, due=100.0)]
+    told = [records[0]._replace(run_no=2), skip]
+    assert found(job, ran, told) == ['unskipped']
+    other = [ran[0]._replace(due=160.0)]
+    assert found(job, other, told) == []
+    busy = skip._replace(status='SKIPPED: at 12:01: run 2 on one still ran', due=101)
+    assert found(job, other, [records[0]._replace(run_no=2), busy]) == []
+    late = busy._replace(due=140)
+    assert 'unskipped' in found(job, other, [records[0]._replace(run_no=2), late])
+    paused = skip._replace(status='SKIPPED: at 12:00: paused by alice')
+    assert found(job, other, [told[0], paused]) == ['unskipped']
+    pause = Pause(1, 60, 99)
+    assert found(job, other, [told[0], paused._replace(due=80)], pauses=[pause]) == []
+
+
+def test_a_start_in_a_pause():
+    job, runs, records = once()
+    for target in (1, '*', 'one'):
+        pause = Pause(target, 90, 120)
+        assert found(job, runs, records, pauses=[pause]) == ['paused'], target
+        assert found(job._replace(asked=True), runs, records, pauses=[pause]) == []
+        after = Pause(target, 90, 100.2)
+        assert found(job, runs, records, pauses=[after]) == []
+        flight = Pause(target, 99.8, 120)
+        assert found(job, runs, records, pauses=[flight]) == []
+        slow = [runs[0]._replace(start=104, end=105)]
+        assert found(job, slow, records, pauses=[flight]) == ['paused']
+        stop = fault('stop-host', ['one'], 100, 103)
+        assert found(job, slow, records, stop, pauses=[flight]) == []
+        late = (
+            [runs[0]._replace(start=121, end=122)],
+            [records[0]._replace(started=121)],
+        )
+        assert found(job, *late, pauses=[Pause(target, 90, 120)]) == (
+            ['late'] if target == 'one' else []
+        )
+    for target in (2, 'two'):
+        assert found(job, runs, records, pauses=[Pause(target, 90, 120)]) == []
+    asked = job._replace(asked=True, due=[100])
+    assert found(asked, *late, pauses=[Pause('*', 90, 120)]) == ['late']

@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from datetime import datetime, timezone
 
-from faults import checker
+from faults import checker, features
 from faults.cluster import (
+    CHILDREN,
     HERE,
     PRIVILEGES,
     Cluster,
@@ -42,8 +43,10 @@ class Attack:
         self.lock, self.loading = threading.Lock(), threading.Event()
         self.folder = tempfile.mkdtemp(dir=cluster.folder, prefix='runs-')
         self.first = self.next = 1 + (
-            cluster.query('SELECT MAX(id) FROM job')[0][0] or 0
+            cluster.query('SELECT MAX(id) FROM job WHERE id < ?', CHILDREN)[0][0] or 0
         )
+        self.pauses, self.templates = [], {}  # templates: id: (run_on, since)
+        self.children = features.Children(self)
         self.numbers = iter(range(100 + 100 * len(os.listdir(cluster.folder)), 10**9))
 
     def fail(self, text):
@@ -54,36 +57,84 @@ class Attack:
 
     # Jobs
 
-    def command(self, seconds, code):
-        return '%s/command.sh %s %s %d' % (HERE, self.folder, seconds, code)
+    def command(self, seconds, code, fails=99, template=0):
+        values = HERE, self.folder, seconds, code, fails, template
+        return '%s/command.sh %s %s %d %d %d' % values
 
-    def add_job(self, seconds=1.0, code=0, kind='once', active=1, due=None, minutes=1):
-        """One row by a plain INSERT; returns its id. due: when, on the clock of now()."""
+    @staticmethod
+    def wall():
+        return wall()
+
+    @staticmethod
+    def whole(when):
+        """The next whole second of the wall clock."""
+        return (when + wall()) // 1 + 1 - wall()
+
+    @staticmethod
+    def utc(when):
+        return utc_of(when)
+
+    def add_job(
+        self,
+        seconds=1.0,
+        code=0,
+        kind='once',
+        active=1,
+        due=None,
+        minutes=1,
+        columns=None,
+        facts=None,
+    ):
+        """One row by a plain INSERT; returns its id. due: when, on the clock of now().
+        columns: more of the row. facts: more of the checker's Job."""
+        facts = facts or {}
         with self.lock:
             job, self.next = self.next, self.next + 1
         begin, hangs = now(), seconds > SLOWEST and minutes == 1
         limit = self.cluster.deadline + (minutes - 1) * self.cluster.minute
-        frequency = {'every': 1, 'minute': 60, 'once': YEAR}[kind]
+        frequency = {'every': 1, 'minute': 60}.get(kind, YEAR)
+        row = {
+            'id': job,
+            'description': kind,
+            'command': self.command(seconds, code, facts.get('fails', 99)),
+            'frequency': frequency,
+            'max_run_time': minutes,
+            'schedule': '* * * * *' if kind == 'minute' else None,
+            'active': active,
+            'next_run_utc': due and utc_of(due),
+            **(columns or {}),
+        }
         try:
-            self.cluster.query(
-                'INSERT INTO job (id, description, command, frequency, max_run_time, '
-                'schedule, active, next_run_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-                job,
-                kind,
-                self.command(seconds, code),
-                frequency,
-                minutes,
-                '* * * * *' if kind == 'minute' else None,
-                active,
-                due and utc_of(due),
-            )
+            self.insert(row)
         except Exception as error:
             if not is_refusal(error):  # it was there already: a cut COMMIT had landed
                 raise
-        self.jobs[job] = checker.Job(
+        made = checker.Job(
             job, kind, [due or begin], limit=limit, code=code, hangs=hangs
         )
+        self.jobs[job] = made._replace(**facts)
         return job
+
+    def insert(self, row):
+        text = 'INSERT INTO job (%s) VALUES (%s)'
+        self.cluster.query(
+            text % (', '.join(row), ', '.join('?' * len(row))), *row.values()
+        )
+
+    def add_template(self, word):
+        """A job on each host that has the word; None: on all."""
+        with self.lock:
+            job, self.next = self.next, self.next + 1
+        row = {
+            'id': job,
+            'description': 'each',
+            'command': self.command(0.3, 0, template=job),
+            'schedule': '* * * * *',
+            'run_on': word,
+            'each_host': 1,
+        }
+        self.insert(row)
+        self.templates[job] = word, now()
 
     def add_jobs(self, count, kind='once'):
         for _ in range(count):
@@ -97,6 +148,8 @@ class Attack:
                 hangs, fails = chance.random() < 0.06, chance.random() < 0.1
                 seconds = round(chance.uniform(0.05, SLOWEST), 2)
                 self.add_job(300 if hangs else seconds, 3 if fails else 0)
+                if chance.random() < 0.4:
+                    features.some(self, chance)
                 if chance.random() < 0.5 / self.rate:  # all wake at the same moment
                     due = (now() + wall()) // 1 + 3 - wall()
                     for _ in range(10):
@@ -241,6 +294,9 @@ class Attack:
         end, self.is_mixed = now() + seconds, True
         self.add_jobs(20, 'minute')
         self.add_jobs(10, 'every')
+        features.planned(self, random.Random(self.random.random()), seconds)
+        done = threading.Event()
+        threading.Thread(target=self.children.watch, args=[done], daemon=True).start()
         names = {
             of: [
                 name
@@ -265,6 +321,7 @@ class Attack:
             for thread in threads:
                 thread.join()
             time.sleep(max(0, end - now()))
+        done.set()
         self.settle()
 
     def nemesis(self, names, end, chance):
@@ -286,7 +343,7 @@ class Attack:
     def settle(self):
         """Wait until all that was due has run and is recorded."""
         self.stop_ticks()
-        limit = now() + 2 * self.cluster.deadline + 20
+        limit = now() + 2 * self.cluster.deadline + 60
         due = max((job.due[0] for job in self.jobs.values()), default=0)
         while now() < limit:
             if now() > due + 1 and not self.unsettled():
@@ -301,26 +358,31 @@ class Attack:
         return self.cluster.query(
             "SELECT id, run_no, run_token, next_run_utc, last_status, last_worker FROM job "
             "WHERE id >= ? AND (run_token IS NOT NULL OR active = 1 AND "
-            "(next_run_utc IS NULL OR next_run_utc <= %s))"
-            % UTC[self.cluster.servers[0].engine],
+            "description <> 'maybe' AND each_host = 0 AND (attempt > 0 OR "
+            "followers_due IS NOT NULL OR next_run_utc IS NULL OR next_run_utc <= %s))"
+            % features.UTC[self.cluster.servers[0].engine],
             self.first,
         )
 
     def stop_ticks(self):
         """Disable the jobs that would go on, and work out when they were due."""
         self.cluster.query(
-            "UPDATE job SET active = 0 WHERE description <> 'once' AND id >= ?",
+            'UPDATE job SET active = 0 '
+            "WHERE description NOT IN ('once', 'after') AND id >= ?",
             self.first,
         )
         until = now()
-        for id, job in self.jobs.items():
+        if self.templates:
+            self.children.look()
+            self.jobs.update((job.id, job) for job in self.children.jobs())
+        for id, job in list(self.jobs.items()):
             if job.kind == 'minute':
                 # It is planned by the first poll that sees it, from then on.
                 first = (job.due[0] + checker.LATE + wall()) // 60 * 60 + 60 - wall()
                 due = [first + 60 * n for n in range(int((until - first) // 60) + 1)]
                 job = job._replace(due=due)
-            if job.kind != 'once':
-                self.jobs[id] = job._replace(until=until)
+            if job.kind not in ('once', 'after'):
+                self.jobs[id] = job._replace(until=min(until, job.until))
 
     def verdict(self):
         """What the checker finds, in lines; and says what was done."""
@@ -328,8 +390,19 @@ class Attack:
         runs, records = self.read_runs(), self.read_records()
         names = [host.name for host in self.cluster.hosts]
         finds, costs = checker.check(
-            self.jobs.values(), runs, records, self.faults + self.slow, names, self.end
+            self.jobs.values(),
+            runs,
+            records,
+            self.faults + self.slow,
+            names,
+            self.end,
+            self.pauses,
+            self.cluster.words,
         )
+        self.failures += self.children.missing(runs, self.end)
+        if os.environ.get('FAULTS_SHOW'):
+            for cost in costs:
+                self.say('explained: %s: job %s run %s: %s' % cost)
         for host in self.cluster.hosts:
             self.look_at_errors(host)
             if host.worker.poll() is not None:
@@ -386,10 +459,19 @@ class Attack:
             job, number = map(int, name.split('.')[:2])
             if not lines:  # killed between creation and writing
                 lines = [
-                    ('start', os.path.getmtime(file.name) - time.time() + now(), 1, '')
+                    f'start {os.path.getmtime(file.name) - wall()} 1 - 0 - - 0'.split()
                 ]
+            _, start, alone, host, attempt, due, place, template = lines[0]
             run = checker.Run(
-                job, number, lines[0][3], float(lines[0][1]), busy=lines[0][2] == '0'
+                job,
+                number,
+                host,
+                float(start),
+                busy=alone == '0',
+                attempt=int(attempt),
+                due=None if due == '-' else seconds_of(due) - wall(),
+                place=place,
+                template=int(template),
             )
             if len(lines) > 1:
                 run = run._replace(end=float(lines[1][1]), code=int(lines[1][2]))
@@ -398,8 +480,8 @@ class Attack:
 
     def read_records(self):
         rows = self.cluster.query(
-            'SELECT job_id, run_no, worker, status, started_at FROM '
-            'run WHERE job_id >= ?',
+            'SELECT job_id, run_no, worker, status, started_at, due_utc, attempt '
+            'FROM run WHERE job_id >= ?',
             self.first,
         )
         return [
@@ -409,8 +491,10 @@ class Attack:
                 worker.rpartition('-')[0],
                 status,
                 started and seconds_of(started) - wall(),
+                due and seconds_of(due) - wall(),
+                attempt,
             )
-            for job, number, worker, status, started in rows
+            for job, number, worker, status, started, due, attempt in rows
         ]
 
 
@@ -423,13 +507,6 @@ def utc_of(when):
     return datetime.fromtimestamp(round(when + wall()), timezone.utc).strftime(
         '%Y-%m-%d %H:%M:%S'
     )
-
-
-UTC = {
-    'mysql': 'UTC_TIMESTAMP()',
-    'sqlite': "datetime('now')",
-    'postgresql': "(statement_timestamp() AT TIME ZONE 'UTC')",
-}
 
 
 def seconds_of(when):

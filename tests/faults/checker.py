@@ -11,21 +11,33 @@ After Jepsen's analysis of Chronos (https://aphyr.com/posts/326-jepsen-chronos).
 import math
 from collections import defaultdict, namedtuple
 
+from faults import rules
+
 # kind: 'once' or 'minute', due at each of `due`; 'every': `period` seconds after its last
 # start, and first at due[0]. until: when it was disabled or deleted. limit: the seconds
 # after its start by which a run is dead for certain. code: its command's exit status.
-# hangs: its command does not end by itself.
+# hangs: its command does not end by itself. 'maybe': nobody need run it; 'after': it has no
+# time of its own. word: of the hosts that may run it; names: of those that have the word;
+# none: all. fails: in how many attempts it ends with `code`, then with 0. delay: seconds until
+# the first retry. after: id of its parent. within: seconds in which it may start.
+# asked: by run-now.
 Job = namedtuple(
     'Job',
-    'id kind due until limit code hangs period',
-    defaults=(math.inf, 10, 0, False, 60),
+    'id kind due until limit code hangs period word names retries delay fails after '
+    'within asked',
+    defaults=(math.inf, 10, 0, False, 60, None, (), 0, 0, 99, None, math.inf, False),
 )
 # What a command wrote: end and code are None where it never came so far; busy: it found
-# that another run of its job was alive.
+# that another run of its job was alive. What it was told: attempt, due (for which time it
+# runs), host. place: which host it is in truth. template: the job that it belongs to.
 Run = namedtuple(
-    'Run', 'job run_no host start end code busy', defaults=(None, None, False)
+    'Run',
+    'job run_no host start end code busy attempt due place template',
+    defaults=(None, None, False, 0, None, None, 0),
 )
-Record = namedtuple('Record', 'job run_no host status started')
+Record = namedtuple(
+    'Record', 'job run_no host status started due attempt', defaults=(None, 0)
+)
 # hosts: those that it hits; none: it hits all, as one of the database. end: when it was
 # healed. until: when the last start that it explains has come. kills: it may kill runs.
 # forgets: hosts lose their state folders. withholds: results can't be written there.
@@ -48,9 +60,13 @@ NOT_PROMISED = {
 }
 
 
-def check(jobs, runs, records, faults, hosts, end):
-    """(finds, costs) of a history. hosts: the names of all; end: when all had settled."""
+def check(jobs, runs, records, faults, hosts, end, pauses=(), words=()):
+    """(finds, costs) of a history. hosts: the names of all; end: when all had settled;
+    pauses, words: those of rules."""
     judge = Judge(runs, records, faults, hosts, end)
+    judge.pauses, judge.words = pauses, sorted(words)
+    judge.delays += [delay_of(pause) for pause in pauses]
+    judge.delays.sort(key=begin_of)
     for job in jobs:
         judge.judge(job)
     known = {job.id for job in jobs}
@@ -71,9 +87,20 @@ class Judge:
             self.records[record.job].append(record)
         self.hosts, self.end = set(hosts), end
         self.delays = sorted(faults, key=begin_of)
+        self.troubles = list(self.delays)
         # That the machine was too busy explains that starts were late, and nothing else.
         self.faults = [fault for fault in self.delays if fault.kind != SLOW]
         self.finds, self.costs = [], []
+        self.pauses, self.words = (), ()
+
+    @staticmethod
+    def is_lost(record):
+        return is_lost(record)
+
+    @staticmethod
+    def nothing(job):
+        """What a find is of that is of no run."""
+        return Find('', job.id, None, '')
 
     def find(self, kind, what, text, excuses=()):
         """A broken promise; where an excuse is given, a cost."""
@@ -84,10 +111,12 @@ class Judge:
         runs, records = self.runs[job.id], self.records[job.id]
         self.overlaps(runs)
         self.compare(job, runs, records)
+        rules.judge(self, job, runs, records)
         if job.kind == 'every':
             self.chain(job, runs, records)
-        else:
-            self.ticks(job, runs, records)
+        elif job.kind in ('once', 'minute'):
+            first = [run for run in runs if not run.attempt]
+            self.ticks(job, first, records)
         for run in runs:
             if run.start > job.until + LATE:
                 self.find(
@@ -125,7 +154,7 @@ class Judge:
         for run in runs:
             by_number[run.run_no].append(run)
         for record in records:
-            if record.run_no not in by_number:
+            if record.run_no not in by_number and not rules.is_skip(record):
                 self.find(
                     'phantom',
                     record,
@@ -210,11 +239,12 @@ class Judge:
                     'never ended' if run.end is None else 'exited %d' % run.code,
                 ),
             )
-        if run.code not in (None, job.code):
+        code = job.code if run.attempt < job.fails else 0
+        if run.code not in (None, code):
             self.find(
                 'misled',
                 run,
-                'exited %d, not %d: another command' % (run.code, job.code),
+                'exited %d, not %d: another command' % (run.code, code),
             )
         if record.started and run.start > record.started + job.limit:
             self.find(
@@ -300,12 +330,14 @@ class Judge:
                 why = self.died_unseen(job, due, following, records) or self.still_ran(
                     due, runs, records
                 )
-                delayed = not why and limit >= following
+                was_too_late = limit >= due + job.within
+                too_late = was_too_late and is_told(due, records)
+                delayed = not why and not was_too_late and limit >= following
                 self.find(
                     'lost',
                     Find('', job.id, None, ''),
                     'the tick at %.2f' % due,
-                    why or delayed,
+                    why or delayed or too_late,
                 )
 
     def chain(self, job, runs, records):
@@ -334,23 +366,56 @@ class Judge:
     def latest(self, job, due, runs, records):
         """When the run for a tick starts at the latest, by the faults that explain it: those
         of all hosts, and those of a host that had this job's claim."""
-        latest = due + LATE
-        numbers = {run.run_no for run in runs}
+        return self.explained(job, due, due, None)
+
+    def explained(self, job, latest, due, run):
+        """As `latest`, for what was due at `due` and could be there by `latest`. run: it
+        has come, perhaps."""
+        runs, records = self.runs[job.id], self.records[job.id]
+        latest += LATE
+        numbers = {one.run_no for one in (*runs, *filter(rules.is_skip, records))}
         hidden = numbers != set(
             range(1, 1 + max(numbers, default=1))
         )  # a claim was lost
-        for fault in self.delays:
-            if (
-                fault.begin <= latest
-                and fault.until > due
-                and (
-                    self.is_of_all(fault)
-                    or hidden
-                    or self.held(job, fault, runs, records)
-                )
-            ):
-                latest = max(latest, fault.until + LATE)
+        before = None
+        while before != latest:
+            before = latest
+            near = [
+                fault
+                for fault in self.delays
+                if fault.begin <= latest and fault.until > due
+            ]
+            for fault in near:
+                if self.may_delay(job, fault, hidden):
+                    latest = max(latest, fault.until + LATE)
+            latest = max(latest, self.first_free(job, near) + LATE)
         return latest
+
+    def may_delay(self, job, fault, hidden):
+        """Whether a fault of that time, or a pause, has to do with a job. hidden: a claim
+        of it was lost."""
+        is_pause = fault.kind.startswith(PAUSE_OF % '')
+        if is_pause and job.asked:
+            return False
+        if self.is_of_all(fault):
+            return True
+        if is_pause:
+            return fault.kind == PAUSE_OF % job.id
+        runs, records = self.runs[job.id], self.records[job.id]
+        return hidden or self.held(job, fault, runs, records)
+
+    def first_free(self, job, faults):
+        """Until when faults keep all hosts that may run a job."""
+        return min(
+            (
+                max(
+                    (fault.until for fault in faults if name in fault.hosts),
+                    default=-math.inf,
+                )
+                for name in job.names
+            ),
+            default=-math.inf,
+        )
 
     def held(self, job, fault, runs, records):
         """Whether one of a fault's hosts had a run of the job when it came."""
@@ -389,6 +454,23 @@ class Judge:
                 )
             )
         ]
+
+
+def is_told(due, records):
+    """Whether it is recorded that a time was skipped."""
+    return any(
+        rules.is_skip(record) and record.due is not None and record.due <= due + 1
+        for record in records
+    )
+
+
+PAUSE_OF = 'pause of %s'
+
+
+def delay_of(pause):
+    """A pause as what explains that starts are late."""
+    hosts = [] if pause.target == '*' else [str(pause.target)]
+    return Fault(PAUSE_OF % pause.target, hosts, pause.begin, pause.until, pause.until)
 
 
 def begin_of(fault):

@@ -18,11 +18,14 @@ import pymysql
 import yaml
 
 from faults.proxy import Proxy
+from faults.rules import Words
 from servers import IS_ROOT, Galera, MariaDB, PostgreSQL, SQLite, free_port, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+QUIET = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
 PRIVILEGES = {'own mounts': False}  # and with them network namespaces
+CHILDREN = 10**6  # ids from here on are those of jobs that workers make
 FEW = 60  # connections to PostgreSQL, which a fault takes
 FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), 'no libfaketime')
 
@@ -46,8 +49,12 @@ def own_mounts():
 class Host:
     """A worker, its runners and their commands, as a machine of its own."""
 
-    def __init__(self, cluster, number, name=None, network=False, disks=True):
-        self.cluster, self.name = cluster, name or 'host%d' % number
+    def __init__(self, cluster, number, like=None, network=False, disks=True):
+        """like: a host of which it has name and tags."""
+        self.cluster, self.name = cluster, 'host%d' % number
+        self.tags = ['odd' if number % 2 else 'even']
+        if like:
+            self.name, self.tags = like.name, like.tags
         self.disks = disks and PRIVILEGES['own mounts']
         self.label = 'host%d' % number  # its own also where another has its name
         self.folder = os.path.join(cluster.folder, self.label)
@@ -77,25 +84,19 @@ class Host:
         self.mark = 'FAULTS_HOST=' + self.folder
         self.worker, self.more = None, {}  # more: environment for the next start
         self.file = os.path.join(self.folder, 'dc.yml')
-        self.configure(address)
+        self.address = address
+        self.configure()
 
-    def configure(self, address):
-        if self.proxies:
-            db = {
-                'engine': self.cluster.servers[0].engine,
-                'database': 'dc',
-                'username': 'dc',
-                'password': 'secret',
-                'host': ['%s:%d' % (address, proxy.port) for proxy in self.proxies],
-            }
-        else:
-            db = {'engine': 'sqlite', 'path': self.cluster.servers[0].path}
+    def configure(self):
+        ports = [proxy.port for proxy in self.proxies]
+        db = self.cluster.access(self.address, ports)
         with open(self.file, 'w') as file:
             yaml.safe_dump(
                 {
                     'db': db,
                     'log': {'location': self.log},
                     'state': {'location': self.state},
+                    'tags': self.tags,
                     'max_tasks': 40,
                     'poll_seconds': 0.5,
                     'history': {'runs': 100000},
@@ -105,17 +106,7 @@ class Host:
             )
 
     def command(self, *arguments):
-        return [
-            sys.executable,
-            os.path.join(HERE, 'worker.py'),
-            str(self.cluster.minute),
-            str(self.cluster.margin),
-            '--config',
-            self.file,
-            '--name',
-            self.name,
-            *arguments,
-        ]
+        return self.cluster.command(self.file, '--name', self.name, *arguments)
 
     def environment(self):
         return dict(os.environ, FAULTS_HOST=self.folder, TZ='UTC', **self.more)
@@ -126,6 +117,8 @@ class Host:
             if (self.network)
             else []
         )
+        epoch = Words(self.label, now(), [self.name, *self.tags])
+        self.cluster.words.append(epoch)
         with open(os.path.join(self.folder, 'stderr'), 'ab') as errors:
             self.worker = subprocess.Popen(
                 [*inside, *self.command(*(arguments or ['run', '--forever']))],
@@ -282,6 +275,7 @@ class Cluster:
         self.random = random.Random(seed)
         self.writing = threading.RLock()  # held: the harness writes nothing
         self.hosts = self.servers = ()
+        self.words = []  # which words hosts had, and since when
         try:
             self.servers = getattr(self, database)()
             # The last host has a network of its own.
@@ -297,12 +291,62 @@ class Cluster:
                         ),
                     )
                 )
+            # Of each host its label, and the words that it has but for faults.
+            self.permanent = [
+                (host.label, [host.name, *host.tags]) for host in self.hosts
+            ]
             done = self.hosts[0].run('init')
             if done.returncode:
                 raise RuntimeError(done.stderr.decode())
+            self.leave_ids()
         except BaseException:
             self.close()
             raise
+
+    def access(self, address, ports):
+        """The part db of a configuration."""
+        if not ports:
+            return {'engine': 'sqlite', 'path': self.servers[0].path}
+        return {
+            'engine': self.servers[0].engine,
+            'database': 'dc',
+            'username': 'dc',
+            'password': 'secret',
+            'host': ['%s:%d' % (address, port) for port in ports],
+        }
+
+    def command(self, file, *arguments):
+        """The program, as it is typed on a host whose configuration is in the file."""
+        return [
+            sys.executable,
+            os.path.join(HERE, 'worker.py'),
+            str(self.minute),
+            str(self.margin),
+            '--config',
+            file,
+            *arguments,
+        ]
+
+    def type(self, *arguments):
+        """Type a command of the program, on a way that is never disturbed. Returns
+        whether it was done."""
+        file = os.path.join(self.folder, 'admin.yml')
+        ports = [server.port for server in self.writable() if server.port]
+        with open(file, 'w') as stream:
+            db = self.access('127.0.0.1', ports)
+            yaml.safe_dump({'db': db, 'log': {'location': 'admin'}}, stream)
+        command = self.command(file, '--name', 'admin', *arguments)
+        with self.writing:
+            done = subprocess.run(command, env=dict(os.environ, TZ='UTC'), **QUIET)
+        return done.returncode == 0
+
+    def leave_ids(self):
+        """Have jobs that workers make get ids that the harness gives to none."""
+        self.query('INSERT INTO job (id, active) VALUES (?, 0)', CHILDREN)
+        self.query('DELETE FROM job WHERE id = ?', CHILDREN)
+        if self.servers[0].engine == 'postgresql':
+            text = "SELECT setval(pg_get_serial_sequence('job', 'id'), %d)"
+            self.query(text % CHILDREN)
 
     @property
     def deadline(self):

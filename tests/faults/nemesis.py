@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from faults import checker
+from faults import checker, features, rules
 from faults.cluster import FAKETIME, Host, now, send
 from servers import wait_until, within
 
@@ -395,11 +395,36 @@ class SameName(Fault):
     seconds, databases = (4, 7), (*DATABASES, 'galera')
 
     def start(self):
-        self.other = Host(self.cluster, self.attack.next_host(), self.host.name)
+        self.other = Host(self.cluster, self.attack.next_host(), self.host)
         self.other.start()
 
     def heal(self):
         self.attack.drain(self.other)
+
+
+class OtherWords(KillWorker):
+    """The worker starts anew with another name, or other tags, or both."""
+
+    seconds = (4, 10)
+
+    @property
+    def hosts(self):
+        return [self.host.label, 'guest%s' % self.host.label[4:]]
+
+    def start(self):
+        name, tags = self.random.choice((('guest', 0), ('host', 0), ('guest', 1)))
+        tags = self.host.tags if tags else ['guest']
+        self.before = self.host.name, self.host.tags
+        self.restart(self.host.label.replace('host', name), tags)
+
+    def heal(self):
+        self.restart(*self.before)
+
+    def restart(self, name, tags):
+        super().start()
+        self.host.name, self.host.tags = name, tags
+        self.host.configure()
+        self.host.start_again()
 
 
 class FiftyWorkers(Fault):
@@ -619,6 +644,107 @@ class RowLocked(Fault):
         jobs[self.job] = jobs[self.job]._replace(due=[min(starts, default=now())])
 
 
+class Pausing:
+    """Somebody has jobs, a host, or all start nothing for a while. It ends by itself.
+    When it was committed, the harness notes; what it explains, it says itself."""
+
+    of, seconds = 'table', (2, 12)
+    hosts = ['nobody']
+
+    def inflict(self, length):
+        self.begin = now()
+        # In whole seconds, as the database's times are.
+        self.until = self.attack.whole(now() + 8 + length)
+        self.prepare()
+        if not self.typed(
+            'pause', *self.what(), '--until', self.attack.utc(self.until)
+        ):
+            return self.miss('it could not be typed')
+        self.committed = now()
+        self.attack.pauses += [
+            rules.Pause(target, self.committed, self.until) for target in self.targets()
+        ]
+        self.go_on()
+
+    def typed(self, *arguments):
+        """Type a command again until it is done; whether it is."""
+        while now() < self.until - 2:
+            if self.cluster.type(*arguments):
+                return True
+            time.sleep(0.2)
+        return False
+
+    def ask_for(self, job):
+        """Ask for a run by run-now, which goes through all pauses."""
+        asked = now()
+        if self.typed('run-now', str(job)):
+            facts = {'asked': True, 'due': [now()], 'kind': 'once'}
+        else:  # it may have been done, and may not
+            facts = {'asked': True, 'due': [asked], 'kind': 'maybe'}
+        jobs = self.attack.jobs
+        jobs[job] = jobs[job]._replace(**facts)
+
+    def prepare(self):
+        pass
+
+    def go_on(self):
+        for columns in self.asked_for():
+            facts = {'word': columns.get('run_on'), 'kind': 'maybe'}
+            facts['names'] = tuple(filter(None, [facts['word']]))
+            self.ask_for(
+                self.attack.add_job(0.2, active=0, columns=columns, facts=facts)
+            )
+
+    def heal(self):
+        time.sleep(max(0, self.until - now()))
+
+
+class PauseAll(Pausing, Fault):
+    def what(self):
+        return ()
+
+    def targets(self):
+        return ['*']
+
+    def asked_for(self):
+        return [{}, {'run_on': 'even'}]
+
+
+class PauseHost(Pausing, Fault):
+    def what(self):
+        return '--host', self.host.label
+
+    def targets(self):
+        return [self.host.label]
+
+    def asked_for(self):
+        return [{'run_on': self.host.label}]
+
+
+class PauseJobs(Pausing, Fault):
+    """Some of them are asked for meanwhile."""
+
+    def prepare(self):
+        self.due = self.attack.whole(now() + 7)
+        self.jobs = [self.attack.add_job(0.2, due=self.due) for _ in range(6)]
+
+    def what(self):
+        return map(str, self.jobs)
+
+    def targets(self):
+        return self.jobs
+
+    def go_on(self):
+        jobs = self.attack.jobs
+        for job in self.jobs:
+            late = self.committed > self.due - 1
+            jobs[job] = jobs[job]._replace(
+                due=[self.until], kind='maybe' if late else 'once'
+            )
+        for job in self.jobs[:2]:
+            self.ask_for(job)
+
+
 # Nodes of a cluster.
 
 
@@ -739,6 +865,31 @@ class TableChanges(Fault):
             query(change[number % 5], job)
             if number % 5 == 0:
                 self.attack.jobs[job] = self.attack.jobs[job]._replace(until=now())
+
+
+class AskAgain(Fault):
+    """A job succeeds again and again while its follower runs."""
+
+    of, seconds = 'table', (4, 8)
+    hosts = ['nobody']
+
+    def inflict(self, length):
+        parent = self.attack.add_job(0.2, kind='maybe', active=0)
+        follower = features.add_follower(self.attack, parent, 1.4)
+        until = now() + length
+        super().inflict(length)
+        while now() < until:
+            self.cluster.query(
+                'UPDATE job SET run_requested = 1, next_run_utc = CASE WHEN run_token '
+                'IS NULL THEN %s ELSE next_run_utc END WHERE id = ?'
+                % features.UTC[self.server.engine],
+                parent,
+            )
+            time.sleep(self.random.uniform(0.3, 1))
+        self.attack.say('%8.2f job %d led %d' % (now(), parent, follower))
+
+    def start(self):
+        pass
 
 
 class OldRows(Fault):

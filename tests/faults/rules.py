@@ -1,0 +1,234 @@
+"""What the checker demands of jobs that have a place, tries, a parent, a limit or a pause.
+
+As the checker itself, it knows nothing of the program. Each rule is a function of a Judge,
+a Job, its runs and its records; runs are what the commands wrote themselves. Times are
+seconds of CLOCK_BOOTTIME.
+"""
+
+import math
+import re
+from collections import namedtuple
+
+# From `begin` on, a host had these words: its name and its tags. place: the host itself,
+# whatever it is called.
+Words = namedtuple('Words', 'place begin words')
+# No start from `begin`, when it was committed for certain, to `until`. target: the id of a
+# job, the name of a host, or '*'.
+Pause = namedtuple('Pause', 'target begin until')
+
+WHOLE = 1  # second: the databases' times in the history have no fractions
+GRACE = 3  # seconds that a claim in flight may take to start its command
+OTHERS_FIRST = 10  # seconds for which a host leaves a retry to others
+
+
+def judge(judged, job, runs, records):
+    """All rules."""
+    where(judged, job, runs, records)
+    limits(judged, job, runs, records)
+    pauses(judged, job, runs, records)
+    skips(judged, runs, records)
+    if job.retries:
+        tries(judged, job, runs, records)
+    elif any(run.attempt for run in runs):
+        judged.find('untold', runs[-1], 'a retry of a job that has none')
+    if job.after:
+        follows(judged, job, runs, records)
+
+
+def is_skip(record):
+    return record.status.startswith('SKIPPED')
+
+
+def claimed_at(run, records):
+    """When the database says that a run was claimed; else when its command began."""
+    return next(
+        (
+            record.started
+            for record in records
+            if record.run_no == run.run_no and record.started is not None
+        ),
+        run.start,
+    )
+
+
+def is_delayed(judged, run, claimed):
+    """Whether a fault explains that a command began so late after its claim."""
+    return run.start < claimed + WHOLE + GRACE or any(
+        fault.begin <= run.start
+        and claimed <= fault.until
+        and run.start <= fault.end + WHOLE + GRACE
+        and (run.host in fault.hosts or judged.is_of_all(fault))
+        for fault in judged.troubles
+    )
+
+
+# Where.
+
+
+def where(judged, job, runs, records):
+    """A run is on a host that had the job's word at some moment from claim to start."""
+    if job.word is None:
+        return
+    for run in runs:
+        since = min(claimed_at(run, records), run.start) - 0.05
+        epochs = [epoch for epoch in judged.words if epoch.place == run.place]
+        ends = [epoch.begin for epoch in epochs[1:]] + [math.inf]
+        may = any(
+            job.word in epoch.words and epoch.begin <= run.start and since <= end
+            for epoch, end in zip(epochs, ends)
+        )
+        if not may:
+            text = 'on %s, which is not %s' % (run.place, job.word)
+            judged.find('misplaced', run, text)
+
+
+# Until when.
+
+
+def limits(judged, job, runs, records):
+    """No run is claimed when it is too late for the tick for which it comes."""
+    if job.within == math.inf:
+        return
+    for run in runs:
+        due = max((due for due in job.due if due <= run.start), default=None)
+        if due is None or run.attempt:
+            continue
+        limit, claimed = due + job.within, claimed_at(run, records)
+        if claimed >= limit or not (
+            run.start < limit or is_delayed(judged, run, claimed)
+        ):
+            text = 'claimed %.2f, begun %.2f s after its time, allowed: %.2f'
+            facts = claimed - due, run.start - due, job.within
+            judged.find('beyond', run, text % facts)
+
+
+def pauses(judged, job, runs, records):
+    """Nothing is claimed in a pause, but what was asked for."""
+    for pause in judged.pauses:
+        for run in runs:
+            if job.asked or pause.target not in ('*', job.id, run.host):
+                continue
+            claimed = claimed_at(run, records)
+            early = pause.begin + WHOLE < claimed < pause.until - WHOLE
+            in_flight = claimed <= pause.begin + WHOLE and is_delayed(
+                judged, run, claimed
+            )
+            inside = pause.begin + WHOLE + GRACE < run.start < pause.until - WHOLE
+            if early or inside and not in_flight:
+                text = '%.2f s after %s was paused, claimed %.2f s after'
+                facts = run.start - pause.begin, pause.target, claimed - pause.begin
+                judged.find('paused', run, text % facts)
+
+
+def skips(judged, runs, records):
+    """A time that is recorded as skipped was not run for, and its reason is true."""
+    for record in filter(is_skip, records):
+        for run in runs:
+            if record.due is not None and run.due == record.due and not run.attempt:
+                text = 'skipped, but run %s was for that time' % run.run_no
+                judged.find('unskipped', record, text)
+        still = re.search('run ([0-9]+) on .* still ran', record.status)
+        if still and not any(
+            run.run_no == int(still[1])
+            and run.start - WHOLE <= record.due <= (run.end or math.inf) + WHOLE
+            or run.run_no == int(still[1])
+            and is_unseen(run, record, judged)
+            for run in runs
+        ):
+            judged.find('unskipped', record, '%r is not so' % record.status)
+        paused = 'paused by' in record.status
+        if paused and not any(
+            pause.begin - GRACE <= record.due + 60 and record.due <= pause.until
+            for pause in judged.pauses
+        ):
+            judged.find('unskipped', record, '%r: there was no pause' % record.status)
+
+
+def is_unseen(run, record, judged):
+    """Whether a fault kept others from seeing that a run had ended."""
+    return any(
+        fault.begin <= record.due and record.due <= fault.until
+        for fault in judged.faults
+    )
+
+
+# Again.
+
+
+def tries(judged, job, runs, records):
+    """Each failure is followed by its retry, with the next number; nothing else is."""
+    wrote = {run.run_no: run for run in runs}
+    known = sorted(record for record in records if not is_skip(record))
+    for record in known:
+        run = wrote.get(record.run_no)
+        if run and run.attempt != record.attempt:
+            text = 'its command was told attempt %s, recorded is %s'
+            judged.find('untold', run, text % (run.attempt, record.attempt))
+    if known and known[0].attempt:
+        judged.find('untried', known[0], 'its first attempt is not on record')
+    for record, after in zip(known, [*known[1:], None]):
+        expected = record.attempt + 1 if fails(job, record) else None
+        run = wrote.get(record.run_no)
+        if (after and after.attempt) != expected:
+            text = '%r in attempt %d, then %s' % (
+                record.status,
+                record.attempt,
+                after and 'attempt %d' % after.attempt,
+            )
+            late = run and run.end and judged.hits(job, run)  # told when it was lost
+            judged.find('untried', record, text, late)
+        elif after and run and run.end and after.run_no in wrote:
+            in_time(judged, job, run, wrote[after.run_no])
+
+
+def fails(job, record):
+    """Whether a run is to be tried again."""
+    return (
+        record.status != 'Success'
+        and record.status != 'ERROR: stopped'
+        and record.attempt < job.retries
+    )
+
+
+def in_time(judged, job, run, retry):
+    """A retry comes after its delay, and not much later."""
+    due = run.end + job.delay * 2**run.attempt
+    if retry.start < due - WHOLE:
+        text = 'a retry %.2f s after the failure, at least %.2f'
+        judged.find('hasty', retry, text % (retry.start - run.end, due - run.end))
+    latest = judged.explained(job, due + OTHERS_FIRST, due, retry)
+    if retry.start > latest:
+        text = 'a retry %.2f s after its time, explained: %.2f'
+        judged.find('late', retry, text % (retry.start - due, latest - due))
+
+
+# After.
+
+
+def follows(judged, job, runs, records):
+    """A follower runs after each success, and has one success of its own for each run."""
+    parents = {run.run_no: run for run in judged.runs[job.after]}
+    successes = sorted(
+        run.end
+        for record in judged.records[job.after]
+        for run in [parents.get(record.run_no)]
+        if record.status == 'Success' and run and run.end
+    )
+    starts = sorted(run.start for run in runs if not run.attempt)
+    for number, start in enumerate(starts):
+        told = [end for end in successes if end <= start + 0.05]
+        if len(told) <= number:
+            text = 'run %d at %.2f, after %d successes' % (number + 1, start, len(told))
+            judged.find('unled', runs[0], text)
+    dead = [
+        record.started + WHOLE
+        for record in records
+        if judged.is_lost(record) and record.started is not None
+    ]
+    last = max([run.start + 0.05 for run in runs] + dead, default=-math.inf)
+    for end in successes:
+        latest = judged.explained(job, end, end, None)
+        if last < end and latest < min(judged.end, job.until):
+            text = 'job %d succeeded at %.2f, and it never ran after that'
+            what = runs[0] if runs else judged.nothing(job)
+            judged.find('forgotten', what, text % (job.after, end))
