@@ -344,7 +344,7 @@ class Attack:
         """Wait until all that was due has run and is recorded."""
         self.stop_ticks()
         limit = now() + 2 * self.cluster.deadline + 60
-        due = max((job.due[0] for job in self.jobs.values()), default=0)
+        due = max((due for job in self.jobs.values() for due in job.due[:1]), default=0)
         while now() < limit:
             if now() > due + 1 and not self.unsettled():
                 self.end = now()
