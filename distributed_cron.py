@@ -7299,20 +7299,18 @@ def ended(store, row, now):
     row = row._replace(ended_utc=text_of(now))
     if not KINDS[row.kind]:
         return row
-    text = '%s after %s' % (over(store, row), lasted(now - moment(row.since_utc)))
+    text = '%s after %s' % (over(store, row, now), lasted(now - moment(row.since_utc)))
     if row.times:
         text += ', %d failure%s' % (row.times, 's'[: row.times - 1])
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
-def over(store, row):
+def over(store, row, now):
     """In which way a trouble is over."""
     if row.kind == 'host':
-        rows = store.query('SELECT last_seen FROM host WHERE name = :name', name=row[1])
-        is_back = rows and text_of(store.zone.local(moment(row.since_utc)))
-        if is_back and rows[0].last_seen > is_back:
-            return 'host %s %s' % (row.subject, KINDS['host'])
-        return 'host %s is no longer expected' % row.subject
+        is_back = row.subject in [host.name for host in living_hosts(store, now)]
+        how = KINDS['host'] if is_back else 'is no longer expected'
+        return 'host %s %s' % (row.subject, how)
     if row.kind in OF_NO_JOB:
         return KINDS[row.kind]
     rows = store.query('SELECT * FROM job WHERE id = :id', id=int(row.subject))
@@ -7713,7 +7711,7 @@ def run_program(words, text):
         env={**os.environ, 'PATH': path},
     )
     try:
-        process.communicate(text, timeout=SENDING)
+        process.communicate(text, timeout=0.9 * SENDING)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -7772,7 +7770,7 @@ FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_
 
 def troubles_now(store, known, now):
     """What is wrong, by (kind, subject)."""
-    steps = failing, late, slow, stuck, parked, skipped, away, full
+    steps = failing, late, slow, by_status, skipped, away, full
     found = [trouble for step in steps for trouble in step(store, known, now)]
     return {trouble[:2]: trouble for trouble in found}
 
@@ -7803,7 +7801,18 @@ def jobs_where(store, which, **values):
         and not row.each_host
         and row.name != ALERT
         and row.alert_after != 0
+        and is_sound(row)
     ]
+
+
+def is_sound(job):
+    """Whether all numbers and times are such: SQLite takes any text for them. A row of
+    which that is not true must not keep what is wrong with others from being told."""
+    numbers = job.failures, job.alert_after or 0
+    times = job.last_start, job.last_end, job.next_run_utc
+    return all(isinstance(value, int) for value in numbers) and all(
+        moment(value) for value in times if value is not None
+    )
 
 
 def label_of(job):
@@ -7884,10 +7893,7 @@ def late(store, known, now):
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))
         if job.run_on and job.run_on not in words:
-            text = "can't run (due since %s; there is no host for %s)" % (
-                text_of(store.zone.local(due)),
-                job.run_on,
-            )
+            text += ': there is no host for %s' % job.run_on
         found.append(trouble_of(job, 'late', since, text))
     return found
 
@@ -7923,29 +7929,27 @@ LONGEST = """SELECT MAX(duration_ms) AS longest FROM (SELECT duration_ms FROM ru
     WHERE job_id = :id AND status = 'Success' ORDER BY run_no DESC LIMIT 20) AS last"""
 
 
-def stuck(store, known, now):
-    """Jobs whose run is past its deadline and can't be ended."""
-    jobs = jobs_where(store, IS_STUCK)
+def by_status(store, known, now):
+    """Jobs whose status says by itself what is wrong, as long as it does."""
+    values = {'parked': text_of(PARKED)}
     return [
-        trouble_of(job, 'stuck', now, '(%s on %s)' % (job.last_status, host_of(job)))
-        for job in jobs
+        trouble_of(job, kind, now, text % (job.last_status.partition(': ')[2]))
+        for kind, (which, text) in SAID_BY_STATUS.items()
+        for job in jobs_where(store, which, **values)
     ]
 
 
-IS_STUCK = "run_deadline_utc <= {utc} AND last_status LIKE 'ERROR: process%'"
-
-
-def parked(store, known, now):
-    """Jobs that never run because something is wrong with their schedule."""
-    jobs = jobs_where(store, IS_PARKED, parked=text_of(PARKED))
-    return [
-        trouble_of(job, 'parked', now, 'is parked (%s)' % job.last_status[7:])
-        for job in jobs
-    ]
-
-
-IS_PARKED = """run_token IS NULL AND next_run_utc = :parked
-    AND last_status LIKE 'ERROR: schedule%'"""
+SAID_BY_STATUS = {  # kind: (SQL, what is wrong)
+    'stuck': (
+        "run_deadline_utc <= {utc} AND last_status LIKE 'ERROR: process%'",
+        "can't be ended (%s)",
+    ),
+    'parked': (
+        'run_token IS NULL AND next_run_utc = :parked '
+        "AND last_status LIKE 'ERROR: schedule%'",
+        'is parked (%s)',
+    ),
+}
 
 
 def skipped(store, known, now):

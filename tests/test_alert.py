@@ -244,7 +244,7 @@ def make_late(place):
 def make_homeless(place):
     place.add('x', name='j', frequency=60, run_on='db')
     place.store.plan(place.store.now())
-    text = "j can't run (due since 2026-05-20 12:00:00; there is no host for db)"
+    text = 'j is late (due since 2026-05-20 12:00:00): there is no host for db'
     return 15, text
 
 
@@ -334,7 +334,7 @@ def make_stuck(place):
         status="ERROR: process 9 can't be ended",
         job=job,
     )
-    return 5, "j (ERROR: process 9 can't be ended on alpha)"
+    return 5, "j can't be ended (process 9 can't be ended)"
 
 
 def end_stuck(place):
@@ -398,6 +398,19 @@ def test_what_is_paused_is_not_late(at, mail, web):
     assert told_now(mail, web) == []
     look(at, 71)
     assert [s.split()[1] for s in told_now(mail, web)] == ['k']
+
+
+def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, web):
+    place = sqlite_place
+    place.write(alert={'webhook': web.url})
+    bad = {'frequency': 60, 'failures': 1, 'run_token': 'x', 'next_run_utc': 'soon'}
+    for more in {'alert_after': 'x'}, {'last_end': 'x'}, {'last_start': '1'}:
+        place.add('x', **{**bad, **more})
+    place.add('x', frequency=1, run_on='100%s %', next_run_utc='2020-01-01 00:00:00')
+    place.add('x', name='j', failures=1, next_run_utc='2050-01-01 00:00:00')
+    place.run('alert')
+    (text,) = texts(web)
+    assert 'j is failing' in text and 'there is no host for 100%s %' in text
 
 
 def test_removed_and_disabled_jobs_are_not_called_well(at, mail, web):
@@ -888,6 +901,15 @@ def test_sendmail_and_command(sqlite_place, monkeypatch):
     assert json.loads(place.read('json'))['text'].startswith('[cron] test from here')
     place.write(alert={'command': 'exit 3'})
     assert 'alert.command: exit 3' in place.run('alert', '--test', code=1)
+
+
+def test_a_command_that_hangs_is_ended_whole(sqlite_place, monkeypatch):
+    place = sqlite_place
+    monkeypatch.setattr(dc, 'SENDING', 1)
+    place.write(alert={'command': 'sleep %s | cat' % place.mark})
+    out = place.run('alert', '--test', code=1)
+    assert 'alert.command: signal 9 (SIGKILL)' in out
+    assert not processes_of(place.mark)
 
 
 @pytest.mark.parametrize('engine', ['sqlite', 'mysql'])
