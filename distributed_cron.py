@@ -53,9 +53,9 @@ Sections
     live       what a run has written so far, for those who watch it
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
+    notes      why a run starts late, by evidence
     plans      when a job is due and until when, what it skipped, jobs after jobs
     hosts      a host says hello, and follows the jobs that run on each host
-    notes      why a run starts late, by evidence
     schedule   the next run of a job, its window, and the time zone
     fields     cron expressions: their five fields, and the times that match them
     dialects   the databases: their words, connections and errors
@@ -481,7 +481,7 @@ class Worker:
     def back_off(self, problem):
         """Log a failed turn, more and more seldom; returns the seconds to wait."""
         self.failures += 1
-        self.pace.note_failure(problem, self.failures)
+        self.pace.note_failure(problem)
         if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
@@ -695,7 +695,7 @@ class Worker:
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             if rows:
-                claim.notes = late_notes(self.store, rows, jobs, self.pace)
+                rows = with_notes(self.store, rows, jobs, self.pace)
                 commands = [Command(row, claim, sent, self.config) for row in rows]
                 start_runner(self.config, self.name, claim, commands)
                 self.log.write('start: ' + ', '.join(map(str, commands)))
@@ -712,8 +712,7 @@ class Worker:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
 
     def claim_refused(self, jobs, problem):
-        """The database refuses to write one of the rows: find out which, and leave it
-        alone. Returns how many runs were started."""
+        """A row is refused: find out which, and leave it alone. Returns 0: no start."""
         self.pace.one_by_one = len(jobs) > 1
         self.lost = True
         if not self.pace.one_by_one:
@@ -766,13 +765,15 @@ class Pace:
         self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.one_by_one = False  # claim one job a time: one of many was refused
-        # What kept it from starting jobs: two boottimes, from when until when.
+        # What kept it from starting jobs: boottimes, from when until when.
         self.full = None  # while jobs were due, all slots were taken
-        self.outage = None  # turns failed; and the text of it
-        self.failure = ''
+        self.outage = None  # its turns failed; None as the end: they still do
+        self.failure = ''  # in words
 
     def count(self, is_due, slots):
         """Count the turns since jobs fell due."""
+        if self.outage and self.outage[1] is None:
+            self.outage = (self.outage[0], boottime())
         if not is_due:
             self.burst = 0
             self.misses = 0
@@ -783,15 +784,14 @@ class Pace:
         else:
             self.full = ((self.full or [boottime()])[0], boottime())
 
-    def note_failure(self, problem, failures):
-        """Note a turn that failed, one of so many in a row."""
+    def note_failure(self, problem):
+        """Note a turn that failed."""
         text = 'failed: ' + line_of(problem)
         if isinstance(problem, Away):
             text = 'could not reach the database'
-        begun = boottime()
-        if failures > 1 and text == self.failure:
-            begun = self.outage[0]
-        self.outage = (begun, boottime())
+        goes_on = self.outage and self.outage[1] is None and text == self.failure
+        if not goes_on:
+            self.outage = (boottime(), None)
         self.failure = text
 
     def is_shared(self):
@@ -925,7 +925,7 @@ class Command:
         self.name = row.name or ''
         self.run_no = row.run_no
         self.attempt = row.attempt
-        self.note = claim.notes.get(row.id)
+        self.note = row.note  # why it starts late
         self.text = row.command
         self.due = row.next_run_utc
         self.started = row.last_start
@@ -1500,7 +1500,6 @@ class Claim:
         self.born = 0  # boottime of its making; 0 if that was in another boot
         self.database = ''  # the identity of the database that it was sent to
         self.starts = {}  # job id, as text -> its last_start before the claim
-        self.notes = {}  # job id -> why its run starts late; the worker's, in memory
         self.landed = False  # the database has answered
         self.unheld = False  # no runner holds it
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
@@ -2760,6 +2759,230 @@ def retry_of(ending, job, ended, now, zone):
 
 
 ########################################################################################
+# notes: why a run starts late, by evidence
+########################################################################################
+
+# A run that starts late is explained by spans of time in which it could not start, on
+# any host that may take it: each is a fact on record. Where they don't cover the time
+# from when it was due, the reason is unknown.
+
+FIRST = EPOCH + DAY  # as the begin of a span: always until its end
+LATE = MINUTE  # a run that starts no later after its time needs no reason
+Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
+# The evidence, in one statement: of hosts, of their pauses, and of the runs before.
+EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
+        last_seen AS at, running AS number, max_tasks AS most,
+        COALESCE(tags, '') AS text, tags_since AS since FROM host
+    UNION ALL SELECT 'pause', target, from_utc, until_utc, until_utc, 0, 0, paused_by,
+        until_utc FROM pause
+    UNION ALL SELECT 'run', run.worker, run.started_at, run.ended_at, run.ended_at,
+        run.run_no, run.job_id, run.status, run.ended_at
+        FROM run JOIN job ON run.job_id = job.id
+        AND run.run_no BETWEEN job.run_no - 2 AND job.run_no - 1
+        WHERE job.id IN (:jobs) AND run.status NOT LIKE 'SKIPPED%' '''
+
+
+def with_notes(store, rows, starts, pace):
+    """What collect says, with a note on each run that starts late. starts: {job id:
+    last_start before the claim}; pace: what hindered this worker."""
+    now = moment(rows[0].now)
+    notes = {}
+    try:
+        late = {}
+        for row in rows:
+            job = row._replace(last_start=starts[row.id], claimed_start=starts[row.id])
+            due = first_due(job, moment(row.next_run_utc) or now, store.zone)
+            if now - due > LATE:
+                late[due, row.id] = job
+        if late:
+            evidence = Evidence(store, late.values(), pace, now)
+            for (due, id), job in late.items():
+                notes[id] = evidence.note(job, due)
+    except Exception:  # a bad row, or a bug of ours: a run starts in any case
+        pass
+    return [row._replace(note=notes.get(row.id)) for row in rows]
+
+
+class Evidence:
+    """What is on record of the time before now, in which jobs were due."""
+
+    def __init__(self, store, jobs, pace, now):
+        """jobs: rows of jobs, as they were before their claim."""
+        self.store = store
+        self.pace = pace
+        self.now = now
+        rows = store.query(EVIDENCE, jobs=[job.id for job in jobs])
+        self.hosts = [row for row in rows if row.kind == 'host']
+        self.pauses = [row for row in rows if row.kind == 'pause']
+        self.runs = [row for row in rows if row.kind == 'run']
+
+    def note(self, job, due):
+        """Why a job that was due then starts only now, and what it passed over."""
+        text = lasted(self.now - due) + ' late: ' + self.reason(job, due)[:200]
+        if job.attempt:
+            text = 'retry %d of %d, %s' % (job.attempt, job.retries, text)
+        passed = 0
+        for when in times_after(job, due, self.store.zone):
+            if when > self.now or passed == MOST_COUNTED or not job.active:
+                break
+            passed += 1
+        if passed:
+            times = 'time' if passed == 1 else 'times'
+            text += '; %d more %s passed' % (passed, times)
+        return text[:255]
+
+    def reason(self, job, due):
+        """The first reason for which there is evidence."""
+        hosts = [host for host in self.hosts if may_take(host, job.run_on)]
+        common = [*self.of_job(job, due), *self.of_tags(job, hosts, due)]
+        text = self.explained(common, due)
+        if text:
+            return text
+        found = []
+        for host in hosts:
+            text = self.explained([*common, *self.of_host(host, due)], due)
+            if text is None:
+                return 'unknown'
+            if text != self.explained([*common, *self.silences(host)], due):
+                found.append('%s %s' % (host.name, text))
+        silence = self.explained([*common, *self.nobody_seen(job, hosts)], due)
+        return ', '.join(found) or silence or 'unknown'
+
+    def explained(self, spans, due):
+        """The first spans that cover the time since then, in words; None if they don't,
+        but for a minute and at most half of it."""
+        allowed = min(LATE, (self.now - due) / 2)
+        rest = [(due, self.now)]
+        found = []
+        for span in spans:
+            before = rest
+            rest = []
+            for begin, end in before:
+                pieces = (begin, min(end, span.begin)), (max(begin, span.end), end)
+                rest += [piece for piece in pieces if piece[0] < piece[1]]
+            if rest != before:
+                found.append(span.text)
+            if sum([end - begin for begin, end in rest], 0 * DAY) <= allowed:
+                return ' and '.join(found)
+        return None
+
+    def utc(self, local):
+        """A local time on record as UTC; None for NULL."""
+        local = moment(local)
+        return local and self.store.zone.utc_before(local, self.now)
+
+    def span(self, begin, end, text):
+        """A Span. In its text %s is its end; two are its begin and its end."""
+        if begin == FIRST:
+            text = text.replace('from %s to %s', 'until %s')
+        shown = (begin, end)[2 - text.count('%s') :]
+        times = shown and clock_texts(self.store, self.now, *shown)
+        return Span(begin, end, text % tuple(times))
+
+    # What kept a job from starting on any host.
+
+    def of_job(self, job, due):
+        """Its pause, that of all hosts, and the run before."""
+        spans = []
+        begun, until = moment(job.paused_from_utc), moment(job.paused_until_utc)
+        if begun and until and job.paused_by:
+            by = job.paused_by.replace('%', '%%')
+            spans.append(self.span(begun, until, 'paused until %s by ' + by))
+        spans += self.of_pauses('*', 'all hosts were ')
+        for run in self.runs:
+            if run.most == job.id and self.utc(run.end_at) > due:
+                text = 'run %d on %s' % (run.number, run.name.rpartition('-')[0])
+                text = text.replace('%', '%%') + ' had not ended until %s'
+                begun = self.utc(run.begin_at) or due
+                spans.append(self.span(begun, self.utc(run.end_at), text))
+        if job.id in self.store.perl_runs:
+            minutes = max(job.frequency, job.max_run_time)
+            begun = self.utc(job.last_start)
+            text = 'a run of a Perl worker, since %s, could go on until %s'
+            spans.append(self.span(begun, begun + minutes * MINUTE, text))
+        return spans
+
+    def of_pauses(self, target, subject=''):
+        """The pauses of a host, or of all (*)."""
+        spans = []
+        for row in self.pauses:
+            begin, end = moment(row.begin_at), moment(row.end_at)
+            if row.name == target and begin and end:
+                by = row.text.replace('%', '%%')
+                text = subject + 'paused until %s by ' + by
+                spans.append(self.span(begin, end, text))
+        return spans
+
+    def of_tags(self, job, hosts, due):
+        """That no host had the tag of a job."""
+        since = [
+            self.utc(host.since) for host in hosts if host.name.lower() != job.run_on
+        ]
+        lost = [
+            host
+            for host in self.hosts
+            if host not in hosts and (self.utc(host.since) or self.now) > due
+        ]
+        if not job.run_on or lost or len(since) < len(hosts) or not all(since):
+            return []
+        text = 'no host had the tag %s' % job.run_on + ' until %s'
+        return [self.span(FIRST, min(since, default=self.now), text)]
+
+    def nobody_seen(self, job, hosts):
+        """The times in which no host was seen that may take a job."""
+        text = 'no worker was seen from %s to %s'
+        if job.run_on:
+            text = 'no worker of %s' % job.run_on + text[9:]
+        common = [Span(FIRST, self.now, '')] if hosts else []
+        for host in hosts:
+            pairs = [
+                (max(one.begin, other.begin), min(one.end, other.end))
+                for one in common
+                for other in self.silences(host)
+            ]
+            common = [Span(*pair, '') for pair in pairs if pair[0] < pair[1]]
+        return [self.span(span.begin, span.end, text) for span in common]
+
+    # What kept a host from starting any.
+
+    def silences(self, host):
+        """The times in which it was not seen."""
+        spans = []
+        begin, end, seen = map(self.utc, (host.begin_at, host.end_at, host.at))
+        text = 'not seen from %s to %s'
+        if end:
+            spans.append(self.span(begin or FIRST, end, text))
+        if seen and seen < self.now - SILENCE:
+            spans.append(self.span(seen, self.now, text))
+        return spans
+
+    def of_host(self, host, due):
+        spans = self.of_pauses(host.name.lower())
+        if host.name == self.store.config.name:
+            text = self.pace.failure.replace('%', '%%')[:80] + ' from %s to %s'
+            spans += self.own_span(self.pace.outage, text)
+            most = self.store.config.max_tasks
+            text = 'had all slots taken, %d of %d' % (most, most)
+            spans += self.own_span(self.pace.full, text + ', from %s to %s')
+        elif host.number >= host.most > 0 and self.utc(host.at) >= due:
+            text = 'had all slots taken, %d of %d' % (host.number, host.most)
+            spans.append(self.span(due, self.now, text))
+        return [*spans, *self.silences(host)]
+
+    def own_span(self, times, text):
+        """A Span, as a list, of what this worker has noted; none for None."""
+        if times is None:
+            return []
+        begin, end = [self.now - (boottime() - when) * SECOND for when in times]
+        return [self.span(begin, end, text)]
+
+
+def may_take(host, run_on):
+    """Whether a host may take the jobs with a run_on."""
+    return run_on is None or run_on in (host.name.lower(), *host.text.split())
+
+
+########################################################################################
 # plans: when a job is due and until when, what it skipped, and jobs after jobs
 ########################################################################################
 
@@ -2788,7 +3011,7 @@ LIMITED_FROM = '''id, last_start, claimed_start, next_run_utc, start_before_utc,
 CLAIMED = (
     LIMITED_FROM
     + ''', name, run_no, command, run_deadline_utc, active, retries,
-    paused_from_utc, paused_by, {utc_exact} AS now'''
+    paused_from_utc, paused_by, NULL AS note, {utc_exact} AS now'''
 )
 # What has been written for a job is still what was read from it.
 UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
@@ -3166,230 +3389,6 @@ def delete_children(store, ids):
     for id in ids:
         with store.wanting([id]):
             store.change('DELETE FROM job WHERE id = :id AND run_token IS NULL', id=id)
-
-
-########################################################################################
-# notes: why a run starts late, by evidence
-########################################################################################
-
-# A run that starts late is explained by spans of time in which it could not start, on
-# any host that may take it: each is a fact on record. Where they don't cover the time
-# from when it was due, the reason is unknown.
-
-FIRST = EPOCH + DAY  # as the begin of a span: always until its end
-LATE = MINUTE  # a run that starts no later after its time needs no reason
-Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
-# The evidence, in one statement: of hosts, of their pauses, and of the runs before.
-EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
-        last_seen AS at, running AS number, max_tasks AS most,
-        COALESCE(tags, '') AS text, tags_since AS since FROM host
-    UNION ALL SELECT 'pause', target, from_utc, until_utc, until_utc, 0, 0, paused_by,
-        until_utc FROM pause
-    UNION ALL SELECT 'run', run.worker, run.started_at, run.ended_at, run.ended_at,
-        run.run_no, run.job_id, run.status, run.ended_at
-        FROM run JOIN job ON run.job_id = job.id
-        AND run.run_no BETWEEN job.run_no - 2 AND job.run_no - 1
-        WHERE job.id IN (:jobs) AND run.status NOT LIKE 'SKIPPED%' '''
-
-
-def late_notes(store, rows, starts, pace):
-    """Why runs that were just claimed start late, as {job id: text}. rows: what collect
-    says; starts: {job id: last_start before}; pace: what hindered this worker."""
-    now = moment(rows[0].now)
-    notes = {}
-    try:
-        late = {}
-        for row in rows:
-            job = row._replace(last_start=starts[row.id], claimed_start=starts[row.id])
-            due = first_due(job, moment(row.next_run_utc) or now, store.zone)
-            if now - due > LATE:
-                late[due, row.id] = job
-        if late:
-            evidence = Evidence(store, late.values(), pace, now)
-            for (due, id), job in late.items():
-                notes[id] = evidence.note(job, due)
-    except Exception:  # a bad row, or a bug of ours: a run starts in any case
-        pass
-    return notes
-
-
-class Evidence:
-    """What is on record of the time before now, in which jobs were due."""
-
-    def __init__(self, store, jobs, pace, now):
-        """jobs: rows of jobs, as they were before their claim."""
-        self.store = store
-        self.pace = pace
-        self.now = now
-        rows = store.query(EVIDENCE, jobs=[job.id for job in jobs])
-        self.hosts = [row for row in rows if row.kind == 'host']
-        self.pauses = [row for row in rows if row.kind == 'pause']
-        self.runs = [row for row in rows if row.kind == 'run']
-
-    def note(self, job, due):
-        """Why a job that was due then starts only now, and what it passed over."""
-        text = lasted(self.now - due) + ' late: ' + self.reason(job, due)[:200]
-        if job.attempt:
-            text = 'retry %d of %d, %s' % (job.attempt, job.retries, text)
-        passed = 0
-        for when in times_after(job, due, self.store.zone):
-            if when > self.now or passed == MOST_COUNTED or not job.active:
-                break
-            passed += 1
-        if passed:
-            times = 'time' if passed == 1 else 'times'
-            text += '; %d more %s passed' % (passed, times)
-        return text[:255]
-
-    def reason(self, job, due):
-        """The first reason for which there is evidence."""
-        hosts = [host for host in self.hosts if may_take(host, job.run_on)]
-        common = [*self.of_job(job, due), *self.of_tags(job, hosts, due)]
-        text = self.explained(common, due)
-        if text:
-            return text
-        found = []
-        for host in hosts:
-            text = self.explained([*common, *self.of_host(host, due)], due)
-            if text is None:
-                return 'unknown'
-            if text != self.explained(self.silences(host), due):
-                found.append('%s %s' % (host.name, text))
-        silence = self.explained([*common, *self.nobody_seen(job, hosts)], due)
-        return ', '.join(found) or silence or 'unknown'
-
-    def explained(self, spans, due):
-        """The first spans that cover the time since then, in words; None if they don't,
-        but for a minute and at most half of it."""
-        allowed = min(LATE, (self.now - due) / 2)
-        rest = [(due, self.now)]
-        found = []
-        for span in spans:
-            before = rest
-            rest = []
-            for begin, end in before:
-                pieces = (begin, min(end, span.begin)), (max(begin, span.end), end)
-                rest += [piece for piece in pieces if piece[0] < piece[1]]
-            if rest != before:
-                found.append(span.text)
-            if sum([end - begin for begin, end in rest], 0 * DAY) <= allowed:
-                return ' and '.join(found)
-        return None
-
-    def utc(self, local):
-        """A local time on record as UTC; None for NULL."""
-        local = moment(local)
-        return local and self.store.zone.utc_before(local, self.now)
-
-    def span(self, begin, end, text):
-        """A Span. In its text %s is its end; two are its begin and its end."""
-        if begin == FIRST:
-            text = text.replace('from %s to %s', 'until %s')
-        shown = (begin, end)[2 - text.count('%s') :]
-        times = shown and clock_texts(self.store, self.now, *shown)
-        return Span(begin, end, text % tuple(times))
-
-    # What kept a job from starting on any host.
-
-    def of_job(self, job, due):
-        """Its pause, that of all hosts, and the run before."""
-        spans = []
-        begun, until = moment(job.paused_from_utc), moment(job.paused_until_utc)
-        if begun and until and job.paused_by:
-            by = job.paused_by.replace('%', '%%')
-            spans.append(self.span(begun, until, 'paused until %s by ' + by))
-        spans += self.of_pauses('*', 'all hosts were ')
-        for run in self.runs:
-            if run.most == job.id and self.utc(run.end_at) > due:
-                text = 'run %d on %s' % (run.number, run.name.rpartition('-')[0])
-                text = text.replace('%', '%%') + ' had not ended until %s'
-                begun = self.utc(run.begin_at) or due
-                spans.append(self.span(begun, self.utc(run.end_at), text))
-        if job.id in self.store.perl_runs:
-            minutes = max(job.frequency, job.max_run_time)
-            begun = self.utc(job.last_start)
-            text = 'a run of a Perl worker, since %s, could go on until %s'
-            spans.append(self.span(begun, begun + minutes * MINUTE, text))
-        return spans
-
-    def of_pauses(self, target, subject=''):
-        """The pauses of a host, or of all (*)."""
-        spans = []
-        for row in self.pauses:
-            begin, end = moment(row.begin_at), moment(row.end_at)
-            if row.name == target and begin and end:
-                by = row.text.replace('%', '%%')
-                text = subject + 'paused until %s by ' + by
-                spans.append(self.span(begin, end, text))
-        return spans
-
-    def of_tags(self, job, hosts, due):
-        """That no host had the tag of a job."""
-        since = [
-            self.utc(host.since) for host in hosts if host.name.lower() != job.run_on
-        ]
-        lost = [
-            host
-            for host in self.hosts
-            if host not in hosts and (self.utc(host.since) or self.now) > due
-        ]
-        if not job.run_on or lost or len(since) < len(hosts) or not all(since):
-            return []
-        text = 'no host had the tag %s' % job.run_on + ' until %s'
-        return [self.span(FIRST, min(since, default=self.now), text)]
-
-    def nobody_seen(self, job, hosts):
-        """The times in which no host was seen that may take a job."""
-        text = 'no worker was seen from %s to %s'
-        if job.run_on:
-            text = 'no worker of %s' % job.run_on + text[9:]
-        common = [Span(FIRST, self.now, '')] if hosts else []
-        for host in hosts:
-            pairs = [
-                (max(one.begin, other.begin), min(one.end, other.end))
-                for one in common
-                for other in self.silences(host)
-            ]
-            common = [Span(*pair, '') for pair in pairs if pair[0] < pair[1]]
-        return [self.span(span.begin, span.end, text) for span in common]
-
-    # What kept a host from starting any.
-
-    def silences(self, host):
-        """The times in which it was not seen."""
-        spans = []
-        begin, end, seen = map(self.utc, (host.begin_at, host.end_at, host.at))
-        text = 'not seen from %s to %s'
-        if end:
-            spans.append(self.span(begin or FIRST, end, text))
-        if seen and seen < self.now - SILENCE:
-            spans.append(self.span(seen, self.now, text))
-        return spans
-
-    def of_host(self, host, due):
-        spans = self.of_pauses(host.name.lower())
-        if host.name == self.store.config.name:
-            text = self.pace.failure.replace('%', '%%')[:80] + ' from %s to %s'
-            spans += self.own_span(self.pace.outage, text)
-            most = self.store.config.max_tasks
-            text = 'had all slots taken, %d of %d' % (most, most)
-            spans += self.own_span(self.pace.full, text + ', from %s to %s')
-        elif host.number >= host.most > 0 and self.utc(host.at) >= due:
-            text = 'had all slots taken, %d of %d' % (host.number, host.most)
-            spans.append(self.span(due, self.now, text))
-        return [*spans, *self.silences(host)]
-
-    def own_span(self, times, text):
-        """A Span, as a list, of what this worker has noted; none for None."""
-        if times is None:
-            return []
-        begin, end = [self.now - (boottime() - when) * SECOND for when in times]
-        return [self.span(begin, end, text)]
-
-
-def may_take(host, run_on):
-    """Whether a host may take the jobs with a run_on."""
-    return run_on is None or run_on in (host.name.lower(), *host.text.split())
 
 
 ########################################################################################
