@@ -70,8 +70,8 @@ Sections
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
     commands   what people type
-    pausing    jobs and hosts that start nothing for a while
     why        why a job did, does or does not run
+    pausing    jobs and hosts that start nothing for a while
     check      does everything work that a worker needs?
     crontab    import and export
     demo       three workers on an embedded database
@@ -2833,7 +2833,7 @@ class Evidence:
 
     def reason(self, job, due):
         """The first reason for which there is evidence."""
-        hosts = [host for host in self.hosts if may_take(host, job.run_on)]
+        hosts = [host for host in self.hosts if may_take(job, host.name, host.text)]
         common = [*self.of_job(job, due), *self.of_tags(job, hosts, due)]
         text = self.explained(common, due)
         if text:
@@ -2977,9 +2977,9 @@ class Evidence:
         return [self.span(begin, end, text)]
 
 
-def may_take(host, run_on):
-    """Whether a host may take the jobs with a run_on."""
-    return run_on is None or run_on in (host.name.lower(), *host.text.split())
+def may_take(job, host, tags):
+    """Whether a host may take a job. tags: the host's, in one text or None."""
+    return job.run_on is None or job.run_on in (host.lower(), *(tags or '').split())
 
 
 ########################################################################################
@@ -6684,6 +6684,285 @@ def cmd_hosts(args, config):
     """list the hosts, as each last reported (every minute)"""
     rows = Store(config).connect().query('SELECT * FROM host ORDER BY name')
     print_rows(rows, args.json, *map(cell, Host._fields))
+
+
+########################################################################################
+# why: why a job did, does or does not run
+########################################################################################
+
+
+@command(
+    'why',
+    Option('id', {**BY_NAME, 'metavar': 'JOB', 'help': 'the id or the name of a job'}),
+    Option(
+        'time',
+        {
+            'nargs': '?',
+            'metavar': "'YYYY-MM-DD HH:MM'",
+            'help': "a time in the job's time zone; default: now",
+        },
+    ),
+)
+def cmd_why(args, config):
+    """say why a job did, does or does not run"""
+    store = Store(config).connect()
+    job = job_of(store, args.id)
+    when = None if args.time is None else time_given(args.time, 'time')
+    for line in why_lines(store, job, when):
+        print(visible(one_line(line) if line[:1] != ' ' else line))
+
+
+def why_lines(store, job, when=None):
+    """Why a job, a row of `job`, did, does or does not run, as lines for people. when:
+    a datetime in its time zone; None: now."""
+    now = store.now()
+    lines = []
+    moments = [now]
+    try:
+        zone = zone_of(job, store.zone)
+        local = (when or zone.local(now)).replace(second=0, microsecond=0)
+        moments = zone.times(local) or [zone.utc(local)]
+        lines += time_lines(job, local, moments, now, store.zone)
+    except BadSchedule as problem:
+        lines.append('%s %s' % (problem.column, problem))
+    lines += history_lines(store, job, moments[-1])
+    return lines + ['Now: ' + text for text in waiting_for(store, job, now)]
+
+
+# What its schedule says of a time.
+
+
+def time_lines(job, local, moments, now, zone):
+    """Whether a job is due at a minute, by each part of its schedule. local: in its own
+    zone; moments: the same in UTC; zone: the database's. Raises BadSchedule."""
+    own_zone = zone_of(job, zone)
+    lines = ['%s %s: %s' % (text_of(local)[:16], job.time_zone or '', describe(job))]
+    if own_zone.local(moments[0]) != local:
+        local = own_zone.local(moments[0])
+        text = 'The clock skips this time: it goes on at %s.'
+        lines.append(text % text_of(local)[:16])
+    if job.after_job or job.each_host:
+        return lines
+    fits = True
+    if job.schedule is not None and not is_once(str(job.schedule)):
+        for field in fields_at(expression_of(job), local):
+            lines.append('  %-13s %-4s %-22s %s' % field)
+        fits = matches_at(expression_of(job), local)
+    window = Window(job)
+    if not window.is_all_day():
+        inside = window.contains(local.time())
+        fits = fits and inside
+        text = window_in_words(job)
+        lines.append('  %-18s %-22s %s' % ('window', text, yes_or_no(inside)))
+    if job.schedule is None and moments[0] < now:
+        return lines  # what it did then is in the history alone
+    for when in moments:
+        lines.append(verdict(job, when, now, zone, fits))
+    return lines + neighbours(job, moments, now, zone)
+
+
+def yes_or_no(value):
+    return 'yes' if value else 'no'
+
+
+def fields_at(expression, local):
+    """For each field of an Expression: (its name, its value at a time, what it allows,
+    yes or no)."""
+    given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
+    texts = given.split()
+    values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
+    allowed = [
+        number in field.parse(text.lower())
+        for field, text, number in zip(expression.FIELDS, texts, values)
+    ]
+    allowed[2] = expression.matches_month_day(local)
+    allowed[4] = expression.matches_week_day(local)
+    words = list(map(yes_or_no, allowed))
+    if expression.either_day:
+        words[4] += '; of the two days, one is enough'
+    names = [field.name for field in expression.FIELDS]
+    return list(zip(names, values, texts, words))
+
+
+def matches_at(expression, local):
+    """Whether an Expression matches a time of the clock."""
+    at = timedelta(hours=local.hour, minutes=local.minute)
+    is_day = local.month in expression.months and expression.matches(local)
+    return is_day and at in expression.day_times
+
+
+def verdict(job, when, now, zone, fits):
+    """Whether a job is due in the minute from a UTC time, in words. fits: whether the
+    clock shows a time of its schedule then."""
+    is_due = is_due_at(job, when, now, zone)
+    text = 'It is due then.' if is_due else 'It is not due then.'
+    own_zone = zone_of(job, zone)
+    before = own_zone.offset(when - MINUTE)
+    if is_due and not fits and before != own_zone.offset(when):
+        text = 'It is due then, for a time that the clock skips.'
+    if not is_due and fits and len(own_zone.times(own_zone.local(when))) > 1:
+        text = 'The clock shows this time twice: it is due the first time.'
+    return text
+
+
+def is_due_at(job, when, now, zone):
+    """Whether a job is due in the minute from a UTC time, as plan has it."""
+    for first in regular_times(job, when - SECOND, now, zone):
+        return first < when + MINUTE
+    return False
+
+
+def regular_times(job, after, now, zone):
+    """The times of a job after a UTC datetime; of a frequency job, those from now on, if
+    each run starts at its time."""
+    if job.schedule is not None:
+        yield from times_after(job, after, zone)
+        return
+    from itertools import chain, islice
+
+    first = next_regular(job, now, now, zone)
+    times = chain([first], times_after(job, first, zone))
+    for when in islice(times, 20000):
+        if when > after:
+            yield when
+
+
+def neighbours(job, moments, now, zone):
+    """The nearest times of a job before and after a minute, in its own zone."""
+    lines = []
+    last = last_before(job, moments[0], now, zone)
+    following = next(regular_times(job, moments[-1] + 59 * SECOND, now, zone), None)
+    for word, when in (('before', last), ('after', following)):
+        if when:
+            local = text_of(zone_of(job, zone).local(when))
+            lines.append('The nearest time %s it: %s' % (word, local))
+    return lines
+
+
+def last_before(job, when, now, zone):
+    """The last time of a job before a UTC datetime; None if it has none in 50 years."""
+    for hours in (1, 24, 7 * 24, 31 * 24, 366 * 24, 50 * 366 * 24):
+        last = None
+        for found in regular_times(job, when - hours * 60 * MINUTE, now, zone):
+            if found >= when:
+                break
+            last = found
+        if last:
+            return last
+    return None
+
+
+# What the history has of it.
+
+
+def history_lines(store, job, when):
+    """What the history has of a job for the minute from a UTC time, and the last before."""
+    rows = store.query(
+        '''SELECT * FROM run WHERE job_id = :id AND due_utc < :until
+        ORDER BY run_no DESC LIMIT 1''',
+        id=job.id,
+        until=text_of(when + MINUTE),
+    )
+    if not rows:
+        return ['History: nothing of this time or before it']
+    (run,) = rows
+    local = text_of(store.zone.local(when))
+    text = 'History: '
+    if moment(run.due_utc) < when:
+        text = 'History: nothing is due at this time; the last before it: '
+        if (run.ended_at or '') > local:
+            text = 'History: not over at this time: '
+    due = text_of(store.zone.local(moment(run.due_utc)))
+    if run.status.startswith('SKIPPED'):
+        lines = [text + run.status]
+    else:
+        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, run.status)
+        lines = [text + 'run %d by %s, due %s, started %s, ended %s: %s' % facts]
+    return [*lines, run.note] if run.note else lines
+
+
+# What it waits for.
+
+
+def waiting_for(store, job, now):
+    """What a job does now, or what it waits for, in words: a list of texts."""
+    due = moment(job.next_run_utc)
+    if job.run_token is not None:
+        host = job.last_worker.rpartition('-')[0]
+        facts = (job.run_no, host, job.last_start, state_of(job, now))
+        return ['run %d on %s since %s: %s' % facts]
+    if job.each_host:
+        return [
+            'job %d on %s: %s' % (child.id, child.run_on, state_of(child, now))
+            for child in family_of(store, job.id)
+            if child.id != job.id
+        ] or ['a template, and no host has a job of it yet']
+    held = held_back(store, job, due, now)
+    if held and not job.run_requested:
+        return [held]
+    if due is None:
+        return ['waits for a worker to plan it', *hosts_for(store, job, now)]
+    if due > now:
+        what = 'retry %d of %d' % (job.attempt, job.retries)
+        if not job.attempt:
+            what = 'next run'
+        return ['%s at %s' % (what, when_text(store, due, now))]
+    since = text_of(store.zone.local(due))
+    return ['due since ' + since, *hosts_for(store, job, now)]
+
+
+def held_back(store, job, due, now):
+    """Why a job is not to run now, whichever hosts there are; None if it may."""
+    if not job.active:
+        return 'disabled'
+    if due == PARKED and job.after_job and not job.last_status.startswith('ERROR: sch'):
+        return 'waits for a success of job %d' % job.after_job
+    if due == PARKED:
+        return 'parked, it has no next time: ' + job.last_status
+    if (job.paused_until_utc or '') > text_of(now):
+        until = when_text(store, moment(job.paused_until_utc), now)
+        return 'paused until %s, by %s' % (until, job.paused_by)
+    if due and due <= now and (job.start_before_utc or '~') <= text_of(now):
+        return 'too late for its last time: waits for a worker to plan the next one'
+    return None
+
+
+def hosts_for(store, job, now):
+    """Why no host has started a job that is due, as a list of texts."""
+    paused = pauses(store)
+    all_hosts = paused.get('*')
+    if all_hosts and not job.run_requested:
+        until = when_text(store, moment(all_hosts.until_utc), now)
+        return ['all hosts are paused until %s, by %s' % (until, all_hosts.paused_by)]
+    hosts = [
+        host
+        for host in store.query('SELECT * FROM host ORDER BY name')
+        if may_take(job, host.name, host.tags)
+    ]
+    word = ' of ' + job.run_on if job.run_on else ''
+    if not hosts:
+        return ['no worker%s was ever seen' % word]
+    last = max(host.last_seen for host in hosts)
+    silent = text_of(store.zone.local(now) - SILENCE)
+    if last < silent:
+        return ['no worker%s was seen since %s' % (word, last)]
+    if job.schedule is None and job.last_start != job.claimed_start:
+        return ['a Perl worker started it last, at %s' % job.last_start]
+    return [
+        state_of_host(job, host, paused.get(host.name.lower()))
+        for host in hosts
+        if host.last_seen >= silent
+    ]
+
+
+def state_of_host(job, host, pause):
+    """Whether a host that was seen lately starts jobs, in words. pause: its own."""
+    if pause and not job.run_requested:
+        return '%s is paused by %s' % (host.name, pause.paused_by)
+    taken = '%d of %d' % (host.running, host.max_tasks)
+    if host.running >= host.max_tasks:
+        return '%s has all its slots taken, %s' % (host.name, taken)
+    return '%s has free slots, taken are %s' % (host.name, taken)
 
 
 ########################################################################################
