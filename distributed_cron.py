@@ -6868,11 +6868,12 @@ def history_lines(store, job, when):
     (run,) = rows
     local = text_of(store.zone.local(when))
     text = 'History: '
-    if moment(run.due_utc) < when:
+    due = moment(run.due_utc) or when
+    if due < when:
         text = 'History: nothing is due at this time; the last before it: '
         if (run.ended_at or '') > local:
             text = 'History: not over at this time: '
-    due = text_of(store.zone.local(moment(run.due_utc)))
+    due = text_of(store.zone.local(due))
     if run.status.startswith('SKIPPED'):
         lines = [text + run.status]
     else:
@@ -6942,16 +6943,16 @@ def hosts_for(store, job, now):
     word = ' of ' + job.run_on if job.run_on else ''
     if not hosts:
         return ['no worker%s was ever seen' % word]
-    last = max(host.last_seen for host in hosts)
+    last = max(host.last_seen or '' for host in hosts)
     silent = text_of(store.zone.local(now) - SILENCE)
     if last < silent:
-        return ['no worker%s was seen since %s' % (word, last)]
+        return ['no worker%s was seen since %s' % (word, last or 'ever')]
     if job.schedule is None and job.last_start != job.claimed_start:
         return ['a Perl worker started it last, at %s' % job.last_start]
     return [
         state_of_host(job, host, paused.get(host.name.lower()))
         for host in hosts
-        if host.last_seen >= silent
+        if (host.last_seen or '') >= silent
     ]
 
 
