@@ -6813,8 +6813,8 @@ def is_due_at(job, when, now, zone):
 
 
 def regular_times(job, after, now, zone):
-    """The times of a job after a UTC datetime; of a frequency job, those from now on, if
-    each run starts at its time."""
+    """The times of a job after a UTC datetime; of a frequency job, those from now
+    on, if each run starts at its time."""
     if job.schedule is not None:
         yield from times_after(job, after, zone)
         return
@@ -6856,7 +6856,7 @@ def last_before(job, when, now, zone):
 
 
 def history_lines(store, job, when):
-    """What the history has of a job for the minute from a UTC time, and the last before."""
+    """What the history has of a job for the minute from a UTC time, or before."""
     rows = store.query(
         '''SELECT * FROM run WHERE job_id = :id AND due_utc < :until
         ORDER BY run_no DESC LIMIT 1''',
@@ -6946,7 +6946,7 @@ def hosts_for(store, job, now):
     last = max(host.last_seen or '' for host in hosts)
     silent = text_of(store.zone.local(now) - SILENCE)
     if last < silent:
-        return ['no worker%s was seen since %s' % (word, last or 'ever')]
+        return ['no worker%s was seen since %s' % (word, last or 'its start')]
     if job.schedule is None and job.last_start != job.claimed_start:
         return ['a Perl worker started it last, at %s' % job.last_start]
     return [
