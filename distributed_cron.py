@@ -62,6 +62,7 @@ Sections
     live       what a run has written so far, for those who watch it
     store      the steps in the life of a run, a statement or a transaction each
     endings    what the end of a run writes into its job and into the history
+    notes      why a run starts late, by evidence
     plans      when a job is due and until when, what it skipped, jobs after jobs
     hosts      a host says hello, and follows the jobs that run on each host
     schedule   the next run of a job, its window, and the time zone
@@ -81,6 +82,7 @@ Sections
     tables     their columns and indexes, and what the triggers set
     commands   what people type
     reports    jobs, their times and runs, and the hosts, for people and programs
+    why        why a job did, does or does not run
     pausing    jobs and hosts that start nothing for a while
     alert      what is wrong is told, and again when it is over
     messages   what is told of troubles, and how it is sent
@@ -321,6 +323,15 @@ def text_of(when):
     return when and when.isoformat(' ', 'seconds')
 
 
+def lateness(time):
+    """A length of time, a timedelta, in words: `3 h`."""
+    seconds = time.total_seconds()
+    for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
+        if seconds >= 2 * size:
+            return '%d %s' % (seconds / size, unit)
+    return '%d s' % seconds
+
+
 def to_json(value, **how):
     import json  # imported here: an idle pass does not need it
 
@@ -506,6 +517,7 @@ class Worker:
     def back_off(self, problem):
         """Log a failed turn, more and more seldom; returns the seconds to wait."""
         self.failures += 1
+        self.pace.note_failure(problem)
         if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
@@ -718,6 +730,7 @@ class Worker:
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             if rows:
+                rows = with_notes(self.store, rows, jobs, self.pace)
                 commands = [Command(row, claim, sent, self.config) for row in rows]
                 start_runner(self.config, self.name, claim, commands)
                 self.log.write('start: ' + ', '.join(map(str, commands)))
@@ -734,8 +747,7 @@ class Worker:
             os.close(claim.file)  # never unlocked: the runner alone holds it now
 
     def claim_refused(self, jobs, problem):
-        """The database refuses to write one of the rows: find out which, and leave it
-        alone. Returns how many runs were started."""
+        """A row is refused: find out which, and leave it alone. Returns 0: no start."""
         self.pace.one_by_one = len(jobs) > 1
         self.lost = True
         if not self.pace.one_by_one:
@@ -806,15 +818,34 @@ class Pace:
         self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.one_by_one = False  # claim one job a time: one of many was refused
+        # What kept it from starting jobs: boottimes, from when until when.
+        self.full = None  # while jobs were due, all slots were taken
+        self.outage = None  # its turns failed; None as the end: they still do
+        self.failure = ''  # in words
 
     def count(self, is_due, slots):
         """Count the turns since jobs fell due."""
+        if self.outage and self.outage[1] is None:
+            self.outage = (self.outage[0], boottime())
         if not is_due:
             self.burst = 0
             self.misses = 0
             self.one_by_one = False
+            self.full = None
         elif slots:
             self.burst += 1
+        else:
+            self.full = ((self.full or [boottime()])[0], boottime())
+
+    def note_failure(self, problem):
+        """Note a turn that failed."""
+        text = 'failed: ' + line_of(problem)
+        if isinstance(problem, Away):
+            text = 'could not reach the database'
+        goes_on = self.outage and self.outage[1] is None and text == self.failure
+        if not goes_on:
+            self.outage = (boottime(), None)
+        self.failure = text
 
     def is_shared(self):
         """Whether to claim only a share of what is due."""
@@ -947,6 +978,7 @@ class Command:
         self.name = row.name or ''
         self.run_no = row.run_no
         self.attempt = row.attempt
+        self.note = row.note  # why it starts late
         self.text = alert_command(config) if row.name == ALERT else row.command
         self.due = row.next_run_utc
         self.started = row.last_start
@@ -1170,6 +1202,7 @@ class Runner:
             'started': command.started,
             'worker': self.worker,
             'attempt': command.attempt,
+            'note': command.note,
             'limit': command.limit,
         }
 
@@ -1380,7 +1413,7 @@ def is_private(group, user):
 #     claimed    boot, born (boottime), database,      before the claim is sent
 #                starts (of the jobs, before)
 #     started    job, run_no, due, started, worker,    before a command is started
-#                limit (boottime)
+#                attempt, note, limit (boottime)
 #     spawned    job, process, born (boottime)         after that
 #     ended      job, kind, status, exit_code, …       after its end, then fsync
 #     reported   jobs                                  when the database has their ends
@@ -2111,8 +2144,6 @@ def overwrite(path, data):
 # store: the steps in the life of a run, a statement or a transaction each
 ########################################################################################
 
-CLAIMED = '''id, name, run_no, attempt, command, next_run_utc, last_start,
-    run_deadline_utc, {utc_exact} AS now'''
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
 
 # What a poll sees. Whether there is something to do is 0 or 1.
@@ -2148,6 +2179,7 @@ class Store:
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
         self.failed = set()  # jobs that are to be tried again, by another host first
+        self.perl_runs = set()  # of the found jobs, those that a Perl worker ran last
         self.me = {  # for statements
             'host': config.words[0],
             'words': config.words,
@@ -2240,6 +2272,9 @@ class Store:
         from random import sample
 
         drawn = sample(found, min(count, len(found)))
+        self.perl_runs = {
+            row.id for row in drawn if row.last_start != row.claimed_start
+        }
         return {row.id: row.last_start for row in sorted(drawn)}
 
     def claim(self, jobs, token, worker):
@@ -2794,6 +2829,230 @@ def retry_of(ending, job, ended, now, zone):
 
 
 ########################################################################################
+# notes: why a run starts late, by evidence
+########################################################################################
+
+# A run that starts late is explained by spans of time in which it could not start, on
+# any host that may take it: each is a fact on record. Where they don't cover the time
+# from when it was due, the reason is unknown.
+
+FIRST = EPOCH + DAY  # as the begin of a span: always until its end
+LATE = MINUTE  # a run that starts no later after its time needs no reason
+Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
+# The evidence, in one statement: of hosts, of their pauses, and of the runs before.
+EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
+        last_seen AS at, running AS number, max_tasks AS most,
+        COALESCE(tags, '') AS text, tags_since AS since FROM host
+    UNION ALL SELECT 'pause', target, from_utc, until_utc, until_utc, 0, 0, paused_by,
+        until_utc FROM pause
+    UNION ALL SELECT 'run', run.worker, run.started_at, run.ended_at, run.ended_at,
+        run.run_no, run.job_id, run.status, run.ended_at
+        FROM run JOIN job ON run.job_id = job.id
+        AND run.run_no BETWEEN job.run_no - 2 AND job.run_no - 1
+        WHERE job.id IN (:jobs) AND run.status NOT LIKE 'SKIPPED%' '''
+
+
+def with_notes(store, rows, starts, pace):
+    """What collect says, with a note on each run that starts late. starts: {job id:
+    last_start before the claim}; pace: what hindered this worker."""
+    now = moment(rows[0].now)
+    notes = {}
+    try:
+        late = {}
+        for row in rows:
+            job = row._replace(last_start=starts[row.id], claimed_start=starts[row.id])
+            due = first_due(job, moment(row.next_run_utc) or now, store.zone)
+            if now - due > LATE:
+                late[due, row.id] = job
+        if late:
+            evidence = Evidence(store, late.values(), pace, now)
+            for (due, id), job in late.items():
+                notes[id] = evidence.note(job, due)
+    except Exception:  # a bad row, or a bug of ours: a run starts in any case
+        pass
+    return [row._replace(note=notes.get(row.id)) for row in rows]
+
+
+class Evidence:
+    """What is on record of the time before now, in which jobs were due."""
+
+    def __init__(self, store, jobs, pace, now):
+        """jobs: rows of jobs, as they were before their claim."""
+        self.store = store
+        self.pace = pace
+        self.now = now
+        rows = store.query(EVIDENCE, jobs=[job.id for job in jobs])
+        self.hosts = [row for row in rows if row.kind == 'host']
+        self.pauses = [row for row in rows if row.kind == 'pause']
+        self.runs = [row for row in rows if row.kind == 'run']
+
+    def note(self, job, due):
+        """Why a job that was due then starts only now, and what it passed over."""
+        text = lateness(self.now - due) + ' late: ' + self.reason(job, due)[:200]
+        if job.attempt:
+            text = 'retry %d of %d, %s' % (job.attempt, job.retries, text)
+        passed = 0
+        for when in times_after(job, due, self.store.zone):
+            if when > self.now or passed == MOST_COUNTED or not job.active:
+                break
+            passed += 1
+        if passed:
+            times = 'time' if passed == 1 else 'times'
+            text += '; %d more %s passed' % (passed, times)
+        return text[:255]
+
+    def reason(self, job, due):
+        """The first reason for which there is evidence."""
+        hosts = [host for host in self.hosts if may_take(job, host.name, host.text)]
+        common = [*self.of_job(job, due), *self.of_tags(job, hosts, due)]
+        text = self.explained(common, due)
+        if text:
+            return text
+        found = []
+        for host in hosts:
+            text = self.explained([*common, *self.of_host(host, due)], due)
+            if text is None:
+                return 'unknown'
+            if text != self.explained([*common, *self.silences(host)], due):
+                found.append('%s %s' % (host.name, text))
+        silence = self.explained([*common, *self.nobody_seen(job, hosts)], due)
+        return ', '.join(found) or silence or 'unknown'
+
+    def explained(self, spans, due):
+        """The first spans that cover the time since then, in words; None if they don't,
+        but for a minute and at most half of it."""
+        allowed = min(LATE, (self.now - due) / 2)
+        rest = [(due, self.now)]
+        found = []
+        for span in spans:
+            before = rest
+            rest = []
+            for begin, end in before:
+                pieces = (begin, min(end, span.begin)), (max(begin, span.end), end)
+                rest += [piece for piece in pieces if piece[0] < piece[1]]
+            if rest != before:
+                found.append(span.text)
+            if sum([end - begin for begin, end in rest], 0 * DAY) <= allowed:
+                return ' and '.join(found)
+        return None
+
+    def utc(self, local):
+        """A local time on record as UTC; None for NULL."""
+        local = moment(local)
+        return local and self.store.zone.utc_before(local, self.now)
+
+    def span(self, begin, end, text):
+        """A Span. In its text %s is its end; two are its begin and its end."""
+        if begin == FIRST:
+            text = text.replace('from %s to %s', 'until %s')
+        shown = (begin, end)[2 - text.count('%s') :]
+        times = shown and clock_texts(self.store, self.now, *shown)
+        return Span(begin, end, text % tuple(times))
+
+    # What kept a job from starting on any host.
+
+    def of_job(self, job, due):
+        """Its pause, that of all hosts, and the run before."""
+        spans = []
+        begun, until = moment(job.paused_from_utc), moment(job.paused_until_utc)
+        if begun and until and job.paused_by:
+            by = job.paused_by.replace('%', '%%')
+            spans.append(self.span(begun, until, 'paused until %s by ' + by))
+        spans += self.of_pauses('*', 'all hosts were ')
+        for run in self.runs:
+            if run.most == job.id and self.utc(run.end_at) > due:
+                text = 'run %d on %s' % (run.number, run.name.rpartition('-')[0])
+                text = text.replace('%', '%%') + ' had not ended until %s'
+                begun = self.utc(run.begin_at) or due
+                spans.append(self.span(begun, self.utc(run.end_at), text))
+        if job.id in self.store.perl_runs:
+            minutes = max(job.frequency, job.max_run_time)
+            begun = self.utc(job.last_start)
+            text = 'a run of a Perl worker, since %s, could go on until %s'
+            spans.append(self.span(begun, begun + minutes * MINUTE, text))
+        return spans
+
+    def of_pauses(self, target, subject=''):
+        """The pauses of a host, or of all (*)."""
+        spans = []
+        for row in self.pauses:
+            begin, end = moment(row.begin_at), moment(row.end_at)
+            if row.name == target and begin and end:
+                by = row.text.replace('%', '%%')
+                text = subject + 'paused until %s by ' + by
+                spans.append(self.span(begin, end, text))
+        return spans
+
+    def of_tags(self, job, hosts, due):
+        """That no host had the tag of a job."""
+        since = [
+            self.utc(host.since) for host in hosts if host.name.lower() != job.run_on
+        ]
+        lost = [
+            host
+            for host in self.hosts
+            if host not in hosts and (self.utc(host.since) or self.now) > due
+        ]
+        if not job.run_on or lost or len(since) < len(hosts) or not all(since):
+            return []
+        text = 'no host had the tag %s' % job.run_on + ' until %s'
+        return [self.span(FIRST, min(since, default=self.now), text)]
+
+    def nobody_seen(self, job, hosts):
+        """The times in which no host was seen that may take a job."""
+        text = 'no worker was seen from %s to %s'
+        if job.run_on:
+            text = 'no worker of %s' % job.run_on + text[9:]
+        common = [Span(FIRST, self.now, '')] if hosts else []
+        for host in hosts:
+            pairs = [
+                (max(one.begin, other.begin), min(one.end, other.end))
+                for one in common
+                for other in self.silences(host)
+            ]
+            common = [Span(*pair, '') for pair in pairs if pair[0] < pair[1]]
+        return [self.span(span.begin, span.end, text) for span in common]
+
+    # What kept a host from starting any.
+
+    def silences(self, host):
+        """The times in which it was not seen."""
+        spans = []
+        begin, end, seen = map(self.utc, (host.begin_at, host.end_at, host.at))
+        text = 'not seen from %s to %s'
+        if end:
+            spans.append(self.span(begin or FIRST, end, text))
+        if seen and seen < self.now - SILENCE:
+            spans.append(self.span(seen, self.now, text))
+        return spans
+
+    def of_host(self, host, due):
+        spans = self.of_pauses(host.name.lower())
+        if host.name == self.store.config.name:
+            text = self.pace.failure.replace('%', '%%')[:80] + ' from %s to %s'
+            spans += self.own_span(self.pace.outage, text)
+            most = self.store.config.max_tasks
+            text = 'had all slots taken, %d of %d' % (most, most)
+            spans += self.own_span(self.pace.full, text + ', from %s to %s')
+        elif host.number >= host.most > 0 and self.utc(host.at) >= due:
+            text = 'had all slots taken, %d of %d' % (host.number, host.most)
+            spans.append(self.span(due, self.now, text))
+        return [*spans, *self.silences(host)]
+
+    def own_span(self, times, text):
+        """A Span, as a list, of what this worker has noted; none for None."""
+        if times is None:
+            return []
+        begin, end = [self.now - (boottime() - when) * SECOND for when in times]
+        return [self.span(begin, end, text)]
+
+
+def may_take(job, host, tags):
+    """Whether a host may take a job. tags: the host's, in one text or None."""
+    return job.run_on is None or job.run_on in (host.lower(), *(tags or '').split())
+
+
+########################################################################################
 # plans: when a job is due and until when, what it skipped, and jobs after jobs
 ########################################################################################
 
@@ -2818,6 +3077,12 @@ Plan = namedtuple(
 LIMITED_FROM = '''id, last_start, claimed_start, next_run_utc, start_before_utc,
     run_requested, schedule, frequency, max_run_time, start_anchor, stop_anchor,
     time_zone, start_within, attempt, paused_until_utc, after_job, parent_id, run_on'''
+# What a claim took, and what time it is.
+CLAIMED = (
+    LIMITED_FROM
+    + ''', name, run_no, command, run_deadline_utc, active, retries,
+    paused_from_utc, paused_by, NULL AS note, {utc_exact} AS now'''
+)
 # What has been written for a job is still what was read from it.
 UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
 UNEDITED = ' AND '.join('%s {same} :%s' % (name, name) for name in UNEDITED_NAMES)
@@ -2954,14 +3219,20 @@ def plan_after_miss(store, job, due, now):
     """The Plan of a job for which it is too late to start, with what it skipped."""
     zone = store.zone
     reason = reason_for_skip(store, job, due)
-    first = due
-    begun = moment(job.paused_from_utc)
-    if begun and is_pause_end(job, due):
-        first = min(due, next_regular(job, begun, begun, zone))
+    first = first_due(job, due, zone)
     job = job._replace(attempt=0)
     passed, when = passed_over(job, first, now, zone)
     limit = start_limit(job, when, zone)
     return Plan(when, limit, job.last_status, 0, passed, reason)
+
+
+def first_due(job, due, zone):
+    """When a job that is due at the end of its pause would have run without it; else
+    when it is due."""
+    begun = moment(job.paused_from_utc)
+    if due == moment(job.paused_until_utc) and begun:
+        return min(due, next_regular(job, begun, begun, zone))
+    return due
 
 
 def reason_for_skip(store, job, due):
@@ -2985,9 +3256,7 @@ def reason_for_skip(store, job, due):
 
 def record_skip(store, job, run_no, passed, reason, now):
     """Write the row of the history for times that a job has skipped."""
-    local = [store.zone.local(when) for when in (passed[0], passed[-1], now)]
-    form = '%H:%M' if local[0].date() == local[2].date() else '%Y-%m-%d %H:%M'
-    first, last = local[0].strftime(form), local[1].strftime(form)
+    first, last = clock_texts(store, now, passed[0], passed[-1])
     what = 'at %s' % first
     if len(passed) > 1:
         count = '%d' % len(passed)
@@ -2998,12 +3267,22 @@ def record_skip(store, job, run_no, passed, reason, now):
         job_id=job.id,
         run_no=run_no,
         due_utc=text_of(passed[0]),
-        ended_at=text_of(local[2]),
+        ended_at=text_of(store.zone.local(now)),
         worker='',
         status=('SKIPPED: %s: %s' % (what, reason))[:255],
     )
     store.recorded_runs[job.id] = run_no
     store.upsert('run', [row])
+
+
+def clock_texts(store, now, *times):
+    """UTC times in the database's zone, as texts; without the day where it is that of
+    now and of the first one."""
+    local = [store.zone.local(when) for when in times]
+    form = '%H:%M'
+    if local[0].date() != store.zone.local(now).date():
+        form = '%Y-%m-%d %H:%M'
+    return [when.strftime(form) for when in local]
 
 
 def passed_during(job, ended, zone):
@@ -3127,6 +3406,7 @@ def say_hello(store, worker, running, now):
         '''UPDATE host SET
         gap_until = CASE WHEN last_seen < :silent THEN :last_seen ELSE gap_until END,
         gap_from = CASE WHEN last_seen < :silent THEN last_seen ELSE gap_from END,
+        tags_since = CASE WHEN tags {same} :tags THEN tags_since ELSE :last_seen END,
         last_seen = :last_seen, worker = :worker, version = :version,
         max_tasks = :max_tasks, running = :running, skew_ms = :skew_ms, tags = :tags
         WHERE name = :name''',
@@ -3134,7 +3414,8 @@ def say_hello(store, worker, running, now):
         **host._asdict(),
     )
     if not changed:
-        store.insert('host', host._asdict())
+        seen = {'tags_since': host.last_seen, 'gap_until': host.last_seen}
+        store.insert('host', {**host._asdict(), **seen})
 
 
 def follow_templates(store, now):
@@ -6281,9 +6562,11 @@ skew_ms          BIGINT NOT NULL DEFAULT 0,
 -- Since version 2.0:
 -- words that run_on of a job can name
 tags             VARCHAR(255) NULL DEFAULT NULL,
--- the last time for which nothing was seen of it
+-- the last time for which nothing was seen of it; from NULL: before it was new
 gap_from         {moment} NULL DEFAULT NULL,
-gap_until        {moment} NULL DEFAULT NULL
+gap_until        {moment} NULL DEFAULT NULL,
+-- since when it has these tags
+tags_since       {moment} NULL DEFAULT NULL
 ''',
     ),
     Table(
@@ -7027,6 +7310,286 @@ def seen_in_words(store, host, now):
         return 'never'
     seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
     return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
+
+
+########################################################################################
+# why: why a job did, does or does not run
+########################################################################################
+
+
+@command(
+    'why',
+    Option('id', {**BY_NAME, 'metavar': 'JOB', 'help': 'the id or the name of a job'}),
+    Option(
+        'time',
+        {
+            'nargs': '?',
+            'metavar': "'YYYY-MM-DD HH:MM'",
+            'help': "a time in the job's time zone; default: now",
+        },
+    ),
+)
+def cmd_why(args, config):
+    """say why a job did, does or does not run"""
+    store = Store(config).connect()
+    job = job_of(store, args.id)
+    when = None if args.time is None else time_given(args.time, 'time')
+    for line in why_lines(store, job, when):
+        print(visible(one_line(line) if line[:1] != ' ' else line))
+
+
+def why_lines(store, job, when=None):
+    """Why a job, a row of `job`, did, does or does not run, as lines for people. when:
+    a datetime in its time zone; None: now."""
+    now = store.now()
+    lines = []
+    moments = [now]
+    try:
+        zone = zone_of(job, store.zone)
+        local = (when or zone.local(now)).replace(second=0, microsecond=0)
+        moments = zone.times(local) or [zone.utc(local)]
+        lines += time_lines(job, local, moments, now, store.zone)
+    except BadSchedule as problem:
+        lines.append('%s %s' % (problem.column, problem))
+    lines += history_lines(store, job, moments[-1])
+    return lines + ['Now: ' + text for text in waiting_for(store, job, now)]
+
+
+# What its schedule says of a time.
+
+
+def time_lines(job, local, moments, now, zone):
+    """Whether a job is due at a minute, by each part of its schedule. local: in its own
+    zone; moments: the same in UTC; zone: the database's. Raises BadSchedule."""
+    own_zone = zone_of(job, zone)
+    lines = ['%s %s: %s' % (text_of(local)[:16], job.time_zone or '', describe(job))]
+    if own_zone.local(moments[0]) != local:
+        local = own_zone.local(moments[0])
+        text = 'The clock skips this time: it goes on at %s.'
+        lines.append(text % text_of(local)[:16])
+    if job.after_job or job.each_host:
+        return lines
+    fits = True
+    if job.schedule is not None and not is_once(str(job.schedule)):
+        for field in fields_at(expression_of(job), local):
+            lines.append('  %-13s %-4s %-22s %s' % field)
+        fits = matches_at(expression_of(job), local)
+    window = Window(job)
+    if not window.is_all_day():
+        inside = window.contains(local.time())
+        fits = fits and inside
+        text = window_in_words(job)
+        lines.append('  %-18s %-22s %s' % ('window', text, yes_or_no(inside)))
+    if job.schedule is None and moments[0] < now:
+        return lines  # what it did then is in the history alone
+    for when in moments:
+        lines.append(verdict(job, when, now, zone, fits))
+    return lines + neighbours(job, moments, now, zone)
+
+
+def yes_or_no(value):
+    return 'yes' if value else 'no'
+
+
+def fields_at(expression, local):
+    """For each field of an Expression: (its name, its value at a time, what it allows,
+    yes or no)."""
+    given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
+    texts = given.split()
+    values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
+    allowed = [
+        number in field.parse(text.lower())
+        for field, text, number in zip(expression.FIELDS, texts, values)
+    ]
+    allowed[2] = expression.matches_month_day(local)
+    allowed[4] = expression.matches_week_day(local)
+    words = list(map(yes_or_no, allowed))
+    if expression.either_day:
+        words[4] += '; of the two days, one is enough'
+    names = [field.name for field in expression.FIELDS]
+    return list(zip(names, values, texts, words))
+
+
+def matches_at(expression, local):
+    """Whether an Expression matches a time of the clock."""
+    at = timedelta(hours=local.hour, minutes=local.minute)
+    is_day = local.month in expression.months and expression.matches(local)
+    return is_day and at in expression.day_times
+
+
+def verdict(job, when, now, zone, fits):
+    """Whether a job is due in the minute from a UTC time, in words. fits: whether the
+    clock shows a time of its schedule then."""
+    is_due = is_due_at(job, when, now, zone)
+    text = 'It is due then.' if is_due else 'It is not due then.'
+    own_zone = zone_of(job, zone)
+    before = own_zone.offset(when - MINUTE)
+    if is_due and not fits and before != own_zone.offset(when):
+        text = 'It is due then, for a time that the clock skips.'
+    if not is_due and fits and len(own_zone.times(own_zone.local(when))) > 1:
+        text = 'The clock shows this time twice: it is due the first time.'
+    return text
+
+
+def is_due_at(job, when, now, zone):
+    """Whether a job is due in the minute from a UTC time, as plan has it."""
+    for first in regular_times(job, when - SECOND, now, zone):
+        return first < when + MINUTE
+    return False
+
+
+def regular_times(job, after, now, zone):
+    """The times of a job after a UTC datetime; of a frequency job, those from now
+    on, if each run starts at its time."""
+    if job.schedule is not None:
+        yield from times_after(job, after, zone)
+        return
+    from itertools import chain, islice
+
+    first = next_regular(job, now, now, zone)
+    times = chain([first], times_after(job, first, zone))
+    for when in islice(times, 20000):
+        if when > after:
+            yield when
+
+
+def neighbours(job, moments, now, zone):
+    """The nearest times of a job before and after a minute, in its own zone."""
+    lines = []
+    last = last_before(job, moments[0], now, zone)
+    following = next(regular_times(job, moments[-1] + 59 * SECOND, now, zone), None)
+    for word, when in (('before', last), ('after', following)):
+        if when:
+            local = text_of(zone_of(job, zone).local(when))
+            lines.append('The nearest time %s it: %s' % (word, local))
+    return lines
+
+
+def last_before(job, when, now, zone):
+    """The last time of a job before a UTC datetime; None if it has none in 50 years."""
+    for hours in (1, 24, 7 * 24, 31 * 24, 366 * 24, 50 * 366 * 24):
+        last = None
+        for found in regular_times(job, when - hours * 60 * MINUTE, now, zone):
+            if found >= when:
+                break
+            last = found
+        if last:
+            return last
+    return None
+
+
+# What the history has of it.
+
+
+def history_lines(store, job, when):
+    """What the history has of a job for the minute from a UTC time, or before."""
+    rows = store.query(
+        '''SELECT * FROM run WHERE job_id = :id AND due_utc < :until
+        ORDER BY run_no DESC LIMIT 1''',
+        id=job.id,
+        until=text_of(when + MINUTE),
+    )
+    if not rows:
+        return ['History: nothing of this time or before it']
+    (run,) = rows
+    local = text_of(store.zone.local(when))
+    text = 'History: '
+    due = moment(run.due_utc) or when
+    if due < when:
+        text = 'History: nothing is due at this time; the last before it: '
+        if (run.ended_at or '') > local:
+            text = 'History: not over at this time: '
+    due = text_of(store.zone.local(due))
+    if run.status.startswith('SKIPPED'):
+        lines = [text + run.status]
+    else:
+        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, run.status)
+        lines = [text + 'run %d by %s, due %s, started %s, ended %s: %s' % facts]
+    return [*lines, run.note] if run.note else lines
+
+
+# What it waits for.
+
+
+def waiting_for(store, job, now):
+    """What a job does now, or what it waits for, in words: a list of texts."""
+    due = moment(job.next_run_utc)
+    if job.run_token is not None:
+        host = job.last_worker.rpartition('-')[0]
+        facts = (job.run_no, host, job.last_start, state_of(job, now))
+        return ['run %d on %s since %s: %s' % facts]
+    if job.each_host:
+        return [
+            'job %d on %s: %s' % (child.id, child.run_on, state_of(child, now))
+            for child in family_of(store, job.id)
+            if child.id != job.id
+        ] or ['a template, and no host has a job of it yet']
+    held = held_back(store, job, due, now)
+    if held and not job.run_requested:
+        return [held]
+    if due is None:
+        return ['waits for a worker to plan it', *hosts_for(store, job, now)]
+    if due > now:
+        what = 'retry %d of %d' % (job.attempt, job.retries)
+        if not job.attempt:
+            what = 'next run'
+        return ['%s at %s' % (what, when_text(store, due, now))]
+    since = text_of(store.zone.local(due))
+    return ['due since ' + since, *hosts_for(store, job, now)]
+
+
+def held_back(store, job, due, now):
+    """Why a job is not to run now, whichever hosts there are; None if it may."""
+    if not job.active:
+        return 'disabled'
+    if due == PARKED and job.after_job and not job.last_status.startswith('ERROR: sch'):
+        return 'waits for a success of job %d' % job.after_job
+    if due == PARKED:
+        return 'parked, it has no next time: ' + job.last_status
+    if (job.paused_until_utc or '') > text_of(now):
+        until = when_text(store, moment(job.paused_until_utc), now)
+        return 'paused until %s, by %s' % (until, job.paused_by)
+    if due and due <= now and (job.start_before_utc or '~') <= text_of(now):
+        return 'too late for its last time: waits for a worker to plan the next one'
+    return None
+
+
+def hosts_for(store, job, now):
+    """Why no host has started a job that is due, as a list of texts."""
+    paused = pauses(store)
+    all_hosts = paused.get('*')
+    if all_hosts and not job.run_requested:
+        until = when_text(store, moment(all_hosts.until_utc), now)
+        return ['all hosts are paused until %s, by %s' % (until, all_hosts.paused_by)]
+    hosts = [
+        host
+        for host in store.query('SELECT * FROM host ORDER BY name')
+        if may_take(job, host.name, host.tags)
+    ]
+    word = ' of ' + job.run_on if job.run_on else ''
+    if not hosts:
+        return ['no worker%s was ever seen' % word]
+    last = max(host.last_seen or '' for host in hosts)
+    silent = text_of(store.zone.local(now) - SILENCE)
+    if last < silent:
+        return ['no worker%s was seen since %s' % (word, last or 'its start')]
+    if job.schedule is None and job.last_start != job.claimed_start:
+        return ['a Perl worker started it last, at %s' % job.last_start]
+    return [
+        state_of_host(job, host, paused.get(host.name.lower()))
+        for host in hosts
+        if (host.last_seen or '') >= silent
+    ]
+
+
+def state_of_host(job, host, pause):
+    """Whether a host that was seen lately starts jobs, in words. pause: its own."""
+    if pause and not job.run_requested:
+        return '%s is paused by %s' % (host.name, pause.paused_by)
+    taken = '%d of %d' % (host.running, host.max_tasks)
+    if host.running >= host.max_tasks:
+        return '%s has all its slots taken, %s' % (host.name, taken)
+    return '%s has free slots, taken are %s' % (host.name, taken)
 
 
 ########################################################################################

@@ -131,9 +131,11 @@ CREATE TABLE IF NOT EXISTS host (
     -- Since version 2.0:
     -- words that run_on of a job can name
     tags             VARCHAR(255) NULL DEFAULT NULL,
-    -- the last time for which nothing was seen of it
+    -- the last time for which nothing was seen of it; from NULL: before it was new
     gap_from         DATETIME NULL DEFAULT NULL,
-    gap_until        DATETIME NULL DEFAULT NULL
+    gap_until        DATETIME NULL DEFAULT NULL,
+    -- since when it has these tags
+    tags_since       DATETIME NULL DEFAULT NULL
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
 -- Facts on this database. identity: what tells it from others.

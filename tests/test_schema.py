@@ -12,7 +12,7 @@ from conftest import ROOT, Place, dc
 COLUMNS = {  # of each table; what runs beside version 2.0 needs them in this order
     'job': dc.Job._fields,
     'run': dc.Run._fields,
-    'host': (*dc.Host._fields, 'gap_from', 'gap_until'),
+    'host': (*dc.Host._fields, 'gap_from', 'gap_until', 'tags_since'),
     'about': ('name', 'value'),
     'pause': ('target', 'from_utc', 'until_utc', 'paused_by'),
     'live': ('job_id', 'run_no', 'watched_until_utc', 'output'),

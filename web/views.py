@@ -104,6 +104,7 @@ def job_page(request, id):
         number=number,
         link=link,
         runs=queries.runs(request.store, id, top - PAGE_SIZE + 1, top),
+        why=dc.why_lines(request.store, job),
     )
 
 
