@@ -1325,7 +1325,8 @@ class State:
         self.folder = config.state_location
         self.wake = os.path.join(self.folder, 'wake')
         self.machine = os.path.join(self.folder, 'machine')
-        self.id = read_text('/etc/machine-id').strip() or os.uname().nodename
+        name = os.uname().nodename
+        self.id = read_text('/etc/machine-id').strip() or name
         self.fifo = None  # its descriptor; signals and results end a wait through it
         key = 'log.location'
         try:
@@ -1333,8 +1334,9 @@ class State:
             open(config.worker_log, 'ab', opener=no_link).close()
             key = 'state.location'
             make_folder(self.folder, 0o700)
-            # The runs of another machine can't be seen from here.
-            if (read_text(self.machine) or self.id) != self.id:
+            # The runs of another machine can't be seen from here. This one's name was
+            # written if it had no id then.
+            if (read_text(self.machine) or name) not in (self.id, name):
                 raise BadConfig(
                     '%s is the folder of another machine; each needs its own'
                     % self.folder

@@ -292,6 +292,19 @@ def test_a_state_folder_of_another_machine_is_left_alone(place):
     assert 'another machine' in err and os.listdir(folder) == ['machine']
 
 
+@pytest.mark.skipif(not os.path.exists('/etc/machine-id'), reason='a machine without')
+def test_a_machine_that_gets_an_id_keeps_its_state_folder(sqlite_place):
+    """Without one, its name was written there; systemd or D-Bus bring one."""
+    place = sqlite_place
+    folder = os.path.join(place.folder, 'log', 'state-one')
+    os.makedirs(folder, 0o700)
+    with open(os.path.join(folder, 'machine'), 'w') as file:
+        file.write(os.uname().nodename)
+    job = place.add('true')
+    place.run('run', name='one')
+    assert status_of(place, job) == 'Success'
+
+
 def test_the_state_folder_is_for_its_user_alone(place):
     run_to_end(place)
     mode = os.stat(os.path.join(place.folder, 'log', 'state-one')).st_mode

@@ -2,10 +2,10 @@
 
 Each host is a bare Debian in a folder, with processes, mounts, a name and a network of
 its own; a bridge that no other host sees joins them. Every command, file and statement
-is taken out of README.md, by its heading, and none is written here. The walk types what
-the README leaves to a person: passwords, copies from host to host, a crontab to move.
-It says for each step how long it took, and at the end how long a newcomer waits for the
-first job.
+of a step is taken out of README.md, by its heading. The walk itself types only what the
+README leaves to a person: passwords, copies from host to host, a crontab to move, a
+newer version; and what shows how it went. It says for each step how long it took, and
+at the end how long a newcomer waits for the first job.
 
 Three things differ from a real machine. There is no systemd, so the walk starts cron and
 MariaDB after their installation. apt-get uses this machine's network, because the hosts
@@ -464,9 +464,8 @@ class Walk:
 
     def unit(self):
         """6b. The service: systemd finds nothing wrong with it"""
-        host = self.solo
+        host = self.alpha  # which has a machine-id only from now on
         host.install('apt-get install --no-install-recommends systemd procps')
-        host.run(block(SEVERAL, '3.').text)
         typed = block(SEVERAL, '6b.').text
         host.run(typed.partition('systemctl')[0])  # the rest needs a systemd that runs
         unit = '/etc/systemd/system/distributed_cron.service'
