@@ -323,9 +323,13 @@ def text_of(when):
     return when and when.isoformat(' ', 'seconds')
 
 
-def lateness(time):
-    """A length of time, a timedelta, in words: `3 h`."""
-    seconds = time.total_seconds()
+def host_of(worker):
+    """The host of a worker, which is called HOST-PID; '' where there is none."""
+    return worker.rpartition('-')[0]
+
+
+def how_long(seconds):
+    """A span of time in words: `3 h`."""
     for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
         if seconds >= 2 * size:
             return '%d %s' % (seconds / size, unit)
@@ -2597,8 +2601,7 @@ def release(store, jobs, ended, released, now):
         if released.attempt > 0:
             store.failed.add(job.id)
         if passed:
-            host = job.last_worker.rpartition('-')[0]
-            reason = 'run %d on %s still ran' % (job.run_no, host)
+            reason = 'run %d on %s still ran' % (job.run_no, host_of(job.last_worker))
             record_skip(store, job, job.run_no + 1, passed, reason, now)
 
 
@@ -2890,7 +2893,8 @@ class Evidence:
 
     def note(self, job, due):
         """Why a job that was due then starts only now, and what it passed over."""
-        text = lateness(self.now - due) + ' late: ' + self.reason(job, due)[:200]
+        late = how_long((self.now - due).total_seconds())
+        text = '%s late: %s' % (late, self.reason(job, due)[:200])
         if job.attempt:
             text = 'retry %d of %d, %s' % (job.attempt, job.retries, text)
         passed = 0
@@ -2963,7 +2967,7 @@ class Evidence:
         spans += self.of_pauses('*', 'all hosts were ')
         for run in self.runs:
             if run.most == job.id and self.utc(run.end_at) > due:
-                text = 'run %d on %s' % (run.number, run.name.rpartition('-')[0])
+                text = 'run %d on %s' % (run.number, host_of(run.name))
                 text = text.replace('%', '%%') + ' had not ended until %s'
                 begun = self.utc(run.begin_at) or due
                 spans.append(self.span(begun, self.utc(run.end_at), text))
@@ -5719,14 +5723,6 @@ def how_far(seconds):
     return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
 
 
-def how_long(seconds):
-    """A span of time in words: `3 h`."""
-    for size, unit in ((86400, 'days'), (3600, 'h'), (60, 'min')):
-        if seconds >= 2 * size:
-            return '%d %s' % (seconds / size, unit)
-    return '%d s' % seconds
-
-
 def state_of(job, now):
     """A job's status in a word: running, overdue, disabled, template, paused, lost,
     error, not due."""
@@ -7326,7 +7322,7 @@ def cmd_hosts(args, config):
         print('host %s: forgotten, until a worker starts there' % args.forget)
         return
     claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
-    running = Counter(row.last_worker.rpartition('-')[0] for row in claimed)
+    running = Counter(host_of(row.last_worker) for row in claimed)
     now = store.now()
     print_rows(
         [
@@ -7567,7 +7563,7 @@ def waiting_for(store, job, now):
     """What a job does now, or what it waits for, in words: a list of texts."""
     due = moment(job.next_run_utc)
     if job.run_token is not None:
-        host = job.last_worker.rpartition('-')[0]
+        host = host_of(job.last_worker)
         facts = (job.run_no, host, job.last_start, state_of(job, now))
         return ['run %d on %s since %s: %s' % facts]
     if job.each_host:
@@ -8480,10 +8476,6 @@ def subjects_of(known, kind):
     return {row.subject for row in known if row.kind == kind and not row.ended_utc}
 
 
-def host_of(job):
-    return job.last_worker.rpartition('-')[0] or job.last_worker
-
-
 def failing(store, known, now):
     """Jobs that fail, until they succeed. A lost run is told at once."""
     told = subjects_of(known, 'failing')
@@ -8495,7 +8487,8 @@ def failing(store, known, now):
             continue
         since = now if is_known else first_failure(store, job, now)
         reason = job.last_status.removeprefix('ERROR: ')
-        text = 'is failing (%s on %s)' % (reason, host_of(job))
+        where = host_of(job.last_worker) or job.last_worker
+        text = 'is failing (%s on %s)' % (reason, where)
         found.append(trouble_of(job, 'failing', since, text, job.failures))
     return found
 
@@ -8556,7 +8549,7 @@ def slow(store, known, now):
         if longest is None or now - begun <= max(SLOW_FROM, longest * SECOND / 500):
             continue
         text = 'is slow (runs on %s since %s, has taken %s at most)' % (
-            host_of(job),
+            host_of(job.last_worker) or job.last_worker,
             job.last_start,
             lasted(longest * SECOND / 1000),
         )

@@ -100,11 +100,6 @@ def kind_of(status):
     return 'error'
 
 
-def host_of(worker):
-    """The host of a worker, which is called HOST-PID; '' where there is none."""
-    return worker.rpartition('-')[0]
-
-
 def duration(ms):
     """Milliseconds as people say them."""
     if ms is None:
@@ -159,7 +154,7 @@ for function in (
     badge,
     stacked,
     kind_of,
-    host_of,
+    dc.host_of,
     duration,
     far,
     unix_time,

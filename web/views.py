@@ -8,7 +8,6 @@ import distributed_cron as dc
 
 from . import queries
 from .answers import TEXT, Answer, page
-from .render import host_of
 from .request import Refused
 
 PAGE_SIZE = 50  # rows of a list
@@ -183,7 +182,7 @@ def hosts_page(request):
     hosts = queries.hosts(store)
     runs = {host.name: [] for host in hosts}
     for run in ended + running:
-        name = host_of(run.worker) or '?'
+        name = dc.host_of(run.worker) or '?'
         runs.setdefault(name, []).append(run)
 
     def share(when):
