@@ -123,6 +123,7 @@ MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1)
 PARKED = datetime(9999, 12, 31)  # as next_run_utc: never due
+YEARS = '(19[7-9]|[2-8][0-9]{2})[0-9]'  # that people may type: 1970 to 8999
 LONGEST_FREQUENCY = 5256000  # minutes: ten years
 LONGEST_RUN = 525600  # minutes: a year, the longest max_run_time
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
@@ -2622,7 +2623,7 @@ def is_last_run(store, ending, job):
         return False
     return job.run_no == ending.run_no or not store.query(
         '''SELECT 1 FROM run WHERE job_id = :job AND run_no > :run_no
-        AND status NOT LIKE 'SKIPPED%' LIMIT 1''',
+        AND {ran} LIMIT 1''',
         job=ending.job,
         run_no=ending.run_no,
     )
@@ -2854,7 +2855,7 @@ EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS en
         run.run_no, run.job_id, run.status, run.ended_at
         FROM run JOIN job ON run.job_id = job.id
         AND run.run_no BETWEEN job.run_no - 2 AND job.run_no - 1
-        WHERE job.id IN (:jobs) AND run.status NOT LIKE 'SKIPPED%' '''
+        WHERE job.id IN (:jobs) AND {ran}'''
 
 
 def with_notes(store, rows, starts, pace):
@@ -3055,7 +3056,12 @@ class Evidence:
 
 def may_take(job, host, tags):
     """Whether a host may take a job. tags: the host's, in one text or None."""
-    return job.run_on is None or job.run_on in (host.lower(), *(tags or '').split())
+    return job.run_on is None or job.run_on in words_of_host(host, tags)
+
+
+def words_of_host(name, tags):
+    """What run_on of a job may be for a host to take it; see Config.words."""
+    return [name.lower(), *(tags or '').split()]
 
 
 ########################################################################################
@@ -3236,7 +3242,7 @@ def first_due(job, due, zone):
     """When a job that is due at the end of its pause would have run without it; else
     when it is due."""
     begun = moment(job.paused_from_utc)
-    if due == moment(job.paused_until_utc) and begun:
+    if begun and is_pause_end(job, due):
         return min(due, next_regular(job, begun, begun, zone))
     return due
 
@@ -3449,11 +3455,14 @@ def follow(store, template, child):
         return
     values = {name: new for name, new in values.items() if getattr(child, name) != new}
     if values:
-        changes = ', '.join('%s = :%s' % (name, name) for name in values)
         with store.wanting([child.id]):
-            store.change(
-                'UPDATE job SET %s WHERE id = :id' % changes, id=child.id, **values
-            )
+            update_job(store, child.id, values)
+
+
+def update_job(store, id, values):
+    """Write these columns of a job."""
+    changes = ', '.join('%s = :%s' % (name, name) for name in values)
+    store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
 
 
 def orphans(store, now):
@@ -4065,9 +4074,7 @@ class Once:
     """`@at`: one time of the clock."""
 
     FORM = '@at YYYY-MM-DD HH:MM'
-    ALLOWED = (  # the years 1970 to 8999
-        '(19[7-9]|[2-8][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?'
-    )
+    ALLOWED = YEARS + '-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?'
 
     def __init__(self, text):
         self.text = text
@@ -4498,6 +4505,9 @@ SQL_EXPRESSIONS = {
         {least}(max_run_time, {longest_run}))''',
 }
 DUE = {
+    # whether a row of the history is of a run; of times that were skipped
+    'ran': "status NOT LIKE 'SKIPPED%'",
+    'was_skipped': "status LIKE 'SKIPPED%'",
     # whether all hosts, or this one, start nothing now
     'paused': '''EXISTS (SELECT 1 FROM pause
         WHERE target IN ('*', :host) AND until_utc > {utc})''',
@@ -5512,8 +5522,7 @@ def save_job(store, id, values, force=False):
         if id is None:
             id = store.insert('job', values)
         else:
-            changes = ', '.join('%s = :%s' % (name, name) for name in values)
-            store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
+            update_job(store, id, values)
             if not any(name in values for name in PLANNED_FROM):
                 return id, moment(job.next_run_utc)
         try:
@@ -5693,9 +5702,8 @@ def when_text(store, when, now):
 
 def time_given(text, option='--from'):
     """What was typed after an option, as a datetime."""
-    form = r'(19[7-9]|[2-8][0-9]{2})[0-9][-0-9 :]+'  # the years 1970 to 8999
     when = moment(text)
-    if when is None or not re.fullmatch(form, text):
+    if when is None or not re.fullmatch(YEARS + '[-0-9 :]+', text):
         raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
     return when
 
@@ -6933,7 +6941,7 @@ def hosts_with(store, word):
     return [
         host.name
         for host in store.query('SELECT name, tags FROM host ORDER BY name')
-        if word in (host.name.lower(), *(host.tags or '').split())
+        if word in words_of_host(host.name, host.tags)
     ]
 
 
@@ -6990,7 +6998,7 @@ def run_after(store, job):
     while True:
         for run in store.query(
             '''SELECT * FROM run WHERE job_id = :id AND run_no > :run_no
-            AND status NOT LIKE 'SKIPPED%' ORDER BY run_no LIMIT 1''',
+            AND {ran} ORDER BY run_no LIMIT 1''',
             id=job.id,
             run_no=job.run_no,
         ):
@@ -7263,7 +7271,7 @@ def with_last_run(store, id):
     for run in store.query(
         '''SELECT * FROM run WHERE job_id = :id
         AND NOT EXISTS (SELECT 1 FROM job WHERE id = :id)
-        AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1''',
+        AND {ran} ORDER BY run_no DESC LIMIT 1''',
         id=id,
     ):
         return Job(
@@ -7289,7 +7297,7 @@ def outputs_of(store, job, follow):
         time.sleep(1)
     for row in store.query(
         '''SELECT output FROM run WHERE job_id = :job AND run_no <= :run_no
-        AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1''',
+        AND {ran} ORDER BY run_no DESC LIMIT 1''',
         job=job.id,
         run_no=job.run_no,
     ):
@@ -7650,6 +7658,9 @@ def state_of_host(job, host, pause):
 ########################################################################################
 
 
+Pause = namedtuple('Pause', 'target from_utc until_utc paused_by')  # rows of `pause`
+
+
 def pause_job(store, id, until, by):
     """Start no run of a job until a UTC datetime, unless it is asked for. What was due
     by then runs once afterwards, as far as its window and start_within allow. by: who
@@ -7658,14 +7669,12 @@ def pause_job(store, id, until, by):
     for job in family_of(store, id):
         due = moment(job.next_run_utc)
         begun = min(now, due - SECOND) if due else now
-        store.change(
-            '''UPDATE job SET paused_from_utc = :begun, paused_until_utc = :until,
-            paused_by = :by WHERE id = :id''',
-            begun=text_of(begun),
-            until=text_of(until),
-            by=by[:255],
-            id=job.id,
-        )
+        paused = {
+            'paused_from_utc': text_of(begun),
+            'paused_until_utc': text_of(until),
+            'paused_by': by[:255],
+        }
+        update_job(store, job.id, paused)
         with suppress(BadSchedule):
             announce(store, job.id, job)
 
@@ -7677,9 +7686,7 @@ def resume_job(store, id):
         job for job in family_of(store, id) if (job.paused_until_utc or '') > now
     ]
     for job in resumed:
-        store.change(
-            'UPDATE job SET paused_until_utc = :now WHERE id = :id', now=now, id=job.id
-        )
+        update_job(store, job.id, {'paused_until_utc': now})
         with suppress(BadSchedule):
             announce(store, job.id, since=moment(job.paused_from_utc))
     return bool(resumed)
@@ -7688,19 +7695,8 @@ def resume_job(store, id):
 def pause_hosts(store, target, until, by):
     """Have a host, or all (*), start no runs until a UTC datetime, but those that are
     asked for. by: who does so, and why."""
-    values = {
-        'target': target,
-        'begun': text_of(store.now()),
-        'until': text_of(until),
-        'by': by[:255],
-    }
-    with store.transaction():
-        store.change('DELETE FROM pause WHERE target = :target', target=target)
-        store.change(
-            '''INSERT INTO pause (target, from_utc, until_utc, paused_by)
-            VALUES (:target, :begun, :until, :by)''',
-            **values,
-        )
+    begun = text_of(store.now())
+    store.upsert('pause', [Pause(target, begun, text_of(until), by[:255])])
 
 
 def resume_hosts(store, target):
@@ -8150,7 +8146,7 @@ def last_lines(store, job):
 
 
 LAST_OUTPUT = """SELECT output FROM run
-    WHERE job_id = :id AND status NOT LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1"""
+    WHERE job_id = :id AND {ran} ORDER BY run_no DESC LIMIT 1"""
 
 
 def test_messages(config):
@@ -8497,7 +8493,7 @@ def first_failure(store, job, now):
     """Since when a job fails, a datetime, UTC, as far as the history knows."""
     rows = store.query(
         """SELECT MIN(ended_at) AS ended FROM run
-        WHERE job_id = :id AND status NOT LIKE 'SKIPPED%' AND run_no > COALESCE(
+        WHERE job_id = :id AND {ran} AND run_no > COALESCE(
             (SELECT MAX(run_no) FROM run WHERE job_id = :id AND status = 'Success'), 0)
         """,
         id=job.id,
@@ -8517,7 +8513,7 @@ def late(store, known, now):
     told = subjects_of(known, 'late')
     pauses = {row.target: moment(row.until_utc) for row in store.query(ALL_PAUSES)}
     hosts = living_hosts(store, now)
-    words = {word for host in hosts for word in words_of_host(host)}
+    words = {word for host in hosts for word in words_of_host(host.name, host.tags)}
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
@@ -8532,11 +8528,6 @@ def late(store, known, now):
 
 
 ALL_PAUSES = 'SELECT target, until_utc FROM pause'
-
-
-def words_of_host(host):
-    """What run_on of a job may be for a host to take it."""
-    return [host.name.lower(), *(host.tags or '').split()]
 
 
 def slow(store, known, now):
@@ -8603,9 +8594,9 @@ def skipped(store, known, now):
 
 
 NEW_SKIPS = """SELECT DISTINCT job_id FROM run
-    WHERE ended_at >= :since AND status LIKE 'SKIPPED%'"""
+    WHERE ended_at >= :since AND {was_skipped}"""
 LAST_SKIP = """SELECT status, ended_at FROM run
-    WHERE job_id = :id AND status LIKE 'SKIPPED%' ORDER BY run_no DESC LIMIT 1"""
+    WHERE job_id = :id AND {was_skipped} ORDER BY run_no DESC LIMIT 1"""
 
 
 def last_pass(store, now):

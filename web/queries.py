@@ -171,7 +171,7 @@ def lately(store, since, most):
     """The last runs of all jobs that ended after a local time, and those that are
     running, at most so many of either."""
     text = '''SELECT %s FROM run WHERE ended_at >= :since
-        AND status NOT LIKE 'SKIPPED%%' ORDER BY ended_at DESC LIMIT :most'''
+        AND {ran} ORDER BY ended_at DESC LIMIT :most'''
     ended = store.query(text % RUN, since=dc.text_of(since), most=most)
     running = store.query(
         '''SELECT id AS job_id, run_no, last_start AS started_at, {local} AS ended_at,
@@ -193,7 +193,7 @@ def skips(store, since):
     """How many times jobs were skipped after a local time, by why."""
     text = '''SELECT CASE WHEN status LIKE '%still ran' THEN 'still ran'
             WHEN status LIKE '%paused by%' THEN 'paused' ELSE 'too late' END, COUNT(*)
-        FROM run WHERE ended_at >= :since AND status LIKE 'SKIPPED%' GROUP BY 1'''
+        FROM run WHERE ended_at >= :since AND {was_skipped} GROUP BY 1'''
     return dict(store.query(text, since=dc.text_of(since)))
 
 
