@@ -5465,12 +5465,7 @@ def check_job(job, now, zone):
     if not is_minutes(job.max_run_time, most):
         wrong['max_run_time'] = ALLOWED_MINUTES % (job.max_run_time, most)
     try:
-        next_run(
-            job._replace(active=1),
-            now,
-            now,
-            zone,
-        )
+        next_run(job._replace(active=1), now, now, zone)
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
     return wrong
@@ -5611,12 +5606,7 @@ def announce(store, id, old=None, since=None):
     after = now
     if since is not None:
         after = min(now, since - SECOND)
-    when = next_run(
-        job,
-        after,
-        now,
-        store.zone,
-    )
+    when = next_run(job, after, now, store.zone)
     if job.after_job and since not in (None, PARKED):  # that job has succeeded
         when = max(since, moment(job.paused_until_utc) or since)
     store.change(
@@ -5713,12 +5703,7 @@ def upcoming(job, after, zone):
     local is in the job's time zone. Each run is taken to start at its time. Raises
     BadSchedule."""
     while True:
-        after = next_run(
-            job,
-            after,
-            after,
-            zone,
-        )
+        after = next_run(job, after, after, zone)
         if after == PARKED:
             return
         yield zone_of(job, zone).local(after), after
@@ -6861,12 +6846,7 @@ def cmd_add(args, config):
             'example: %s add --every 60 COMMAND' % command_line()
         )
     description = words_of(args.job_command)[:255]
-    save(
-        config,
-        None,
-        {'description': description, **values},
-        args.force,
-    )
+    save(config, None, {'description': description, **values}, args.force)
 
 
 @command('edit', *JOB_OPTIONS.values(), AT, FORCE, JOB)
@@ -6878,12 +6858,7 @@ def cmd_edit(args, config):
             'edit %s: nothing to change; see: %s edit --help'
             % (args.id, command_line())
         )
-    save(
-        config,
-        args.id,
-        values,
-        args.force,
-    )
+    save(config, args.id, values, args.force)
 
 
 def given_values(args):
@@ -6920,12 +6895,7 @@ def save(config, id, values, force):
         before = job_of(store, id)
         id = before.id
     try:
-        id, when = save_job(
-            store,
-            id,
-            values,
-            force,
-        )
+        id, when = save_job(store, id, values, force)
     except BadJob as problem:
         options = {column.name: column.option for column in COLUMNS}
         raise BadJob(problem.wrong, options) from None
@@ -7136,12 +7106,7 @@ def cmd_next(args, config):
     if args.after is not None:
         after = zone.utc(time_given(args.after))
     if args.what is None:
-        print_agenda(
-            store,
-            after,
-            now,
-            args.n,
-        )
+        print_agenda(store, after, now, args.n)
         return
     for _, when in islice(upcoming(job, after, store.zone), args.n):
         print(in_zone(zone, when, now))
@@ -7461,12 +7426,7 @@ def matches_at(expression, local):
 def verdict(job, when, now, zone, fits):
     """Whether a job is due in the minute from a UTC time, in words. fits: whether the
     clock shows a time of its schedule then."""
-    is_due = is_due_at(
-        job,
-        when,
-        now,
-        zone,
-    )
+    is_due = is_due_at(job, when, now, zone)
     text = 'It is due then.' if is_due else 'It is not due then.'
     own_zone = zone_of(job, zone)
     before = own_zone.offset(when - MINUTE)
@@ -7492,12 +7452,7 @@ def regular_times(job, after, now, zone):
         return
     from itertools import chain, islice
 
-    first = next_regular(
-        job,
-        now,
-        now,
-        zone,
-    )
+    first = next_regular(job, now, now, zone)
     times = chain([first], times_after(job, first, zone))
     for when in islice(times, 20000):
         if when > after:
@@ -7507,12 +7462,7 @@ def regular_times(job, after, now, zone):
 def neighbours(job, moments, now, zone):
     """The nearest times of a job before and after a minute, in its own zone."""
     lines = []
-    last = last_before(
-        job,
-        moments[0],
-        now,
-        zone,
-    )
+    last = last_before(job, moments[0], now, zone)
     following = next(regular_times(job, moments[-1] + 59 * SECOND, now, zone), None)
     for word, when in (('before', last), ('after', following)):
         if when:
@@ -7580,12 +7530,7 @@ def waiting_for(store, job, now):
             for child in family_of(store, job.id)
             if child.id != job.id
         ] or ['a template, and no host has a job of it yet']
-    held = held_back(
-        store,
-        job,
-        due,
-        now,
-    )
+    held = held_back(store, job, due, now)
     if held and not job.run_requested:
         return [held]
     if due is None:
@@ -7752,19 +7697,9 @@ def cmd_pause(args, config):
     until = end_of_pause(store, args)
     by = who_pauses(args.note)
     for job in jobs:
-        pause_job(
-            store,
-            job.id,
-            until,
-            by,
-        )
+        pause_job(store, job.id, until, by)
     if not jobs:
-        pause_hosts(
-            store,
-            target_of(args),
-            until,
-            by,
-        )
+        pause_hosts(store, target_of(args), until, by)
     report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
 
 
@@ -7882,18 +7817,8 @@ def alert_pass(store):
     with store.transaction(*SNAPSHOT.get(config.db_engine, ('BEGIN',))):
         now = store.now()
         known = known_troubles(store)
-        rows = latched(
-            store,
-            known,
-            troubles_now(store, known, now),
-            now,
-        )
-    write_troubles(
-        store,
-        known,
-        rows,
-        now,
-    )
+        rows = latched(store, known, troubles_now(store, known, now), now)
+    write_troubles(store, known, rows, now)
     messages = messages_for(store, rows, now)
     store.close()
     sent, problems = send(config, messages)
