@@ -515,7 +515,7 @@ def test_an_account_that_may_not_create_triggers(mysql_place):
 def test_init_adds_what_is_missing_and_keeps_the_rest(place):
     place.add('true', description='kept')
     before = place.store.execute('SELECT * FROM host WHERE 1 = 0').description
-    place.store.execute('ALTER TABLE host DROP COLUMN gap_until')
+    place.store.execute('ALTER TABLE host DROP COLUMN tags_since')
     place.store.execute(
         'DROP INDEX job_deadline' + (' ON job' if place.engine == 'mysql' else '')
     )
