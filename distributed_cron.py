@@ -2555,6 +2555,7 @@ def end_all(store, endings, history=True):
     jobs = {row.id: row for row in rows}
     now = store.now()
     runs = []
+    most = min(65535, store.dialect.packet // 3)  # of output; each byte may be escaped
     alike = defaultdict(list)  # what to write into job -> the jobs that get it
     for ending in sorted(endings, key=lambda ending: ending.job):
         job = jobs.get(ending.job, Job())
@@ -2563,7 +2564,6 @@ def end_all(store, endings, history=True):
         recorded = not ours and is_recorded(store, ending, job)
         into_job, into_history = fate(ending.kind, ours, late, recorded)
         ended = text_of(store.zone.local(end_of(ending, job, now)))
-        most = min(65535, store.dialect.packet // 3)  # each byte may be escaped
         run = history_row(ending, job, ended, most)
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
@@ -2843,6 +2843,7 @@ def retry_of(ending, job, ended, now, zone):
 # from when it was due, the reason is unknown.
 
 FIRST = EPOCH + DAY  # as the begin of a span: always until its end
+SLOTS_TAKEN = 'had all slots taken, %d of %d'
 LATE = MINUTE  # a run that starts no later after its time needs no reason
 Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
 # The evidence, in one statement: of hosts, of their pauses, and of the runs before.
@@ -2948,46 +2949,60 @@ class Evidence:
         local = moment(local)
         return local and self.store.zone.utc_before(local, self.now)
 
-    def span(self, begin, end, text):
-        """A Span. In its text %s is its end; two are its begin and its end."""
+    def span_until(self, begin, end, what, more=''):
+        """A Span, in words: until when something was so."""
+        (until,) = clock_texts(self.store, self.now, end)
+        return Span(begin, end, '%s until %s%s' % (what, until, more))
+
+    def span_from(self, begin, end, what):
+        """A Span, in words: from when to when something was so."""
         if begin == FIRST:
-            text = text.replace('from %s to %s', 'until %s')
-        shown = (begin, end)[2 - text.count('%s') :]
-        times = shown and clock_texts(self.store, self.now, *shown)
-        return Span(begin, end, text % tuple(times))
+            return self.span_until(begin, end, what)
+        times = clock_texts(self.store, self.now, begin, end)
+        return Span(begin, end, '%s from %s to %s' % (what, *times))
 
     # What kept a job from starting on any host.
 
     def of_job(self, job, due):
         """Its pause, that of all hosts, and the run before."""
         spans = []
-        begun, until = moment(job.paused_from_utc), moment(job.paused_until_utc)
+        begun = moment(job.paused_from_utc)
+        until = moment(job.paused_until_utc)
         if begun and until and job.paused_by:
-            by = job.paused_by.replace('%', '%%')
-            spans.append(self.span(begun, until, 'paused until %s by ' + by))
+            spans.append(
+                self.span_until(begun, until, 'paused', ' by ' + job.paused_by)
+            )
         spans += self.of_pauses('*', 'all hosts were ')
-        for run in self.runs:
-            if run.most == job.id and self.utc(run.end_at) > due:
-                text = 'run %d on %s' % (run.number, host_of(run.name))
-                text = text.replace('%', '%%') + ' had not ended until %s'
-                begun = self.utc(run.begin_at) or due
-                spans.append(self.span(begun, self.utc(run.end_at), text))
+        spans += self.of_runs(job, due)
         if job.id in self.store.perl_runs:
             minutes = max(job.frequency, job.max_run_time)
             begun = self.utc(job.last_start)
+            until = begun + minutes * MINUTE
             text = 'a run of a Perl worker, since %s, could go on until %s'
-            spans.append(self.span(begun, begun + minutes * MINUTE, text))
+            times = clock_texts(self.store, self.now, begun, until)
+            spans.append(Span(begun, until, text % tuple(times)))
+        return spans
+
+    def of_runs(self, job, due):
+        """The runs before that had not ended when a job was due."""
+        spans = []
+        for run in self.runs:
+            until = self.utc(run.end_at)
+            if run.most == job.id and until > due:
+                what = 'run %d on %s had not ended' % (run.number, host_of(run.name))
+                begun = self.utc(run.begin_at) or due
+                spans.append(self.span_until(begun, until, what))
         return spans
 
     def of_pauses(self, target, subject=''):
         """The pauses of a host, or of all (*)."""
         spans = []
         for row in self.pauses:
-            begin, end = moment(row.begin_at), moment(row.end_at)
+            begin = moment(row.begin_at)
+            end = moment(row.end_at)
             if row.name == target and begin and end:
-                by = row.text.replace('%', '%%')
-                text = subject + 'paused until %s by ' + by
-                spans.append(self.span(begin, end, text))
+                what = subject + 'paused'
+                spans.append(self.span_until(begin, end, what, ' by ' + row.text))
         return spans
 
     def of_tags(self, job, hosts, due):
@@ -3002,14 +3017,14 @@ class Evidence:
         ]
         if not job.run_on or lost or len(since) < len(hosts) or not all(since):
             return []
-        text = 'no host had the tag %s' % job.run_on + ' until %s'
-        return [self.span(FIRST, min(since, default=self.now), text)]
+        until = min(since, default=self.now)
+        return [self.span_until(FIRST, until, 'no host had the tag %s' % job.run_on)]
 
     def nobody_seen(self, job, hosts):
         """The times in which no host was seen that may take a job."""
-        text = 'no worker was seen from %s to %s'
+        what = 'no worker was seen'
         if job.run_on:
-            text = 'no worker of %s' % job.run_on + text[9:]
+            what = 'no worker of %s was seen' % job.run_on
         common = [Span(FIRST, self.now, '')] if hosts else []
         for host in hosts:
             pairs = [
@@ -3018,7 +3033,7 @@ class Evidence:
                 for other in self.silences(host)
             ]
             common = [Span(*pair, '') for pair in pairs if pair[0] < pair[1]]
-        return [self.span(span.begin, span.end, text) for span in common]
+        return [self.span_from(span.begin, span.end, what) for span in common]
 
     # What kept a host from starting any.
 
@@ -3026,32 +3041,36 @@ class Evidence:
         """The times in which it was not seen."""
         spans = []
         begin, end, seen = map(self.utc, (host.begin_at, host.end_at, host.at))
-        text = 'not seen from %s to %s'
         if end:
-            spans.append(self.span(begin or FIRST, end, text))
+            spans.append(self.span_from(begin or FIRST, end, 'not seen'))
         if seen and seen < self.now - SILENCE:
-            spans.append(self.span(seen, self.now, text))
+            spans.append(self.span_from(seen, self.now, 'not seen'))
         return spans
 
     def of_host(self, host, due):
         spans = self.of_pauses(host.name.lower())
         if host.name == self.store.config.name:
-            text = self.pace.failure.replace('%', '%%')[:80] + ' from %s to %s'
-            spans += self.own_span(self.pace.outage, text)
-            most = self.store.config.max_tasks
-            text = 'had all slots taken, %d of %d' % (most, most)
-            spans += self.own_span(self.pace.full, text + ', from %s to %s')
+            spans += self.of_this_host()
         elif host.number >= host.most > 0 and self.utc(host.at) >= due:
-            text = 'had all slots taken, %d of %d' % (host.number, host.most)
-            spans.append(self.span(due, self.now, text))
+            what = SLOTS_TAKEN % (host.number, host.most)
+            spans.append(Span(due, self.now, what))
         return [*spans, *self.silences(host)]
 
-    def own_span(self, times, text):
+    def of_this_host(self):
+        """What this worker has noted."""
+        most = self.store.config.max_tasks
+        full = SLOTS_TAKEN % (most, most)
+        return [
+            *self.own_span(self.pace.outage, self.pace.failure[:80]),
+            *self.own_span(self.pace.full, full + ','),
+        ]
+
+    def own_span(self, times, what):
         """A Span, as a list, of what this worker has noted; none for None."""
         if times is None:
             return []
         begin, end = [self.now - (boottime() - when) * SECOND for when in times]
-        return [self.span(begin, end, text)]
+        return [self.span_from(begin, end, what)]
 
 
 def may_take(job, host, tags):
@@ -3166,9 +3185,7 @@ def plan_of(store, job, now):
         limit = start_limit(job, due, store.zone)
         if limit > now or limit_text(limit) != job.start_before_utc:
             return Plan(due, limit, status, job.attempt)  # it was out of date
-        # Else somebody has written a time outside the window: none was skipped.
-        own_zone = zone_of(job, store.zone)
-        if Window(job).closing(due, own_zone) > due or is_pause_end(job, due):
+        if is_time_of(job, due, store.zone):
             return plan_after_miss(store, job, due, now)
     after = now
     if due is None and job.changed_utc is not None:
@@ -3178,6 +3195,13 @@ def plan_of(store, job, now):
     when = next_run(job, after, now, store.zone)
     job = job._replace(attempt=0)
     return Plan(when, start_limit(job, when, store.zone), status, attempt=0)
+
+
+def is_time_of(job, due, zone):
+    """Whether a job may have been due then; else somebody has written a time that is
+    outside its window, and no time of its own was skipped."""
+    opens = Window(job).closing(due, zone_of(job, zone)) > due
+    return opens or is_pause_end(job, due)
 
 
 def limit_text(limit):
@@ -3853,10 +3877,10 @@ class Field:
         found = re.fullmatch(r'h(?:\((.+)-(.+)\))?|(.*)~(.*)', span)
         if not found:
             return part
-        first = self.number(found[1] or found[3] or str(self.low))
-        last = self.number(found[2] or found[4] or str(self.safe))
-        if self.name == 'day-of-week' and first and last == 0:
-            last = 7  # H(FRI-SUN)
+        first, last = self.ends(
+            found[1] or found[3] or str(self.low),
+            found[2] or found[4] or str(self.safe),
+        )
         step = self.step(step) if slash else self.high + 1  # one of all
         if None in (first, last, step) or first > last:
             return part
@@ -3886,9 +3910,7 @@ class Field:
         if span == '*':
             first, last = self.low, self.last
         elif '-' in span:
-            first, last = map(self.number, span.split('-', 1))
-            if self.name == 'day-of-week' and first and last == 0:
-                last = 7  # FRI-SUN
+            first, last = self.ends(*span.split('-', 1))
         else:
             first = self.number(span)
             last = self.last if slash else first
@@ -3897,6 +3919,14 @@ class Field:
             return []
         numbers = range(first, last + 1, step)
         return [0 if number > self.last else number for number in numbers]
+
+    def ends(self, first, last):
+        """The values of the ends of a range; None for one that the field has not."""
+        first = self.number(first)
+        last = self.number(last)
+        if self.name == 'day-of-week' and first and last == 0:
+            last = 7  # FRI-SUN
+        return first, last
 
     def number(self, text):
         """The value of a number or a name; None if the field has no such value."""
@@ -5444,16 +5474,7 @@ class BadJob(BadConfig):
 def check_job(job, now, zone):
     """What is wrong with a job, as {column: text}; the text does not name the column.
     An inactive job is checked like an active one. now: a UTC datetime."""
-    wrong = {}
-    for column, (fewest, most) in LENGTHS.items():
-        size = len(getattr(job, column) or '')
-        if not fewest <= size <= most:
-            text = '%d characters; allowed: %d to %d' % (size, fewest, most)
-            wrong[column] = text
-    for column, (pattern, words) in PATTERNS.items():
-        value = getattr(job, column)
-        if value is not None and not re.fullmatch(pattern, str(value)):
-            wrong[column] = '%.80r; allowed: %s' % (value, words)
+    wrong = check_texts(job)
     for column, (low, high) in RANGES.items():
         value = getattr(job, column)
         if value is not None and not (isinstance(value, int) and low <= value <= high):
@@ -5468,6 +5489,21 @@ def check_job(job, now, zone):
         next_run(job._replace(active=1), now, now, zone)
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
+    return wrong
+
+
+def check_texts(job):
+    """What is wrong with the texts of a job by themselves, as check_job()."""
+    wrong = {}
+    for column, (fewest, most) in LENGTHS.items():
+        size = len(getattr(job, column) or '')
+        if not fewest <= size <= most:
+            text = '%d characters; allowed: %d to %d' % (size, fewest, most)
+            wrong[column] = text
+    for column, (pattern, words) in PATTERNS.items():
+        value = getattr(job, column)
+        if value is not None and not re.fullmatch(pattern, str(value)):
+            wrong[column] = '%.80r; allowed: %s' % (value, words)
     return wrong
 
 
@@ -5656,8 +5692,10 @@ def family_of(store, id):
 
 def refuse_past(job, now, zone):
     """Raise BadJob for an @at whose time has come already."""
+    if not is_once(job.schedule or ''):
+        return
     zone = zone_of(job, zone)
-    if is_once(job.schedule or '') and expression_of(job).next_utc(now, zone) is None:
+    if expression_of(job).next_utc(now, zone) is None:
         text = '%r is not in the future: in its time zone it is %s now'
         local = text_of(zone.local(now))
         raise BadJob({'schedule': text % (job.schedule, local)})
@@ -5848,14 +5886,16 @@ def on_terminal(text):
     return visible(text) if os.isatty(1) else text
 
 
+def cut(value, most):
+    """A value, as a text of at most so many characters where it has more."""
+    return value if len(str(value)) <= most else value[: most - 1] + '…'
+
+
 def cell(name, most=1000):
     """A column of print_rows: a value of the row, cut to so many characters."""
 
     def text_in(row):
-        value = getattr(row, name)
-        if len(str(value)) > most:
-            return value[: most - 1] + '…'
-        return value
+        return cut(getattr(row, name), most)
 
     return name.upper().replace('_', ' '), text_in
 
@@ -6835,10 +6875,9 @@ def cmd_run(args, config):
 )
 def cmd_add(args, config):
     """add a job"""
-    words = args.job_command
-    if words[0] == '--':  # which some versions of argparse leave there
-        words = words[1:]
-    args.job_command = ' '.join(words)
+    if args.job_command[0] == '--':  # which some versions of argparse leave there
+        args.job_command.pop(0)
+    args.job_command = ' '.join(args.job_command)
     values = given_values(args)
     if not values.keys() & {'frequency', 'schedule', 'after_job'}:
         raise BadConfig(
@@ -6939,21 +6978,24 @@ def cmd_act(args, config):
     store = Store(config).connect()
     jobs = [job_of(store, job) for job in args.id]
     for job in jobs:
-        changed = act(store, args.action, job.id)
-        text = ACTIONS[args.action].done if changed else 'is not running'
+        text = 'is not running'
+        if act(store, args.action, job.id):
+            text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
         print('job %d: %s' % (job.id, text), flush=True)
     if args.action == 'run-now' and args.wait:
-        members = [member for job in jobs for member in family_of(store, job.id)]
-        return wait_for_runs(store, [job for job in members if not job.each_host])
+        return wait_for_runs(store, jobs)
 
 
 def wait_for_runs(store, jobs):
-    """Wait for the end of the next run of each job, and print what came of it. jobs:
-    their rows before they were asked to run. Returns the exit status."""
+    """Wait for the end of the next run of each job, and of those that a template has on
+    each host, and print what came of it. Returns the exit status."""
     status = 0
-    for job in jobs:
+    members = [member for job in jobs for member in family_of(store, job.id)]
+    for job in members:
+        if job.each_host:
+            continue
         run = run_after(store, job)
         print(on_terminal(run.output or ''), end='')
         print(visible('job %d: %s, with worker %s' % (job.id, run.status, run.worker)))
@@ -7066,8 +7108,7 @@ def last_run_in_words(job):
     return '%s, until %s: %s' % (where, job.last_end, job.last_status)
 
 
-@command(
-    'next',
+NEXT_OPTIONS = (
     Option(
         'what',
         {
@@ -7091,6 +7132,9 @@ def last_run_in_words(job):
     ),
     COUNT,
 )
+
+
+@command('next', *NEXT_OPTIONS)
 def cmd_next(args, config):
     """list the next times of a cron expression, of a job, or of all jobs"""
     from itertools import islice
@@ -7116,9 +7160,11 @@ def in_zone(zone, when, now):
     """A UTC time in a zone, with the zone, the day and the distance."""
     local = zone.local(when)
     offset = timezone(zone.offset(when))
-    text = '%s %s, %s' % (text_of(local), offset, local.strftime('%A').lower())
-    distance = (when - now).total_seconds()
-    return text if distance < 0 else '%s, %s' % (text, how_far(distance))
+    day = local.strftime('%A').lower()
+    text = '%s %s, %s' % (text_of(local), offset, day)
+    if when < now:
+        return text
+    return '%s, %s' % (text, how_far((when - now).total_seconds()))
 
 
 def print_agenda(store, after, now, count):
@@ -7323,8 +7369,7 @@ def seen_in_words(store, host, now):
 ########################################################################################
 
 
-@command(
-    'why',
+ASKED = (
     Option('id', {**BY_NAME, 'metavar': 'JOB', 'help': 'the id or the name of a job'}),
     Option(
         'time',
@@ -7335,30 +7380,39 @@ def seen_in_words(store, host, now):
         },
     ),
 )
+
+
+@command('why', *ASKED)
 def cmd_why(args, config):
     """say why a job did, does or does not run"""
     store = Store(config).connect()
     job = job_of(store, args.id)
-    when = None if args.time is None else time_given(args.time, 'time')
+    when = None
+    if args.time is not None:
+        when = time_given(args.time, 'time')
     for line in why_lines(store, job, when):
-        print(visible(one_line(line) if line[:1] != ' ' else line))
+        if not line.startswith(' '):  # the others are columns
+            line = one_line(line)
+        print(visible(line))
 
 
 def why_lines(store, job, when=None):
     """Why a job, a row of `job`, did, does or does not run, as lines for people. when:
     a datetime in its time zone; None: now."""
     now = store.now()
-    lines = []
     moments = [now]
     try:
         zone = zone_of(job, store.zone)
-        local = (when or zone.local(now)).replace(second=0, microsecond=0)
+        local = when or zone.local(now)
+        local = local.replace(second=0, microsecond=0)
         moments = zone.times(local) or [zone.utc(local)]
-        lines += time_lines(job, local, moments, now, store.zone)
+        lines = time_lines(job, local, moments, now, store.zone)
     except BadSchedule as problem:
-        lines.append('%s %s' % (problem.column, problem))
+        lines = ['%s %s' % (problem.column, problem)]
     lines += history_lines(store, job, moments[-1])
-    return lines + ['Now: ' + text for text in waiting_for(store, job, now)]
+    for text in waiting_for(store, job, now):
+        lines.append('Now: ' + text)
+    return lines
 
 
 # What its schedule says of a time.
@@ -7368,29 +7422,40 @@ def time_lines(job, local, moments, now, zone):
     """Whether a job is due at a minute, by each part of its schedule. local: in its own
     zone; moments: the same in UTC; zone: the database's. Raises BadSchedule."""
     own_zone = zone_of(job, zone)
-    lines = ['%s %s: %s' % (text_of(local)[:16], job.time_zone or '', describe(job))]
+    heading = (text_of(local)[:16], job.time_zone or '', describe(job))
+    lines = ['%s %s: %s' % heading]
     if own_zone.local(moments[0]) != local:
         local = own_zone.local(moments[0])
         text = 'The clock skips this time: it goes on at %s.'
         lines.append(text % text_of(local)[:16])
     if job.after_job or job.each_host:
         return lines
-    fits = True
-    if job.schedule is not None and not is_once(str(job.schedule)):
-        for field in fields_at(expression_of(job), local):
-            lines.append('  %-13s %-4s %-22s %s' % field)
-        fits = matches_at(expression_of(job), local)
-    window = Window(job)
-    if not window.is_all_day():
-        inside = window.contains(local.time())
-        fits = fits and inside
-        text = window_in_words(job)
-        lines.append('  %-18s %-22s %s' % ('window', text, yes_or_no(inside)))
+    parts, fits = parts_at(job, local)
+    lines += parts
     if job.schedule is None and moments[0] < now:
         return lines  # what it did then is in the history alone
     for when in moments:
         lines.append(verdict(job, when, now, zone, fits))
     return lines + neighbours(job, moments, now, zone)
+
+
+def parts_at(job, local):
+    """A line for each part of a job's schedule, and whether all of them allow a time of
+    the clock."""
+    lines = []
+    fits = True
+    if job.schedule is not None and not is_once(str(job.schedule)):
+        expression = expression_of(job)
+        for field in fields_at(expression, local):
+            lines.append('  %-13s %-4s %-22s %s' % field)
+        fits = matches_at(expression, local)
+    window = Window(job)
+    if not window.is_all_day():
+        inside = window.contains(local.time())
+        fits = fits and inside
+        part = ('window', window_in_words(job), yes_or_no(inside))
+        lines.append('  %-18s %-22s %s' % part)
+    return lines, fits
 
 
 def yes_or_no(value):
@@ -7401,19 +7466,19 @@ def fields_at(expression, local):
     """For each field of an Expression: (its name, its value at a time, what it allows,
     yes or no)."""
     given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
-    texts = given.split()
     values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
-    allowed = [
-        number in field.parse(text.lower())
-        for field, text, number in zip(expression.FIELDS, texts, values)
-    ]
-    allowed[2] = expression.matches_month_day(local)
-    allowed[4] = expression.matches_week_day(local)
-    words = list(map(yes_or_no, allowed))
-    if expression.either_day:
-        words[4] += '; of the two days, one is enough'
-    names = [field.name for field in expression.FIELDS]
-    return list(zip(names, values, texts, words))
+    rows = []
+    for field, text, value in zip(expression.FIELDS, given.split(), values):
+        allowed = value in field.parse(text.lower())
+        if field.name == 'day-of-month':
+            allowed = expression.matches_month_day(local)
+        if field.name == 'day-of-week':
+            allowed = expression.matches_week_day(local)
+        word = yes_or_no(allowed)
+        if field.name == 'day-of-week' and expression.either_day:
+            word += '; of the two days, one is enough'
+        rows.append((field.name, value, text, word))
+    return rows
 
 
 def matches_at(expression, local):
@@ -7670,8 +7735,7 @@ PAUSED = (
 )
 
 
-@command(
-    'pause',
+PAUSE_OPTIONS = (
     *PAUSED,
     Option(
         '--for',
@@ -7688,6 +7752,9 @@ PAUSED = (
     Option('--note', {'metavar': 'TEXT', 'default': '', 'help': 'why'}),
     FORCE,
 )
+
+
+@command('pause', *PAUSE_OPTIONS)
 def cmd_pause(args, config):
     """start no runs for a while: of jobs, on a host, or at all"""
     store = Store(config).connect()
@@ -7797,7 +7864,9 @@ NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
 @command('alert', Option('--test', {**FLAG, 'help': 'only send a test message'}))
 def cmd_alert(args, config):
     """tell what is wrong, and what is well again; the job named alert does so"""
-    if not (config.alerts and (channels_of(config) or not args.test)):
+    if not config.alerts:
+        raise config.bad(NOTHING_TOLD)
+    if args.test and not channels_of(config):
         raise config.bad(NOTHING_TOLD)
     if args.test:
         sent, problems = send(config, test_messages(config))
@@ -7856,9 +7925,12 @@ def ended(store, row, now):
     row = row._replace(ended_utc=text_of(now))
     if not KINDS[row.kind]:
         return row
-    text = '%s after %s' % (over(store, row, now), lasted(now - moment(row.since_utc)))
-    if row.times:
-        text += ', %d failure%s' % (row.times, 's'[: row.times - 1])
+    period = now - moment(row.since_utc)
+    text = '%s after %s' % (over(store, row, now), lasted(period))
+    if row.times == 1:
+        text += ', 1 failure'
+    elif row.times:
+        text += ', %d failures' % row.times
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
@@ -8397,6 +8469,11 @@ def subjects_of(known, kind):
     return {row.subject for row in known if row.kind == kind and not row.ended_utc}
 
 
+def where_of(job):
+    """Where a job ran last."""
+    return host_of(job.last_worker) or job.last_worker
+
+
 def failing(store, known, now):
     """Jobs that fail, until they succeed. A lost run is told at once."""
     told = subjects_of(known, 'failing')
@@ -8408,8 +8485,7 @@ def failing(store, known, now):
             continue
         since = now if is_known else first_failure(store, job, now)
         reason = job.last_status.removeprefix('ERROR: ')
-        where = host_of(job.last_worker) or job.last_worker
-        text = 'is failing (%s on %s)' % (reason, where)
+        text = 'is failing (%s on %s)' % (reason, where_of(job))
         found.append(trouble_of(job, 'failing', since, text, job.failures))
     return found
 
@@ -8436,13 +8512,12 @@ def late(store, known, now):
     if not jobs:
         return []
     told = subjects_of(known, 'late')
-    pauses = {row.target: moment(row.until_utc) for row in store.query(ALL_PAUSES)}
-    hosts = living_hosts(store, now)
-    words = {word for host in hosts for word in words_of_host(host.name, host.tags)}
+    ends = ends_of_pauses(store)
+    words = words_of_hosts(living_hosts(store, now))
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
-        since = max(due, pauses.get('*', due), pauses.get(job.run_on, due))
+        since = max(due, ends.get('*', due), ends.get(job.run_on, due))
         if since > limit and str(job.id) not in told:
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))
@@ -8452,7 +8527,18 @@ def late(store, known, now):
     return found
 
 
-ALL_PAUSES = 'SELECT target, until_utc FROM pause'
+def ends_of_pauses(store):
+    """When the pauses end or ended, UTC datetimes by their targets."""
+    rows = store.query('SELECT target, until_utc FROM pause')
+    return {row.target: moment(row.until_utc) for row in rows}
+
+
+def words_of_hosts(hosts):
+    """What run_on of a job may be for one of some hosts to take it."""
+    words = set()
+    for host in hosts:
+        words.update(words_of_host(host.name, host.tags))
+    return words
 
 
 def slow(store, known, now):
@@ -8465,7 +8551,7 @@ def slow(store, known, now):
         if longest is None or now - begun <= max(SLOW_FROM, longest * SECOND / 500):
             continue
         text = 'is slow (runs on %s since %s, has taken %s at most)' % (
-            host_of(job.last_worker) or job.last_worker,
+            where_of(job),
             job.last_start,
             lasted(longest * SECOND / 1000),
         )
@@ -8510,12 +8596,18 @@ def skipped(store, known, now):
     for first in range(0, len(ids), 1000):
         some = sorted(ids)[first : first + 1000]
         for job in jobs_where(store, 'id IN (:ids)', ids=some):
-            for row in store.query(LAST_SKIP, id=job.id):
-                since = store.zone.utc_before(moment(row.ended_at), now)
-                if since > now - SKIPPED_FOR:
-                    text = 'was skipped (%s)' % row.status.removeprefix('SKIPPED: ')
-                    found.append(trouble_of(job, 'skipped', since, text))
+            found += skip_of(store, job, now)
     return found
+
+
+def skip_of(store, job, now):
+    """The last skip of a job, as a list; empty if it was over an hour ago."""
+    for row in store.query(LAST_SKIP, id=job.id):
+        since = store.zone.utc_before(moment(row.ended_at), now)
+        text = 'was skipped (%s)' % row.status.removeprefix('SKIPPED: ')
+        if since > now - SKIPPED_FOR:
+            return [trouble_of(job, 'skipped', since, text)]
+    return []
 
 
 NEW_SKIPS = """SELECT DISTINCT job_id FROM run
@@ -8823,8 +8915,7 @@ def last_seen_in_words(store):
 ########################################################################################
 
 
-@command(
-    'import',
+IMPORTED = (
     Option('file', {'help': 'the crontab; -: standard input'}),
     Option('--system', {**FLAG, 'help': 'the file has a user column'}),
     Option(
@@ -8836,15 +8927,14 @@ def last_seen_in_words(store):
     ),
     Option('--each-host', {**FLAG, 'help': 'jobs that run on each host'}),
 )
+
+
+@command('import', *IMPORTED)
 def cmd_import(args, config):
     """add the entries of a crontab as jobs"""
-    # As another user than whoever made the pipe, one may not open it again.
-    source = os.dup(0) if args.file in ('-', '/dev/stdin') else args.file
-    with open(source, encoding='utf-8', errors='replace') as file:
-        text = file.read()
-    lines = text.split('\n')  # not by splitlines: a form feed ends no line
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
+    lines = lines_of_crontab(args.file)
     store = Store(config).connect()
     present = {
         (job.command, job.schedule or job.frequency, job.time_zone)
@@ -8876,6 +8966,14 @@ def cmd_import(args, config):
     return 1 if skipped else 0
 
 
+def lines_of_crontab(file):
+    """The lines of a file, or of standard input."""
+    # As another user than whoever made the pipe, one may not open it again.
+    source = os.dup(0) if file in ('-', '/dev/stdin') else file
+    with open(source, encoding='utf-8', errors='replace') as stream:
+        return stream.read().split('\n')  # not by splitlines: a form feed ends no line
+
+
 class Unused(Problem):
     """A line of a crontab that has no effect here; its entries are taken without it."""
 
@@ -8883,10 +8981,11 @@ class Unused(Problem):
 def tell_added(id, script):
     """Say that a job was added, and what it needs to run as another user."""
     text = 'job %d: %s' % (id, words_of(script))
-    print(visible(text if len(text) <= 80 else text[:79] + '…'))
+    print(visible(cut(text, 80)))
     other = re.match(AS_USER % r'(\S+)', script)
     if other:
-        rule = '%s ALL=(%s) NOPASSWD: /bin/sh' % (user_name(os.getuid()), other[1])
+        here = user_name(os.getuid())
+        rule = '%s ALL=(%s) NOPASSWD: /bin/sh' % (here, other[1])
         print(visible('job %d needs in sudoers, on each host: %s' % (id, rule)))
 
 
@@ -9054,29 +9153,29 @@ AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 def cmd_export(args, config):
     """print all jobs as a crontab"""
     for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
-        facts = exported_facts(job)
         schedule = job.schedule and shown_schedule(job)
-        if job.schedule is None:  # import goes by the facts
-            facts.update(schedule=None, frequency=job.frequency)
-        elif schedule != job.schedule:
-            facts.update(schedule=job.schedule, seed=seed_of(job))
-        if '\n' in job.command:
-            facts['command'] = job.command
-        is_entry = job.active and not is_once(schedule or '')
-        print('#: ' + to_json(facts))
+        print('#: ' + to_json(exported_facts(job, schedule)))
         line = crontab_line(job.command, schedule, job.frequency)
-        print(on_terminal('%s%s\n' % ('' if is_entry else '#', line)))
+        if not job.active or is_once(schedule or ''):  # or cron would run it
+            line = '#' + line
+        print(on_terminal(line + '\n'))
 
 
-def exported_facts(job):
+def exported_facts(job, schedule):
     """What the crontab line of a job does not tell; of the columns that version 1 does
-    not know, those that are not the default."""
+    not know, those that are not the default. schedule: as it is shown in the line."""
     facts = {}
     for column in COLUMNS:
         value = getattr(job, column.name)
         is_said = column in SINCE_2 and value != column.default
         if column.exported or is_said:
             facts[column.name] = value
+    if job.schedule is None:  # import goes by the facts
+        facts.update(schedule=None, frequency=job.frequency)
+    elif schedule != job.schedule:
+        facts.update(schedule=job.schedule, seed=seed_of(job))
+    if '\n' in job.command:
+        facts['command'] = job.command
     return facts
 
 
