@@ -555,6 +555,15 @@ def test_add_edit_and_delete_a_job(place):
         assert browser.post(path, **COLUMNS).status == 404
 
 
+def test_a_job_that_is_deleted_parks_those_that_run_after_it(place):
+    first = place.add(schedule='0 0 1 1 *')
+    second = place.add(after_job=first)
+    place.store.plan(place.store.now())
+    Browser(place).change('/job/%d/delete' % first, action='delete')
+    place.store.plan(place.store.now())
+    assert 'there is no such job' in place.job(second).last_status
+
+
 def test_what_is_not_filled_in_takes_what_is_usual(place):
     browser = Browser(place)
     browser.change(

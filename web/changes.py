@@ -22,7 +22,8 @@ PREVIEWED = 5  # times of a schedule
 MOST_TOLD = 4000  # characters of a change that syslog gets
 LABELS = {column.name: column.label for column in dc.COLUMNS}
 PLANNED = [column for column in dc.COLUMNS if column.name in dc.PLANNED_FROM]
-MORE = [column for column in dc.SINCE_2 if column.type is not dc.TEMPLATE]
+OWN_FIELDS = ('after_job', 'each_host')  # of the newer columns; the form lists the rest
+MORE = [column.name for column in dc.SINCE_2 if column.name not in OWN_FIELDS]
 PREFILLED = ('frequency', 'active')  # dc.save_job fills in what is empty
 KIND = 'kind'  # a field that is no column: by frequency, or by schedule
 NEW = dict.fromkeys(LABELS, '')  # the texts of a new job's form
@@ -140,7 +141,7 @@ def show_form(request, job, texts, wrong, status=200):
         values=texts,
         wrong=wrong,
         labels=LABELS,
-        more=[column.name for column in MORE if column.name != 'after_job'],
+        more=MORE,
         preview=preview_of(request, job, texts),
     )
 
@@ -174,11 +175,8 @@ def preview_page(request):
     allowed = {column.name: '.{1,255}' for column in PLANNED}
     given = request.query(kind='frequency|schedule|after_job', id=NUMBER, **allowed)
     id = given.pop('id')
-    job = None
-    if id:
-        job = found_job(request, int(id))
-    texts = {**NEW, **given}
-    return Answer(200, [HTML], preview_of(request, job, texts))
+    job = found_job(request, int(id)) if id else None
+    return Answer(200, [HTML], preview_of(request, job, {**NEW, **given}))
 
 
 # Changes.
@@ -257,12 +255,10 @@ def delete(request, id):
     """Delete a job; web.log then says all that it was."""
     request.form()
     job = found_job(request, id)
-    columns = {}
-    for name in LABELS:
-        columns[name] = getattr(job, name)
+    columns = {name: getattr(job, name) for name in LABELS}
     asked = 'job %d: remove: %s' % (id, differences(None, columns))
     with audit(request, asked) as outcome:
-        request.store.change(dc.ACTIONS['remove'].sql, id=id)
+        dc.act(request.store, 'remove', id)
         outcome.append('job %d' % id)
     return back(request, 'remove', id, '/')
 
