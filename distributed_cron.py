@@ -5630,21 +5630,23 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id, old=None, since=None):
+def announce(store, id, old=None, after=None):
     """Write the plan of a job that has changed, and return its next run, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
     own, as the trigger clears the plan in the one that changes the schedule. old: its
-    row before an edit. since: the UTC datetime from which on it may have been due.
+    row before an edit. after: the UTC datetime after which it may have been due.
     Raises BadSchedule."""
     job = job_of(store, id)
+    old = old or job
     now = store.now()
-    since = since or still_due(old or job, job)
-    after = now
-    if since is not None:
-        after = min(now, since - SECOND)
-    when = next_run(job, after, now, store.zone)
-    if job.after_job and since not in (None, PARKED):  # that job has succeeded
-        when = max(since, moment(job.paused_until_utc) or since)
+    due = still_due(old, job)
+    if after is None and due is not None:
+        after = due - SECOND
+    when = next_run(job, min(now, after or now), now, store.zone)
+    if job.after_job and due not in (None, PARKED):  # that job has succeeded
+        if is_pause_end(old, due):
+            due = now  # it waited for that alone
+        when = max(due, moment(job.paused_until_utc) or due)
     store.change(
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
             changed_utc = NULL, attempt = 0
@@ -7698,7 +7700,7 @@ def resume_job(store, id):
     for job in resumed:
         update_job(store, job.id, {'paused_until_utc': now})
         with suppress(BadSchedule):
-            announce(store, job.id, since=moment(job.paused_from_utc))
+            announce(store, job.id, job, moment(job.paused_from_utc))
     return bool(resumed)
 
 

@@ -383,6 +383,33 @@ def test_run_now_goes_through_a_pause_and_resume_ends_it(at):
     assert not dc.resume_job(at.store, job)
 
 
+def test_resume_repeats_no_run_of_the_second_in_which_the_pause_began(at):
+    job = at.add(schedule='*/10 * * * *', next_run_utc=NOW)
+    finish(at, job, start(at, job))
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=60), 'alice')
+    clock(at, 5)
+    dc.resume_job(at.store, job)
+    assert due(at, job) == local(10)
+
+
+def test_pause_and_resume_make_a_follower_due_only_if_it_was(at):
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    second = at.add(after_job=first)
+    plan(at)
+    for minutes in (1, 2):  # the second time in a pause
+        dc.pause_job(at.store, second, NOON + timedelta(minutes=60), 'alice')
+        clock(at, minutes)
+    dc.resume_job(at.store, second)
+    assert due(at, second).startswith('9999')
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    dc.pause_job(at.store, second, NOON + timedelta(minutes=60), 'alice')
+    assert due(at, second) == local(60)
+    clock(at, 5)
+    dc.resume_job(at.store, second)
+    assert due(at, second) == local(5)
+
+
 @pytest.mark.parametrize('target', ['*', 'here'])
 def test_a_host_that_is_paused_claims_nothing_and_goes_on_by_itself(at, target):
     job = at.add(schedule='*/10 * * * *')
