@@ -414,6 +414,17 @@ def place(request, tmp_path):
     yield from make_place(request, tmp_path, request.param)
 
 
+NOW = '2026-05-20 12:00:00'  # where the clock is set
+
+
+@pytest.fixture
+def at(place):
+    """A place where it is noon, UTC, of 2026-05-20, until it is set otherwise."""
+    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
+    place.set_clock(NOW)
+    return place
+
+
 @pytest.fixture(params=ENGINES[1:])
 def server_place(request, tmp_path):
     """A Place on each server, for what several hosts do."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from conftest import dc
-from test_steps import at, claim, due, end, plan  # noqa: F401
+from test_steps import claim, due, end, plan
 
 FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), None)
 FAR = '0 0 1 1 *'
@@ -91,7 +91,7 @@ def test_a_worker_that_comes_after_the_time_runs_it_late(sqlite_place, change):
 
 
 @pytest.mark.parametrize('change', ['insert', 'update', 'null'])
-def test_a_row_that_was_changed_by_hand_is_planned_from_then(at, change):  # noqa: F811
+def test_a_row_that_was_changed_by_hand_is_planned_from_then(at, change):
     """Not from when a worker saw it."""
     if change == 'insert':
         job = at.add(schedule='1 12 * * *')
@@ -108,7 +108,7 @@ def test_a_row_that_was_changed_by_hand_is_planned_from_then(at, change):  # noq
     assert at.job(job).changed_utc is None
 
 
-def test_the_last_of_two_changes_counts(at):  # noqa: F811
+def test_the_last_of_two_changes_counts(at):
     """A time of the new schedule that was over when it was given is not made up."""
     job = at.add(schedule=FAR)
     at.set_clock('2026-05-20 12:05:00')
@@ -118,7 +118,7 @@ def test_the_last_of_two_changes_counts(at):  # noqa: F811
     assert due(at, job) == '2026-05-21 12:01:00'
 
 
-def test_a_change_during_a_run_is_planned_from_its_end(at):  # noqa: F811
+def test_a_change_during_a_run_is_planned_from_its_end(at):
     """What would have been due while the job still ran is not made up."""
     job = at.add(frequency=60, max_run_time=30)
     plan(at)

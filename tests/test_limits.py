@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import dc, wait_until
 from hosts import proxy_of, start_worker
-from test_steps import at, claim, left, plan  # noqa: F401
+from test_steps import claim, left, plan
 from test_worker import children
 
 MANY = 30
@@ -63,7 +63,7 @@ def test_a_runner_without_descriptors_for_a_while_loses_no_run(place):
     assert {run.output for run in runs} == {'begun\ndone\n'}
 
 
-def test_max_run_time_is_no_second_short(at):  # noqa: F811
+def test_max_run_time_is_no_second_short(at):
     """Also of a claim late in its second."""
     at.add(max_run_time=1)
     plan(at)

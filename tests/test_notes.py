@@ -4,18 +4,10 @@ import time
 from datetime import timedelta
 
 import pytest
-from conftest import dc, fork, wait_until
+from conftest import NOW, dc, fork, wait_until
 from hosts import proxy_of
 from test_plans import NOON, clock, fail, finish, local, start
-from test_steps import NOW, due, plan
-
-
-@pytest.fixture
-def at(place):
-    """A place where it is noon, UTC, until it is set otherwise."""
-    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
-    place.set_clock(NOW)
-    return place
+from test_steps import due, plan
 
 
 def hello(place, name='here', minutes=0, running=0, **more):

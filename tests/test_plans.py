@@ -6,8 +6,8 @@ import re
 from datetime import timedelta
 
 import pytest
-from conftest import dc
-from test_steps import NOW, due, plan
+from conftest import NOW, dc
+from test_steps import due, plan, plans_by
 
 NOON = dc.moment(NOW)
 
@@ -48,14 +48,6 @@ def skips(place, job):
 
 def limit(place, job):
     return place.job(job).start_before_utc
-
-
-@pytest.fixture
-def at(place):
-    """A place where it is noon, UTC, until it is set otherwise."""
-    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
-    place.set_clock(NOW)
-    return place
 
 
 # A plan is a pair.
@@ -475,18 +467,8 @@ def test_a_poll_and_a_search_for_due_jobs_use_the_index_of_the_hosts_words(at):
     at.store.execute('''INSERT INTO job (command, run_on, next_run_utc)
         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
         SELECT 'true', 'away', '2020-01-01' FROM n''')
-    if at.engine != 'mysql':
-        at.store.execute('ANALYZE')
-    asked, query = [], at.store.query
-    at.store.query = lambda text, **values: (
-        asked.append((text, values)) or query(text, **values)
-    )
-    at.store.look()
-    at.store.find(5)
-    explain = 'EXPLAIN QUERY PLAN ' if at.engine == 'sqlite' else 'EXPLAIN '
-    for text, values in asked[:2]:
-        rows = query(explain + text, **values)
-        shown = '\n'.join(' '.join(map(str, row)) for row in rows)
+    plans = plans_by(at, at.store.look, lambda: at.store.find(5))
+    for shown in plans[:2]:
         assert shown.count('job_here') >= 2, shown
         assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| job ALL ', shown), (
             shown

@@ -5,17 +5,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from conftest import dc
-
-NOW = '2026-05-20 12:00:00'
-
-
-@pytest.fixture
-def at(place):
-    """A place where it is noon, UTC, of 2026-05-20, until it is set otherwise."""
-    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
-    place.set_clock(NOW)
-    return place
+from conftest import NOW, dc
 
 
 def plan(place):
@@ -609,25 +599,31 @@ def test_look_is_one_statement_that_reads_few_rows(mysql_place):
     assert rows_read() - before < 50
 
 
+def plans_by(place, *steps):
+    """How the database answers each query of some steps, as it explains that."""
+    if place.engine != 'mysql':
+        place.store.execute('ANALYZE')
+    asked, query = [], place.store.query
+    place.store.query = lambda text, **values: (
+        asked.append((text, values)) or query(text, **values)
+    )
+    for step in steps:
+        step()
+    explain = 'EXPLAIN QUERY PLAN ' if place.engine == 'sqlite' else 'EXPLAIN '
+    return [
+        '\n'.join(' '.join(map(str, row)) for row in query(explain + text, **values))
+        for text, values in asked
+    ]
+
+
 def test_a_poll_scans_no_table(at):
     at.store.execute('''INSERT INTO job (command, next_run_utc)
         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
         SELECT 'true', '2030-01-01' FROM n''')
-    if at.engine != 'mysql':
-        at.store.execute('ANALYZE')
-    asked, query = [], at.store.query
-    at.store.query = lambda text, **values: (
-        asked.append((text, values)) or query(text, **values)
-    )
-    at.store.look()
-    at.store.find(5)
-    at.store.overdue()
-    explain = 'EXPLAIN QUERY PLAN ' if at.engine == 'sqlite' else 'EXPLAIN '
-    assert len(asked) == 3
-    for text, values in asked:
-        plan = '\n'.join(
-            ' '.join(map(str, row)) for row in query(explain + text, **values)
-        )
+    store = at.store
+    plans = plans_by(at, store.look, lambda: store.find(5), store.overdue)
+    assert len(plans) == 3
+    for plan in plans:
         assert 'job_here' in plan or 'job_deadline' in plan
         assert not re.search(r'Seq Scan on job|SCAN job(?! USING)| job ALL ', plan), (
             plan

@@ -93,6 +93,23 @@ def test_a_plan_of_version_1_counts(old):
     assert old.job(job).next_run_utc is None and old.job(job).changed_utc is not None
 
 
+@contextlib.contextmanager
+def init_beside(place, blocker):
+    """`init` in a process of its own, beside a Store in a transaction; both are ended."""
+    init = subprocess.Popen(
+        [sys.executable, dc.__file__, '--config', place.file, 'init'],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield init
+    finally:
+        blocker.close()
+        init.kill()
+        init.wait()
+        init.stderr.close()
+
+
 def test_init_waits_for_a_table_without_keeping_workers_waiting(old):
     """It says who blocks it, and is done when that is over."""
     job = old.add('echo runs')
@@ -103,12 +120,7 @@ def test_init_waits_for_a_table_without_keeping_workers_waiting(old):
     else:
         blocker.execute('BEGIN')
         blocker.execute('SELECT * FROM job')
-    init = subprocess.Popen(
-        [sys.executable, dc.__file__, '--config', old.file, 'init'],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with init_beside(old, blocker) as init:
         said = init.stderr.readline()
         assert said.startswith('waiting: ') and '; blocked by ' in said
         if old.engine != 'sqlite':
@@ -123,11 +135,6 @@ def test_init_waits_for_a_table_without_keeping_workers_waiting(old):
         assert init.poll() is None
         blocker.execute('COMMIT')
         assert init.wait(30) == 0
-    finally:
-        blocker.close()
-        init.kill()
-        init.wait()
-        init.stderr.close()
     assert catalogue(old) == old.made and old.job(job).command == 'echo runs'
 
 
@@ -144,21 +151,11 @@ def test_an_index_that_had_to_wait_is_made_whole(old):
     blocker.connection = blocker.dialect.connect()
     blocker.execute('BEGIN ISOLATION LEVEL REPEATABLE READ')
     blocker.execute('SELECT txid_current()')  # not of a table, but older than an index
-    init = subprocess.Popen(
-        [sys.executable, dc.__file__, '--config', old.file, 'init'],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with init_beside(old, blocker) as init:
         assert init.stderr.readline().startswith('waiting: ')
         assert invalid_indexes(old)
         blocker.execute('COMMIT')
         assert init.wait(30) == 0
-    finally:
-        blocker.close()
-        init.kill()
-        init.wait()
-        init.stderr.close()
     assert not invalid_indexes(old) and catalogue(old) == old.made
 
 

@@ -4,22 +4,14 @@ import re
 from datetime import date, timedelta
 
 import pytest
-from conftest import dc
+from conftest import NOW, dc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plans import NOON, clock, fail, finish, local, start
-from test_steps import NOW, plan
+from test_steps import plan
 
 ZONES = ['UTC', 'Europe/Berlin', 'America/New_York', 'Australia/Lord_Howe']
 UTC = dc.named_zone('UTC')
-
-
-@pytest.fixture
-def at(place):
-    """A place where it is noon, UTC, until it is set otherwise."""
-    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
-    place.set_clock(NOW)
-    return place
 
 
 def why(place, job, *when):
