@@ -3454,8 +3454,14 @@ def say_hello(store, worker, running, now):
         store.insert('host', {**host._asdict(), **seen})
 
 
+ANY_TEMPLATE = '''SELECT id FROM job WHERE each_host = 1
+    UNION ALL SELECT id FROM job WHERE parent_id IS NOT NULL LIMIT 1'''
+
+
 def follow_templates(store, now):
     """Make, change and delete jobs by their templates. now: a datetime, UTC."""
+    if not store.query(ANY_TEMPLATE):
+        return
     templates = store.query('SELECT * FROM job WHERE each_host = 1')
     children = store.query(
         'SELECT * FROM job WHERE parent_id IS NOT NULL AND run_on = :host', **store.me
