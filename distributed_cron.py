@@ -2272,8 +2272,7 @@ class Store:
         rows = self.query(due, count=count + CLAIM_SIZE, **self.me)
         rows.sort(key=lambda row: str(row.next_run_utc))
         del rows[count + CLAIM_SIZE :]
-        rows = with_limits(self, rows)
-        found = [row for row in rows if row.id not in skip]
+        found = with_limits(self, rows, skip)
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
         from random import sample
@@ -3209,12 +3208,14 @@ def limit_text(limit):
     return None if limit == PARKED else text_of(limit)
 
 
-def with_limits(store, rows):
+def with_limits(store, rows, skip):
     """Of rows that are due, those that may start by their start_limit(). Where it is
-    not what the row says, it is written; an edit in between wins."""
+    not what the row says, it is written; an edit in between wins. skip: as in plan."""
     now = None
     found = []
     for row in rows:
+        if row.id in skip:
+            continue
         try:
             limit = start_limit(row, moment(row.next_run_utc), store.zone)
         except NoSuchZone:  # another host may know it
@@ -3244,8 +3245,8 @@ def with_limits(store, rows):
 def find_alert(store, skip):
     """The alert job, if it is due, as Store.find() has jobs."""
     due = 'SELECT %s FROM job WHERE {is_alert} AND {due}' % LIMITED_FROM
-    rows = with_limits(store, store.query(due, **store.me))
-    return {row.id: row.last_start for row in rows if row.id not in skip}
+    rows = with_limits(store, store.query(due, **store.me), skip)
+    return {row.id: row.last_start for row in rows}
 
 
 # Skips.
@@ -3373,7 +3374,7 @@ def tell_followers(store, now, skip=()):
         ready = [job for job in behind if job.run_token is None and job.id not in skip]
         with store.wanting([job.id for job in ready]), store.transaction():
             told += sum(tell(store, job, parent, now) for job in ready)
-        if len(ready) == len(behind):
+        if len(ready) == len(behind) and parent.id not in skip:
             with store.wanting([parent.id]):
                 store.change(
                     '''UPDATE job SET followers_due = NULL

@@ -2,6 +2,7 @@
 
 All on each database, step by step, by a set clock."""
 
+import contextlib
 import re
 from datetime import timedelta
 
@@ -292,19 +293,53 @@ def test_a_chain_of_fifty_jobs_runs_link_by_link(at):
 
 
 def test_a_follower_that_is_locked_delays_itself_alone(at):
-    if at.engine == 'sqlite':
-        pytest.skip('it locks no rows')
     first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
     locked, free = at.add(after_job=first), at.add(after_job=first)
     plan(at)
-    other = at.new_store()
-    with other.transaction():
-        other.query('SELECT id FROM job WHERE id = :id FOR UPDATE', id=locked)
+    with locked_row(at, locked):
         finish(at, first, start(at, first))  # the parent's end does not wait
         assert at.store.tell_followers(at.store.now(), skip={locked}) == 1
         assert due(at, free) == NOW and at.store.look().followed
     assert at.store.tell_followers(at.store.now()) == 1 and due(at, locked) == NOW
-    other.close()
+
+
+@contextlib.contextmanager
+def locked_row(place, job):
+    """A row of `job` that somebody else keeps locked."""
+    if place.engine == 'sqlite':
+        pytest.skip('it locks no rows')
+    other = place.new_store()
+    with contextlib.closing(other), other.transaction():
+        other.query('SELECT id FROM job WHERE id = :id FOR UPDATE', id=job)
+        yield
+
+
+def test_a_parent_that_is_locked_is_left_alone_when_it_is_known_to_be(at):
+    """Its followers are told, and no step waits for its row a second time."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    second = at.add(after_job=first)
+    plan(at)
+    finish(at, first, start(at, first))
+    with locked_row(at, first):
+        with pytest.raises(dc.Again) as caught:
+            at.store.tell_followers(at.store.now())
+        assert caught.value.jobs == [first] and due(at, second) == NOW
+        at.store.tell_followers(at.store.now(), skip={first})
+        assert at.store.look().followed
+    at.store.tell_followers(at.store.now())
+    assert not at.store.look().followed
+
+
+def test_a_locked_row_whose_limit_is_out_of_date_is_left_alone_too(at):
+    locked = at.add(schedule='*/10 * * * *', start_within=3)
+    free = at.add(schedule='*/10 * * * *')
+    plan(at)
+    at.store.execute('UPDATE job SET start_before_utc = NULL')
+    clock(at, 10)
+    with locked_row(at, locked):
+        with pytest.raises(dc.Again):
+            at.store.find(5)
+        assert list(at.store.find(5, skip={locked})) == [free]
 
 
 @pytest.mark.parametrize('columns', [{'after_job': 1}, {'after_job': 99}])
