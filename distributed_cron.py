@@ -7597,7 +7597,7 @@ def waiting_for(store, job, now):
     if job.run_token is not None:
         host = host_of(job.last_worker)
         facts = (job.run_no, host, job.last_start, state_of(job, now))
-        return ['run %d on %s since %s: %s' % facts]
+        return ['run %s on %s since %s: %s' % facts]
     if job.each_host:
         return [
             'job %d on %s: %s' % (child.id, child.run_on, state_of(child, now))
@@ -7610,7 +7610,7 @@ def waiting_for(store, job, now):
     if due is None:
         return ['waits for a worker to plan it', *hosts_for(store, job, now)]
     if due > now:
-        what = 'retry %d of %d' % (job.attempt, job.retries)
+        what = 'retry %s of %s' % (job.attempt, job.retries)
         if not job.attempt:
             what = 'next run'
         return ['%s at %s' % (what, when_text(store, due, now))]
@@ -7623,7 +7623,7 @@ def held_back(store, job, due, now):
     if not job.active:
         return 'disabled'
     if due == PARKED and job.after_job and not job.last_status.startswith('ERROR: sch'):
-        return 'waits for a success of job %d' % job.after_job
+        return 'waits for a success of job %s' % job.after_job
     if due == PARKED:
         return 'parked, it has no next time: ' + job.last_status
     if (job.paused_until_utc or '') > text_of(now):
