@@ -18,6 +18,16 @@ STEPS = {  # the statement within its transaction after which a host is gone
 FREED = 30  # seconds in which the server ends the session of a peer that is gone
 
 
+def strike(place, signum, gone):
+    """What stops or kills the first worker that a place starts, and notes it in `gone`."""
+
+    def at_it():
+        os.kill(place.started[0].pid, signum)
+        gone.append(True)
+
+    return at_it
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('step', STEPS)
 @pytest.mark.parametrize('how', ['stopped', 'vanished'])
@@ -29,13 +39,10 @@ def test_a_host_that_is_gone_inside_a_transaction_stops_nobody(server_place, how
     proxy, file = proxy_of(place)
     job, gone = place.add('true'), []
     others = Ticks(place, 20)
-    first = start_worker(place, 'first', file=file, **SHORT)
-
-    def strike():
-        os.kill(first.pid, signal.SIGSTOP if how == 'stopped' else signal.SIGKILL)
-        gone.append(True)
-
-    proxy.vanish(STEPS[step], strike)
+    kill = signal.SIGSTOP if how == 'stopped' else signal.SIGKILL
+    # Before the worker is there: the job may run as soon as it is.
+    proxy.vanish(STEPS[step], strike(place, kill, gone))
+    start_worker(place, 'first', file=file, **SHORT)
     try:
         wait_until(lambda: gone, what='the transaction')
         start_worker(place, 'second', **SHORT)
@@ -53,13 +60,8 @@ def test_a_worker_that_was_stopped_inside_a_transaction_goes_on(server_place):
     place.write(kill_grace=0.5)
     proxy, file = proxy_of(place)
     job, gone = place.add('true'), []
+    proxy.watch(STEPS['end'], strike(place, signal.SIGSTOP, gone))
     first = start_worker(place, 'first', file=file, **SHORT)
-
-    def strike():
-        os.kill(first.pid, signal.SIGSTOP)
-        gone.append(True)
-
-    proxy.watch(STEPS['end'], strike)
     try:
         wait_until(lambda: gone, what='the transaction')
         start_worker(place, 'second', **SHORT)

@@ -251,13 +251,15 @@ class Attack:
         host = host or self.random.choice(self.cluster.hosts)
         return FAULTS[name](self, host, random.Random(self.random.random()))
 
-    def inflict(self, fault, length=None):
-        """One fault, from its start until it is healed."""
+    def inflict(self, fault, length=None, has_bitten=None):
+        """One fault, from its start until it is healed. has_bitten: it lasts until then."""
         length = fault.length() if length is None else length
         what = '%s%s' % (fault.name, ' ' + fault.host.label * (fault.of == 'host'))
         self.say('%8.2f %s for %.1f s' % (now(), what, length))
         fault.inflict(length)
         time.sleep(length)
+        if has_bitten:
+            within(has_bitten, 20)
         self.faults.append(fault.end())
         self.say('%8.2f %s is healed' % (now(), what))
 
@@ -275,9 +277,14 @@ class Attack:
                 else FAULTS[name].loaded and self.busy_host(),
             )
             before = self.complaints()
-            self.inflict(fault, length)
+
+            def has_bitten():
+                return self.complaints() > before
+
+            # On a full disk a claim may take the room of the one that was just removed.
+            self.inflict(fault, length, has_bitten if fault.bites else None)
             # A worker that sleeps learns of it at its next poll.
-            if fault.bites and not within(lambda: self.complaints() > before, 5):
+            if fault.bites and not within(has_bitten, 5):
                 self.fail('%s did not bite' % name)
             time.sleep(1.5)
         self.settle()
