@@ -76,7 +76,8 @@ Sections
     options    what the commands take: their register, and arguments that many have
     columns    what people may set of a job, and the limits of that
     jobs       what the commands and the web page share: actions, checks, changes
-    display    states, schedules and times in words, and tables for the terminal
+    status     how jobs are doing, in a word and in words
+    display    schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
@@ -128,6 +129,7 @@ LONGEST_FREQUENCY = 5256000  # minutes: ten years
 LONGEST_RUN = 525600  # minutes: a year, the longest max_run_time
 CLAIM_SIZE = 128  # runs that one claim takes, and one runner holds, at most
 MARGIN = 20  # seconds from the last SIGKILL of a run to its deadline
+STOPPED = 'ERROR: stopped'
 LOST = 'ERROR: lost: its runner was killed or its host restarted'
 ALERT = 'alert'  # the name of the job that tells of troubles
 
@@ -335,6 +337,11 @@ def how_long(seconds):
         if seconds >= 2 * size:
             return '%d %s' % (seconds / size, unit)
     return '%d s' % seconds
+
+
+def counted(number, noun):
+    """A number of things in words: `1 run`, `2 runs`."""
+    return '%s %s%s' % (number, noun, '' if number == 1 else 's')
 
 
 def to_json(value, **how):
@@ -2805,7 +2812,7 @@ def released_job(ending, job, ours, now, zone):
     )
 
 
-OUTCOMES = {'Success': 'success', 'ERROR: stopped': ''}  # of all else: failure
+OUTCOMES = {'Success': 'success', STOPPED: ''}  # of all else: failure
 RETRY_DELAY = 60  # seconds, where none is given
 LONGEST_DELAY = 3600  # seconds: the delay doubles with each try, up to this
 
@@ -2904,8 +2911,7 @@ class Evidence:
                 break
             passed += 1
         if passed:
-            times = 'time' if passed == 1 else 'times'
-            text += '; %d more %s passed' % (passed, times)
+            text += '; %s passed' % counted(passed, 'more time')
         return text[:255]
 
     def reason(self, job, due):
@@ -4545,6 +4551,10 @@ DUE = {
     # whether a row of the history is of a run; of times that were skipped
     'ran': "status NOT LIKE 'SKIPPED%'",
     'was_skipped': "status LIKE 'SKIPPED%'",
+    'failed': "(status LIKE 'ERROR%' AND status <> 'ERROR: stopped')",
+    # whether the last run of a job failed, as is_failing()
+    'is_failing': '''(last_status LIKE 'ERROR%'
+        AND (last_status <> 'ERROR: stopped' OR failures <> 0))''',
     # whether all hosts, or this one, start nothing now
     'paused': '''EXISTS (SELECT 1 FROM pause
         WHERE target IN ('*', :host) AND until_utc > {utc})''',
@@ -5723,7 +5733,192 @@ def with_run_time(job, values):
 
 
 ########################################################################################
-# display: states, schedules and times in words, and tables for the terminal
+# status: how jobs are doing, in a word and in words
+########################################################################################
+
+
+def state_of(job, now):
+    """A job's state in a word, by its row alone: running, overdue, disabled, template,
+    paused, failing, ok."""
+    due = moment(job.next_run_utc)
+    deadline = moment(job.run_deadline_utc)
+    if job.run_token is not None:
+        return 'overdue' if deadline and deadline < now else 'running'
+    if not job.active and not job.run_requested:
+        return 'disabled'
+    if job.each_host:
+        return 'template'
+    if (job.paused_until_utc or '') > text_of(now) and not job.run_requested:
+        return 'paused'
+    if due and due < now - MINUTE:
+        return 'overdue'
+    return 'failing' if is_failing(job) else 'ok'
+
+
+def is_failing(job):
+    """Whether the last run of a job failed, or it can't be planned. That somebody
+    stopped it is no failure."""
+    if job.last_status == STOPPED and job.failures == 0:
+        return False
+    return job.last_status.startswith('ERROR')
+
+
+# What the row of a job does not tell of its status.
+Facts = namedtuple(
+    'Facts',
+    (
+        'since',  # when its first failure since a success ended, local time, as text
+        'runs',  # how many of its last 20 runs are on record,
+        'failed',  # how many of these failed,
+        'recovered',  # and how many succeeded after one that failed
+        'hosts',  # on how many hosts a template has jobs,
+        'failing',  # and how many of these fail
+        'waits_for',  # what no host is there for
+    ),
+    defaults=[None, 0, 0, 0, 0, 0, None],
+)
+FLAPPING = 3  # recoveries among 20 runs
+
+
+def job_status(job, now, zone, facts):
+    """A job's (state, status in words); the state is state_of(), or `flapping`. now: a
+    UTC datetime; zone: the database's; facts: see statuses_of()."""
+    state = state_of(job, now)
+    today = zone.local(now)
+    if state in ('ok', 'failing'):
+        return status_by_runs(job, state, now, today, facts)
+    if state == 'template':
+        return template_status(facts)
+    if job.run_token is not None:
+        host = host_of(job.last_worker)
+        since = clock_text(job.last_start, today)
+        text = 'running on %s since %s' % (host, since)
+        if state == 'overdue':
+            text += ', past its deadline'
+        return state, text
+    if state == 'paused':
+        until = zone.local(moment(job.paused_until_utc))
+        text = clock_text(until, today)
+        return state, 'paused until %s by %s' % (text, job.paused_by)
+    if state == 'overdue':
+        late = now - moment(job.next_run_utc)
+        late = how_long(late.total_seconds())
+        if facts.waits_for is None:
+            return state, 'overdue ' + late
+        return state, 'waiting %s for %s' % (late, facts.waits_for)
+    return state, state
+
+
+def status_by_runs(job, state, now, today, facts):
+    """As job_status(), of a job that waits for its next time. today: local time."""
+    due = moment(job.next_run_utc)
+    if job.attempt and due and due > now:
+        wait = due - now
+        distance = how_far(wait.total_seconds())
+        return state, 'retry ' + distance
+    if job.last_status.startswith('ERROR: schedule: '):
+        _, _, reason = job.last_status.partition('schedule: ')
+        return state, 'parked: ' + reason
+    if facts.recovered >= FLAPPING and job.failures in range(FLAPPING):
+        counts = (facts.failed, facts.runs)
+        return 'flapping', 'flapping: %d of %d failed' % counts
+    if state == 'failing':
+        since = facts.since or job.last_end
+        text = 'failing since ' + clock_text(since, today)
+        if job.failures != 0:
+            text += ' (%s)' % counted(job.failures, 'run')
+        return state, text
+    if job.last_status == STOPPED:
+        return state, 'stopped'
+    return state, 'ok' if job.last_start else 'never ran'
+
+
+def template_status(facts):
+    """As job_status(), of a template."""
+    if not facts.hosts:
+        return 'template', 'on no host yet'
+    text = 'on ' + counted(facts.hosts, 'host')
+    if not facts.failing:
+        return 'template', text
+    return 'failing', '%s, %d failing' % (text, facts.failing)
+
+
+def statuses_of(store, jobs, now):
+    """{id: job_status()} of some jobs: rows of `job`, in any number."""
+    found = {}
+    hosts = hosts_there(store, now)
+    for first in range(0, len(jobs), 1000):
+        some = jobs[first : first + 1000]
+        ids = [job.id for job in some]
+        rows = store.query(STATUS_FACTS, jobs=ids)
+        facts = {row.id: Facts(*row[1:]) for row in rows}
+        for job in some:
+            known = facts.get(job.id, Facts())
+            missing = missing_for(job, hosts)
+            known = known._replace(waits_for=missing)
+            status = job_status(job, now, store.zone, known)
+            found[job.id] = status
+    return found
+
+
+# Of the runs of each job, the last 20 are read, and of one that fails, those since its
+# last success, by their primary key.
+STATUS_FACTS = '''SELECT job.id,
+        CASE WHEN {is_failing} THEN (SELECT MIN(ended_at) FROM run
+            WHERE run.job_id = job.id AND {failed} AND run.run_no > COALESCE(
+                (SELECT well.run_no FROM run AS well
+                WHERE well.job_id = job.id AND well.status = 'Success'
+                ORDER BY well.job_id DESC, well.run_no DESC LIMIT 1), 0)) END,
+        COALESCE(runs, 0), COALESCE(failed, 0), COALESCE(recovered, 0),
+        (SELECT COUNT(*) FROM job AS child WHERE child.parent_id = job.id),
+        (SELECT COUNT(*) FROM job AS child
+            WHERE child.parent_id = job.id AND active = 1 AND {is_failing})
+    FROM job LEFT JOIN (SELECT job_id, COUNT(*) AS runs, COUNT(failed) AS failed,
+            COUNT(CASE WHEN succeeded = 1 AND prior = 1 THEN 1 END) AS recovered
+        FROM (SELECT job_id, CASE WHEN {failed} THEN 1 END AS failed,
+                CASE WHEN status = 'Success' AND run.attempt = 0 THEN 1 END
+                    AS succeeded,
+                LAG(CASE WHEN {failed} THEN 1 END)
+                    OVER (PARTITION BY job_id ORDER BY run.run_no) AS prior
+            FROM job JOIN run ON job_id = job.id AND run.run_no > job.run_no - 20
+            WHERE job.id IN (:jobs) AND {ran}) AS each_run
+        GROUP BY job_id) AS last ON last.job_id = job.id
+    WHERE job.id IN (:jobs)'''
+
+
+def hosts_there(store, now):
+    """The hosts, with whether each starts jobs now: (name, tags, last_seen, is_there,
+    is_paused)."""
+    return store.query(
+        '''SELECT name, tags,
+        CASE WHEN last_seen >= :since THEN 1 ELSE 0 END AS is_there,
+        EXISTS (SELECT 1 FROM pause WHERE target IN ('*', LOWER(host.name))
+            AND until_utc > {utc}) AS is_paused FROM host''',
+        since=text_of(store.zone.local(now) - SILENCE),
+    )
+
+
+def missing_for(job, hosts):
+    """What a job that is due waits for, in words; None if a host could take it. hosts:
+    those of hosts_there()."""
+    able = []
+    for host in hosts:
+        if host.is_there and may_take(job, host.name, host.tags):
+            able.append(host)
+    for host in able:
+        if job.run_requested or not host.is_paused:
+            return None
+    if able:
+        return 'the end of a pause'
+    if job.run_on is None:
+        return 'a worker'
+    names = [host.name.lower() for host in hosts]
+    kind = 'host' if job.run_on in names else 'tag'
+    return '%s %s' % (kind, job.run_on)
+
+
+########################################################################################
+# display: schedules and times in words, and tables for the terminal
 ########################################################################################
 
 
@@ -5763,26 +5958,12 @@ def how_far(seconds):
     return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
 
 
-def state_of(job, now):
-    """A job's status in a word: running, overdue, disabled, template, paused, lost,
-    error, not due."""
-    due = moment(job.next_run_utc)
-    deadline = moment(job.run_deadline_utc)
-    if job.run_token is not None:
-        return 'overdue' if deadline and deadline < now else 'running'
-    if not job.active and not job.run_requested:
-        return 'disabled'
-    if job.each_host:
-        return 'template'
-    if (job.paused_until_utc or '') > text_of(now) and not job.run_requested:
-        return 'paused'
-    if due and due < now - MINUTE:
-        return 'overdue'
-    if job.last_status.startswith('ERROR: lost'):
-        return 'lost'
-    if job.last_status.startswith('ERROR'):
-        return 'error'
-    return 'not due'
+def clock_text(local, today):
+    """A local time, as text or not, to the minute, and without the day if it is that of
+    another one."""
+    day = text_of(today)[:11]
+    text = str(local)[:16]
+    return text.removeprefix(day)
 
 
 def describe(job):
@@ -7047,11 +7228,13 @@ def cmd_list(args, config):
     """list all jobs"""
     store = Store(config).connect()
     now = store.now()
+    jobs = store.query('SELECT * FROM job ORDER BY id')
+    statuses = statuses_of(store, jobs, now)
     print_rows(
-        store.query('SELECT * FROM job ORDER BY id'),
+        jobs,
         args.json,
         cell('id'),
-        ('STATUS', lambda job: state_of(job, now)),
+        ('STATUS', lambda job: statuses[job.id][1]),
         cell('description', 30),
         cell('command', 30),
         ('SCHEDULE', describe),
@@ -7073,26 +7256,30 @@ def cmd_show(args, config):
     store = Store(config).connect()
     job = job_of(store, args.id)
     now = store.now()
+    statuses = statuses_of(store, [job], now)
+    state, status = statuses[job.id]
+    due = moment(job.next_run_utc)
     facts = dict(
         job._asdict(),
-        status=state_of(job, now),
+        state=state,
+        status=status,
         in_words=describe(job),
-        next_run=when_text(store, moment(job.next_run_utc), now),
+        next_run=when_text(store, due, now),
     )
     if args.json:
         print(to_json(facts, indent=1))
         return
-    for name, value in for_people(store, job, now).items():
+    for name, value in for_people(store, job, now, status).items():
         text = visible(str(value))
         print('%-12s  %s' % (name, text.replace('\n', '\n' + 14 * ' ')))
 
 
-def for_people(store, job, now):
+def for_people(store, job, now, status):
     """What people want to know of a job, by headings, in this order."""
     facts = {
         'job': job.id,
         'description': job.description,
-        'status': state_of(job, now),
+        'status': status,
         'schedule': describe(job),
         'expression': job.schedule,
         'next run': next_in_words(store, job, now),
@@ -7595,14 +7782,15 @@ def waiting_for(store, job, now):
     """What a job does now, or what it waits for, in words: a list of texts."""
     due = moment(job.next_run_utc)
     if job.run_token is not None:
-        host = host_of(job.last_worker)
-        facts = (job.run_no, host, job.last_start, state_of(job, now))
-        return ['run %s on %s since %s: %s' % facts]
-    if job.each_host:
         return [
-            'job %d on %s: %s' % (child.id, child.run_on, state_of(child, now))
-            for child in family_of(store, job.id)
-            if child.id != job.id
+            'run %s: %s' % (job.run_no, job_status(job, now, store.zone, Facts())[1])
+        ]
+    if job.each_host:
+        children = [row for row in family_of(store, job.id) if row.id != job.id]
+        statuses = statuses_of(store, children, now)
+        return [
+            'job %d on %s: %s' % (child.id, child.run_on, statuses[child.id][1])
+            for child in children
         ] or ['a template, and no host has a job of it yet']
     held = held_back(store, job, due, now)
     if held and not job.run_requested:

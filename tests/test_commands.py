@@ -47,7 +47,9 @@ def test_add_list_show_edit_remove(place):
         'NEXT',
         'RUN',
     ]
-    assert re.match(r'1   not due  a job  +echo x   every 5 minutes  +never', table[1])
+    assert re.match(
+        r'1   never ran  a job  +echo x   every 5 minutes  +never', table[1]
+    )
     assert 'at 03:00, on mon-fri, 02:00 to 04:00' in table[2]
     listed = json.loads(place.run('list', '--json'))
     assert [job['command'] for job in listed] == ['echo x', 'backup']

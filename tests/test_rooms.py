@@ -35,7 +35,13 @@ ABOVE = [
     'config',
     'keys',
 ]
-SHARED = ['options', 'columns', 'jobs', 'display']  # by the commands and the web page
+SHARED = [
+    'options',
+    'columns',
+    'jobs',
+    'status',
+    'display',
+]  # by the commands and the web page
 BELOW = [
     *SHARED,
     'setup',

@@ -425,7 +425,7 @@ def test_search_sort_and_pages(place):
     assert jobs_of(browser.get('/?search_string=o__')) == []
     assert jobs_of(browser.get('/?search_string=job+177')) == [23]
     assert jobs_of(browser.get('/?state=disabled')) == []
-    text = browser.get('/?search_string=job&state=not+due&sort=description&page=2')
+    text = browser.get('/?search_string=job&state=ok&sort=description&page=2')
     page = Page(text)
     assert page.inputs['search_string']['value'] == 'job'
     assert any(
@@ -692,8 +692,8 @@ def test_preview(place):
 
 def test_buttons_do_what_they_say_and_lead_back(place):
     browser, job = Browser(place), place.add(next_run_utc='2099-01-01 00:00:00')
-    where, text = browser.change('/job/1/disable', '/?state=error&page=2')
-    assert where == '/cron/?state=error&page=2' and place.job(1).active == 0
+    where, text = browser.change('/job/1/disable', '/?state=failing&page=2')
+    assert where == '/cron/?state=failing&page=2' and place.job(1).active == 0
     assert 'Job 1 disabled.' in text
     where, text = browser.change('/job/1/enable', '/job/1?page=1')
     assert where == '/cron/job/1?page=1' and place.job(1).active == 1
@@ -1461,10 +1461,9 @@ def test_metrics(place):
     for state, count in (
         ('running', 1),
         ('overdue', 1),
-        ('lost', 1),
-        ('error', 1),
+        ('failing', 2),
         ('disabled', 1),
-        ('not due', 5),
+        ('ok', 5),
     ):
         assert seen[name + 'jobs', (('state', state),)] == count
     assert 530 <= seen[name + 'overdue_seconds', ()] <= 600

@@ -297,7 +297,7 @@ def test_columns_sort_and_states_filter(some_jobs, browser):
     assert browser.css('#jobs th[aria-sort=ascending]').text == 'Job'
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('4', '3', '2', '1')
-    browser.click('a[href*="state=error"]')
+    browser.click('a[href*="state=failing"]')
     wait_for('2')
     browser.refresh()  # the address is that of what one sees
     wait_for('2')

@@ -81,8 +81,8 @@ PAGES = {
     'the list': '/',
     'a late page of it': '/?page=100',
     'a search': '/?search_string=stock',
-    'a state': '/?state=error',
-    'a search in a state': '/?search_string=sends&state=lost',
+    'a state': '/?state=failing',
+    'a search in a state': '/?search_string=sends&state=failing',
     'by last start': '/?sort=last_start&order=desc',
     'by status': '/?sort=last_status',
     'a job': '/job/%d' % BUSY,
@@ -167,7 +167,7 @@ def test_a_page_takes_less_than_300_ms(ask, name):
 def test_the_pages_show_what_is_there(ask):
     """Else it would be easy to be fast."""
     assert ask('/').count('<tr data-job=') == ask('/?page=100').count('<tr data-job=')
-    assert ask('/?state=lost').count('<tr data-job=') > 10
+    assert ask('/?state=failing').count('<tr data-job=') > 10
     assert 'the stock' in ask('/?search_string=stock')
     assert '/run/%d/10100"' % BUSY in ask('/job/%d' % BUSY)
     assert '/run/%d/10100"' % BUSY not in ask('/job/%d?page=100' % BUSY)

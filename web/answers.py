@@ -35,7 +35,7 @@ def page(request, template, title, status=200, counts=None, **values):
     counts: of the jobs in each state, if they are known already."""
     if counts is None:
         counts = queries.counts(request.store, request.now)
-    failing = counts['error'] + counts['lost'] > 0
+    failing = counts['failing'] > 0
     content = render(
         template,
         request=request,

@@ -5,9 +5,8 @@ import distributed_cron as dc
 STATES = (
     'running',
     'overdue',
-    'error',
-    'lost',
-    'not due',
+    'failing',
+    'ok',
     'paused',
     'template',
     'disabled',
@@ -35,9 +34,8 @@ FOUND = '''(SELECT job.*, CASE
     WHEN each_host = 1 THEN 'template'
     WHEN paused_until_utc > :now AND run_requested = 0 THEN 'paused'
     WHEN next_run_utc < :late THEN 'overdue'
-    WHEN SUBSTR(last_status, 1, 11) = 'ERROR: lost' THEN 'lost'
-    WHEN SUBSTR(last_status, 1, 5) = 'ERROR' THEN 'error'
-    ELSE 'not due' END AS state
+    WHEN {is_failing} THEN 'failing'
+    ELSE 'ok' END AS state
     FROM job WHERE %s) AS found'''
 # The columns of a run but its output.
 RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
