@@ -164,7 +164,18 @@ def test_what_it_refuses(sqlite_place, query):
     assert '<xss' not in answer.text
 
 
-HOSTILE = (EVIL, "' OR 1=1 --", '%', '!', '!%', '\\', '{local}', ':host', '%(host)s', '٣')
+HOSTILE = (
+    EVIL,
+    "' OR 1=1 --",
+    '%',
+    '!',
+    '!%',
+    '\\',
+    '{local}',
+    ':host',
+    '%(host)s',
+    '٣',
+)
 
 
 @pytest.mark.parametrize('text', HOSTILE)
