@@ -13,6 +13,7 @@ from .answers import STATIC, TEXT, Answer, framed, static_page
 from .changes import act, delete, delete_page, form_page, preview_page, save
 from .render import one_line, render
 from .request import Refused, Request, throw_away_body
+from .runs import runs_page
 from .views import (
     NUMBER,
     health_page,
@@ -48,6 +49,7 @@ ROUTES = (  # pattern of a path, page of each method; groups become arguments
     (JOB + '/delete', {'GET': delete_page, 'POST': delete}),
     (JOB + '/(run-now|stop|enable|disable)', {'POST': act}),
     ('/preview', {'GET': preview_page}),
+    ('/runs', {'GET': runs_page}),
     (RUN, {'GET': run_page}),
     (RUN + '/log', {'GET': log_page}),
     ('/hosts', {'GET': hosts_page}),

@@ -116,6 +116,24 @@ def duration(ms):
     return '%d d %d h' % divmod(seconds // 3600, 24)
 
 
+def clock(text, today):
+    """A local time of the database as people say it: 23:34, or yesterday 23:34.
+
+    today: a local time, of which only the day counts."""
+    when = dc.moment(text)
+    if when is None:
+        return text or ''
+    days = (today.date() - when.date()).days
+    time = when.strftime('%H:%M')
+    if days == 0:
+        return time
+    if days == 1:
+        return 'yesterday ' + time
+    if -300 < days < 300:
+        return '%d %s %s' % (when.day, when.strftime('%b'), time)
+    return '%s %s' % (when.date(), time)
+
+
 def far(seconds):
     """How far ahead a time is, or how long ago it was; script.js says it alike."""
     distance = abs(seconds)
@@ -156,6 +174,7 @@ for function in (
     kind_of,
     dc.host_of,
     duration,
+    clock,
     far,
     unix_time,
     current,

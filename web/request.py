@@ -259,8 +259,9 @@ class Request:
     def came_from(self):
         """The path, with its query, of the page of ours that has the form; else '/'."""
         address = self.environ.get('HTTP_REFERER', '')
-        pattern = r'https?://[^/]*%s(/(job/\d+|run/\d+/\d+|hosts)?(\?[\w%%+=&.~-]+)?)'
-        match = re.fullmatch(pattern % re.escape(self.base), address, re.ASCII)
+        page = r'/(job/\d+|run/\d+/\d+|runs|ahead|hosts)?(\?[\w%+=&.~-]+)?'
+        pattern = r'https?://[^/]*%s(%s)' % (re.escape(self.base), page)
+        match = re.fullmatch(pattern, address, re.ASCII)
         if match and self.is_mine(address):
             return match[1]
         return '/'

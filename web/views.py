@@ -56,13 +56,13 @@ def list_page(request):
     )
 
 
-def list_link(request, asked):
-    """A function that makes the address of the list, with some values changed."""
+def list_link(request, asked, path=''):
+    """A function that makes the address of a list, with some values changed."""
 
     def link(**changed):
         values = {**asked, **changed}
         given = {name: value for name, value in values.items() if value}
-        return '%s/?%s' % (request.base, urlencode(given))
+        return '%s/%s?%s' % (request.base, path, urlencode(given))
 
     return link
 
