@@ -18,6 +18,7 @@ ABOVE = [
     'memory',
     'runner',
     'state',
+    'signature',
     'claims',
     'processes',
     'live',
@@ -49,6 +50,7 @@ BELOW = [
     'messages',
     'troubles',
     'check',
+    'sign',
     'crontab',
     'demo',
 ]
