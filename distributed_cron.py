@@ -766,7 +766,7 @@ class Worker:
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             noted = with_notes(self.store, rows, jobs, self.pace)
-            good = self.state.signatures.passed(noted, claim, self.store.identity)
+            good = self.state.signatures.passed(noted, claim, self.store)
             if good:
                 commands = [Command(row, claim, sent, self.config) for row in good]
                 start_runner(self.config, self.name, claim, commands)
@@ -1440,8 +1440,9 @@ SIGNED = (
 ).split()
 NO_SIGNERS = 'sign.signers is missing: a file with who may sign'
 ANSWER = 10  # seconds in which ssh-keygen has to verify a signature
-LONGEST_ARMOR = 20000  # characters: they have to fit into a pipe
-Signature = namedtuple('Signature', 'signer texts armor')  # texts: {of SIGNED: text}
+LONGEST_ARMOR = 4096  # bytes: what a pipe holds at least
+# texts: {of SIGNED: its text}; rev: that of the texts as an int
+Signature = namedtuple('Signature', 'signer texts armor rev')
 
 
 class Signatures:
@@ -1469,22 +1470,24 @@ class Signatures:
             refuse_others(os.path.dirname(path))
             refuse_others(path)
 
-    def passed(self, rows, claim, identity):
+    def passed(self, rows, claim, store):
         """Those of the rows of a claim that may start. The runs of the others have
-        ended: the claim's file says so. identity: of the database."""
+        ended: the claim's file says so."""
         if not rows or not self.config.sign_required:
             return rows
         self.prepare()
         good = []
         for row in rows:
-            flaw = self.flaw_of_run(row, cluster_of(self.config, identity))
+            flaw = self.flaw_of_run(row, cluster_of(store))
             if flaw is None:
                 good.append(row)
             elif self.config.sign_required == 'warn':
-                notes = filter(None, ('not as signed: ' + flaw, row.note))
-                good.append(row._replace(note='; '.join(notes)[:255]))
+                note = ('not as signed: ' + flaw)[:255]
+                good.append(row._replace(note=note))
             else:
-                append(claim.file, refusal_line(row, flaw))
+                status = (REFUSED + flaw)[:255]
+                line = ending_line(row.id, Kind.DONE, status, run_no=row.run_no)
+                append(claim.file, line)
         if not self.is_saved:
             self.save()
         return good
@@ -1516,17 +1519,19 @@ class Signatures:
         that was good is not."""
         if self.ground is None:
             return 'who may sign can not be read'
+        from hashlib import sha256
+
         job = '%(cluster)s %(id)s' % signature.texts
-        rev = int(signature.texts['rev'])
-        newest, good = self.known.get(job, (rev, ''))
-        if rev < newest:
+        newest, good = self.known.get(job, (0, ''))
+        if signature.rev < newest:
             return 'this host knows a newer version of it'
-        digest = digest_of(self.ground, signature)
+        judged_by = repr((self.ground, signature))
+        digest = sha256(judged_by.encode()).hexdigest()
         if digest == good:
             return None
         text = doubt_of(self.config, signature)
         if text is None:
-            self.known[job] = [rev, digest]
+            self.known[job] = [signature.rev, digest]
             self.is_saved = False
         return text
 
@@ -1534,9 +1539,8 @@ class Signatures:
         """Write the file. Where that fails, ssh-keygen will be asked again."""
         new = self.path + '.new'
         with suppress(OSError):
-            with open(new, 'w', opener=no_link) as file:
-                file.write(to_json(self.known))
-                file.flush()
+            with open(new, 'wb', 0, opener=no_link) as file:
+                file.write(to_json(self.known).encode())
                 os.fsync(file.fileno())
             os.replace(new, self.path)
             self.is_saved = True
@@ -1547,9 +1551,9 @@ def files_of(config):
     return [path for path in (config.sign_signers, config.sign_revoked) if path]
 
 
-def cluster_of(config, identity):
+def cluster_of(store):
     """What the signatures that hold here name as their cluster."""
-    return config.sign_cluster or identity
+    return store.config.sign_cluster or store.identity
 
 
 def ground_of(config):
@@ -1562,26 +1566,6 @@ def ground_of(config):
     if re.search(b'(?i)valid-|cert-authority', ground[0]):
         ground.append(time.strftime('%Y-%m-%d', time.gmtime()))
     return ground
-
-
-def digest_of(ground, signature):
-    """What tells this signature and this ground from all others."""
-    from hashlib import sha256
-
-    return sha256(repr((ground, signature)).encode()).hexdigest()
-
-
-def refusal_line(row, flaw):
-    """The line of a claim's file that ends a run which has not started."""
-    return ending_line(
-        row.id,
-        Kind.DONE,
-        (REFUSED + flaw)[:255],
-        run_no=row.run_no,
-        note=row.note,
-        ended=boottime(),
-        boot=boot_id(),
-    )
 
 
 def texts_of(job, cluster):
@@ -1608,18 +1592,13 @@ def signed_bytes(texts):
 
 def signature_of(job):
     """The Signature of a job; None if there is none that can be read."""
-    with suppress(ValueError, RecursionError):
-        signer, line, armor = str(job.signature).split('\n', 2)
-        values = from_json(line)
-        if not isinstance(values, list) or len(values) != len(SIGNED):
-            return None
-        if not all(value is None or isinstance(value, str) for value in values):
-            return None
-        texts = dict(zip(SIGNED, values))
-        is_plain = re.fullmatch('[!-~]{1,255}', signer) and armor.isascii()
-        is_number = re.fullmatch('[0-9]{1,18}', texts['rev'] or '')
-        if is_plain and is_number and len(armor) < LONGEST_ARMOR:
-            return Signature(signer, texts, armor)
+    with suppress(Exception):  # somebody may have written there what he likes
+        signer, line, armor = job.signature.split('\n', 2)
+        texts = dict(zip(SIGNED, from_json(line)))
+        types = set(map(type, texts.values()))
+        is_list = types <= {str, type(None)} and list_of(texts) == line
+        if is_list and re.fullmatch('[!-~]{1,255}', signer):
+            return Signature(signer, texts, armor, rev=int(texts['rev']))
     return None
 
 
@@ -1636,25 +1615,21 @@ def flaw_of(job, cluster, doubt, words=None):
         own.update(of_template, name=texts['name'], run_on=texts['run_on'])
     changed = [name for name in SIGNED if own[name] != texts[name]]
     if changed:
-        return '%s differs from what %s signed' % (', '.join(changed), signature.signer)
-    if words and not is_meant_for(job, texts['run_on'], words):
-        return 'it was signed for other hosts'
+        names = ', '.join(changed)
+        return 'it is not what %s signed: %s' % (signature.signer, names)
+    for run_on in (texts['run_on'], job.run_on):
+        if words and run_on not in (None, *words):
+            return 'it was signed for other hosts'
     if texts['not_after'] is not None and is_over(texts['not_after']):
         return 'its signature was good until ' + texts['not_after']
     return doubt(signature)
 
 
-def is_meant_for(job, run_on, words):
-    """Whether a job whose signed run_on is this may run on the host of these words."""
-    if job.parent_id is not None and job.run_on != words[0]:
-        return False
-    return run_on in (None, *words)
-
-
 def is_over(when):
     """Whether a UTC time, as text, has passed by this host's clock. The database's is
     not asked: whoever writes into it may set that, too."""
-    return time.time() >= ((moment(when) or EPOCH) - EPOCH).total_seconds()
+    end = moment(when) or EPOCH
+    return time.time() >= (end - EPOCH).total_seconds()
 
 
 def doubt_of(config, signature):
@@ -1671,8 +1646,9 @@ def doubt_of(config, signature):
         return str(problem)
     if done.returncode == 0:
         return None
-    said = (done.stderr or done.stdout).decode('utf-8', 'replace').strip()
-    reason = visible(said.partition('\n')[0])
+    said = done.stderr or done.stdout
+    said = said.decode('utf-8', 'replace')
+    reason = visible(said.split('\n')[0])
     return 'the signature of %s does not hold: %s' % (signature.signer, reason)
 
 
@@ -1681,16 +1657,15 @@ def ask_ssh(config, what, armor, text, *options):
     import subprocess
 
     reader, writer = os.pipe()  # a file that nobody has to remove
-    os.write(writer, armor.encode())
+    os.write(writer, armor.encode()[:LONGEST_ARMOR])
     os.close(writer)
     command = ['ssh-keygen', '-q', '-Y', what, '-n', NAMESPACE]
-    command += ['-f', config.sign_signers, '-s', '/dev/fd/%d' % reader]
+    command += ['-f', config.sign_signers, '-s', '/dev/fd/%d' % reader, *options]
     try:
         return subprocess.run(
-            [*command, *options],
+            command,
             input=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             pass_fds=[reader],
             timeout=ANSWER,
         )
@@ -1700,17 +1675,16 @@ def ask_ssh(config, what, armor, text, *options):
         os.close(reader)
 
 
-def judged(job, config, identity, doubt=None):
+def judged(store, job, doubt=None):
     """(Who signed a job, None if it is not as signed; that in words). doubt: as in
     flaw_of()."""
-    doubt = doubt or partial(doubt_of, config)
-    flaw = flaw_of(job, cluster_of(config, identity), doubt)
+    if doubt is None:
+        doubt = partial(doubt_of, store.config)
+    flaw = flaw_of(job, cluster_of(store), doubt)
     if flaw is not None:
         return None, flaw
-    signature = signature_of(job)
-    when = EPOCH + int(signature.texts['rev']) // 1000000 * SECOND
-    text = 'signed by %s at %s UTC' % (signature.signer, text_of(when))
-    return signature.signer, text
+    signer = signature_of(job).signer
+    return signer, 'signed by ' + signer
 
 
 ########################################################################################
@@ -5420,10 +5394,6 @@ TEXTS = Check('a list of texts', is_texts)
 WORDS = Check('a list of words such as db, in lower case', is_words)
 TLS_FILES = Check('files by these keys, ca always: ca, cert, key', is_tls)
 YES_OR_NO = Check('yes or no', lambda value: isinstance(value, bool))
-YES_NO_OR_WARN = Check(
-    'one of: yes, no, warn',
-    lambda value: isinstance(value, bool) or value == 'warn',
-)
 MAIL_TLS = Check(  # to YAML, no is False
     'one of: starttls, tls, no',
     lambda value: value is False or value in ('starttls', 'tls', 'no'),
@@ -5468,7 +5438,7 @@ KEYS = {  # key: (default, check)
     'alert.late_minutes': (10, a_number(1, 525600)),
     'alert.remind_hours': (24, a_number(1, 8760)),
     'alert.per_day': (50, a_number(1, 10000, whole=True)),
-    'sign.required': (False, YES_NO_OR_WARN),
+    'sign.required': (False, either(YES_OR_NO, one_of('warn'))),
     'sign.signers': (None, ANY_TEXT),
     'sign.revoked': (None, ANY_TEXT),
     'sign.cluster': (None, ANY_TEXT),
@@ -9269,15 +9239,11 @@ def last_seen_in_words(store):
 # sign: jobs are signed, and their signatures looked at
 ########################################################################################
 
-SOME_JOBS = Option(
-    'id',
-    {**BY_NAME, 'nargs': '*', 'help': 'the ids or the names of jobs; default: all'},
-)
+SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
 
 
-@command(
-    'sign',
-    Option('id', {**BY_NAME, 'nargs': '*', 'help': 'the ids or the names of jobs'}),
+SIGN_OPTIONS = (
+    SOME_JOBS,
     Option('--all', {**FLAG, 'help': 'sign all jobs'}),
     Option(
         '--key',
@@ -9297,6 +9263,9 @@ SOME_JOBS = Option(
     ),
     Option('--yes', {**FLAG, 'help': 'do not ask'}),
 )
+
+
+@command('sign', *SIGN_OPTIONS)
 def cmd_sign(args, config):
     """show what has changed in jobs since they were signed, ask, and sign them"""
     if bool(args.id) == args.all:
@@ -9329,8 +9298,8 @@ def signable(store, ids):
     jobs = [job_of(store, id) for id in ids]
     for job in jobs:
         if job.parent_id is not None:
-            text = 'job %d is what job %d has on host %s; name job %d'
-            raise BadConfig(text % (job.id, job.parent_id, job.run_on, job.parent_id))
+            text = 'job %d is on one host what job %d says; name job %d'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
     return jobs or store.query(
         'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
     )
@@ -9349,9 +9318,9 @@ def to_sign(store, job, last, until):
     signature; what its row has for one may be anybody's."""
     rev = time.time_ns() // 1000
     if last is not None:
-        rev = max(rev, int(last.texts['rev']) + 1)
-    cluster = cluster_of(store.config, store.identity)
-    return texts_of(job._replace(rev=rev, not_after=until), cluster)
+        rev = max(rev, last.rev + 1)
+    job = job._replace(rev=rev, not_after=until)
+    return texts_of(job, cluster_of(store))
 
 
 def print_changes(job, last, texts):
@@ -9365,7 +9334,8 @@ def print_changes(job, last, texts):
     changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
     if not changed:
         said = 'not ' + said
-    print(visible('job %d %s: %s' % (job.id, one_line(job.description), said)))
+    description = one_line(job.description)
+    print(visible('job %d %s: %s' % (job.id, description, said)))
     for name in changed:
         for sign, text in (('-', old[name]), ('+', texts[name])):
             if text is not None:
@@ -9392,20 +9362,16 @@ def key_file(config, given):
     from tempfile import NamedTemporaryFile
 
     signers = read_text(config.sign_signers).split()
-    done = subprocess.run(
-        ['ssh-add', '-L'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    for line in done.stdout.decode().splitlines():
-        if line.split()[1] in signers:
-            with NamedTemporaryFile('w', suffix='.pub') as file:
-                file.write(line + '\n')
-                file.flush()
-                yield file.name
-            return
-    raise Problem(
-        'the ssh agent has no key that %s lists; allowed: --key FILE'
-        % config.sign_signers
-    )
+    done = subprocess.run(['ssh-add', '-L'], capture_output=True)
+    keys = done.stdout.decode().splitlines()
+    keys = [key for key in keys if key.split()[1] in signers]
+    if not keys:
+        text = 'the ssh agent has no key that %s lists; allowed: --key FILE'
+        raise Problem(text % config.sign_signers)
+    with NamedTemporaryFile('w', suffix='.pub') as file:
+        file.write(keys[0])
+        file.flush()
+        yield file.name
 
 
 def signed_by(config, key, texts):
@@ -9421,10 +9387,12 @@ def signed_by(config, key, texts):
     if done.returncode != 0:
         raise Problem('ssh-keygen could not sign with %s' % key)
     armor = done.stdout.decode()
-    found = ask_ssh(config, 'find-principals', armor, b'').stdout.decode().split()
+    done = ask_ssh(config, 'find-principals', armor, b'')
+    found = done.stdout.decode().split()
     if not found:
         raise Problem('%s does not list the key %s' % (config.sign_signers, key))
-    signature = Signature(found[0], texts, armor)
+    rev = int(texts['rev'])
+    signature = Signature(found[0], texts, armor, rev)
     doubt = doubt_of(config, signature)
     if doubt is not None:
         raise Problem(doubt)
@@ -9433,7 +9401,7 @@ def signed_by(config, key, texts):
 
 def write_signature(store, job, signature):
     """Write a signature into the row of a job, which must be as it was shown."""
-    signer, texts, armor = signature
+    signer, texts, armor, rev = signature
     names = [name for name in SIGNED if name not in ('cluster', 'id')]
     same = ' AND '.join('%s {same} :%s' % (name, name) for name in names)
     changed = store.change(
@@ -9441,7 +9409,7 @@ def write_signature(store, job, signature):
         WHERE id = :id AND '''
         + same,
         signature='\n'.join((signer, list_of(texts), armor)),
-        new_rev=int(texts['rev']),
+        new_rev=rev,
         until=texts['not_after'],
         id=job.id,
         **{name: getattr(job, name) for name in names},
@@ -9452,11 +9420,11 @@ def write_signature(store, job, signature):
 
 @command('verify', SOME_JOBS)
 def cmd_verify(args, config):
-    """say of each job whether it is as it was signed, and by whom"""
+    """say of jobs, or of all, whether they are as they were signed, and by whom"""
     store = Store(config).connect()
     status = 0
     for job in signable(store, args.id):
-        signer, said = judged(job, config, store.identity)
+        signer, said = judged(store, job)
         print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
         if signer is None:
             status = 1
@@ -9473,29 +9441,27 @@ def signatures_in_words(store):
     signers = defaultdict(int)
     flaws = []
     for job in signable(store, ()):
-        signer, said = judged(job, config, store.identity, memory.doubt)
-        signers[signer] += 1
+        signer, said = judged(store, job, memory.doubt)
         if signer is None:
             flaws.append('job %d: %s' % (job.id, said))
-    unsigned = signers.pop(None, 0)
-    text = ['signed by %s: %d' % signer for signer in sorted(signers.items())]
+        else:
+            signers[signer] += 1
+    signers = sorted(signers.items())
+    text = 'signed by ' + ', '.join('%s: %d' % pair for pair in signers)
     if flaws:
-        text.append('not as signed: %d, such as %s; see: verify' % (unsigned, flaws[0]))
+        text += '; not as signed: %d, such as %s; see: verify' % (len(flaws), flaws[0])
     if flaws and config.sign_required is True:
-        raise Problem('; '.join(text))
-    return '; '.join(text) or 'there is no job to sign'
+        raise Problem(text)
+    return text
 
 
 def tell_unsigned(store, before, id):
     """Say that a job which was added, or has changed, is not as it was signed. before:
     its row before the change; None: it is new."""
-    matters = store.config.sign_required
-    if before is not None:
-        matters = before.signature is not None
+    matters = store.config.sign_required if before is None else before.signature
     if not matters:
         return
-    cluster = cluster_of(store.config, store.identity)
-    flaw = flaw_of(job_of(store, id), cluster, doubt=lambda _: None)
+    flaw = flaw_of(job_of(store, id), cluster_of(store), lambda _: None)
     if flaw is not None:
         print('note: %s; to sign it: %s sign %d' % (flaw, command_line(), id))
 

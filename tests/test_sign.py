@@ -3,12 +3,12 @@ is on a real table, with OpenSSH's own ssh-keygen."""
 
 import json
 import os
+import re
 import subprocess
 import time
-from types import SimpleNamespace
 
 import pytest
-from conftest import call, dc, exit_status, fork
+from conftest import dc, exit_status, fork
 
 NAMES = ('alice', 'bob', 'mallory')
 
@@ -36,7 +36,9 @@ class Signing:
     def __init__(self, place, keys):
         self.place = place
         self.keys = keys
-        self.trust('alice@ops %s' % public(keys['alice']), 'bob %s' % public(keys['bob']))
+        self.trust(
+            'alice@ops %s' % public(keys['alice']), 'bob %s' % public(keys['bob'])
+        )
         place.write(
             poll_seconds=0.2,
             sign={'required': True, 'signers': 'signers', 'cluster': 'production'},
@@ -197,8 +199,8 @@ def test_signatures_of_others(signing):
 def krl(signing):
     """A key revocation list as OpenSSH makes it."""
     subprocess.run(
-        ['ssh-keygen', '-q', '-k', '-f', signing.path('krl')]
-        + [signing.keys['alice'] + '.pub'],
+        ['ssh-keygen', '-q', '-k', '-f', 'krl', signing.keys['alice'] + '.pub'],
+        cwd=signing.place.folder,
         check=True,
     )
     signing.configure(revoked='krl')
@@ -326,13 +328,13 @@ def test_the_bytes_that_were_verified_are_those_that_start(signing):
     def work():
         passed = dc.Signatures.passed
 
-        def change_first(self, rows, claim, identity):
+        def change_first(self, rows, claim, store):
             dc.update_job(
                 dc.Store(config).connect(),
                 id,
                 {'command': 'touch %s' % signing.path('evil')},
             )
-            return passed(self, rows, claim, identity)
+            return passed(self, rows, claim, store)
 
         dc.Signatures.passed = change_first
         return dc.work(config)
@@ -494,7 +496,7 @@ def test_it_is_said_what_is_missing(sqlite_signing, required):
     said = signing.place.run('sign', '1', '--yes', code=2)
     assert 'sign.signers is missing' in said
     signing.place.write(sign={'required': 'maybe'})
-    assert 'allowed: one of: yes, no, warn' in signing.place.run('run', code=2)
+    assert 'allowed: yes or no, or one of: warn' in signing.place.run('run', code=2)
 
 
 # Commands.
@@ -521,7 +523,7 @@ def test_sign_shows_what_changed_before_it_asks(signing, monkeypatch):
     assert '  + command: touch good' in said
     monkeypatch.setattr('builtins.input', lambda question: 'y')
     assert 'signed by bob' in place.run('sign', str(id), '--key', signing.keys['bob'])
-    assert 'signed by bob at' in place.run('verify', str(id))
+    assert 'signed by bob' in place.run('verify', str(id))
 
 
 def test_a_row_that_is_changed_while_somebody_signs(signing, monkeypatch):
@@ -595,14 +597,14 @@ def test_signing_with_an_agent(sqlite_signing, monkeypatch):
 def test_verify_and_check_say_who_signed(sqlite_signing):
     signing = sqlite_signing
     signing.place.run('check', code=1)  # no worker has started
-    assert 'there is no job to sign' in signing.place.run('check', code=1)
+    assert 'ok   signatures: signed by' in signing.place.run('check', code=1)
     signing.add('a', frequency=60)
     signing.sign(signing.place.add('b'), by='bob')
     signing.run()
     said = signing.place.run('verify')
-    assert 'ok   job 1: signed by alice@ops at ' in said
-    assert 'ok   job 2: signed by bob at ' in said
-    text = 'ok   signatures: signed by alice@ops: 1; signed by bob: 1\n'
+    assert 'ok   job 1: signed by alice@ops' in said
+    assert 'ok   job 2: signed by bob' in said
+    text = 'ok   signatures: signed by alice@ops: 1, bob: 1\n'
     assert text in signing.place.run('check')
     signing.place.add('c')
     assert 'bad  job 3: it is not signed' in signing.place.run('verify', code=1)
@@ -629,12 +631,29 @@ def test_a_change_says_that_it_leaves_the_job_unsigned(sqlite_signing):
     assert 'note' not in place.run('add', '--every', '60', 'true')
 
 
+def test_the_page_says_who_signed_and_what_to_run(sqlite_signing):
+    signing = sqlite_signing
+    id = signing.add('ran', frequency=60)
+    other = signing.place.add('true')
+    visitor = signing.place.page()
+    assert '<dd>signed by alice@ops</dd>' in visitor.get('job/%d' % id)
+    assert 'A change leaves it unsigned' in visitor.get('job/%d/edit' % id)
+    assert 'A change leaves it unsigned' not in visitor.get('job/%d/edit' % other)
+    form = {'description': '', 'kind': 'frequency', 'frequency': '60', 'active': '1'}
+    form = {**form, 'command': 'touch EVIL', 'max_run_time': '30', 'action': 'save'}
+    assert visitor.submit('job/%d/edit' % id, **form).status == 303
+    text = 'command differs from what alice@ops signed; to sign it: '
+    said = re.search('<dt>Signature</dt><dd>(.*)</dd>', visitor.get('job/%d' % id))[1]
+    assert said == text + 'distributed_cron.py sign %d' % id
+    assert '<dd>it is not signed; to sign it: ' in visitor.get('job/%d' % other)
+
+
 def test_a_refused_job_is_a_trouble_of_its_own(signing):
     place = signing.place
     id = place.add('true', frequency=60, description='the job', alert_after=3)
     signing.run(id)
     found = dc.troubles_now(place.store, [], place.store.now())
-    assert [key for key in found] == [('unsigned', str(id))]
+    assert list(found) == [('unsigned', str(id))]
     trouble = found['unsigned', str(id)]
     assert trouble.text == 'the job does not run (refused: it is not signed)'
     signing.sign(id)
@@ -656,14 +675,15 @@ def test_others_can_sign_by_the_words_of_the_readme(signing):
         'name command run_on each_host schedule frequency start_anchor stop_anchor '
         'time_zone start_within max_run_time retries retry_delay after_job'
     )
-    row = place.sql('SELECT %s FROM job WHERE id = :id' % names.replace(' ', ', '), id=id)
+    row = place.sql(
+        'SELECT %s FROM job WHERE id = :id' % names.replace(' ', ', '), id=id
+    )
     rev = str(time.time_ns() // 1000)
     values = [None if value is None else str(value) for value in row[0]]
     values[6:8] = '00:00:00', '23:59:00'
     values = ['production', str(id), rev, *values, None]
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     armor = signing.armor(('distributed_cron job 1\n' + line).encode())
-    place.sql_change = place.store.change
     place.store.change(
         'UPDATE job SET rev = :rev, signature = :signature WHERE id = :id',
         rev=int(rev),
