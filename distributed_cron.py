@@ -57,6 +57,7 @@ Sections
     memory     what a worker learns in passing: locked rows, the database's clock
     runner     starts, limits and ends commands
     state      the folder in which a host remembers its runs, and its lock
+    signature  is a job what somebody has signed whom this host trusts?
     claims     the file of each claim, and what it tells of the runs
     processes  their start, signals, marks and logs
     live       what a run has written so far, for those who watch it
@@ -89,6 +90,7 @@ Sections
     messages   what is told of troubles, and how it is sent
     troubles   what is wrong now, by what the tables say
     check      does everything work that a worker needs?
+    sign       jobs are signed, and their signatures looked at
     crontab    import and export
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words. Sections from options on
@@ -418,6 +420,35 @@ def is_own_file(path):
     return mine and stat.S_ISREG(about.st_mode)
 
 
+def refuse_others(path):
+    """Raise BadConfig if a file or folder belongs to somebody else, or others may write
+    there."""
+    about = os.stat(path)
+    for owner in (os.lstat(path).st_uid, about.st_uid):
+        if owner not in (0, os.geteuid()):  # as root we would run all jobs as root
+            raise BadConfig(
+                '%s belongs to %s; run as that user' % (path, user_name(owner))
+            )
+    by_all = about.st_mode & stat.S_IWOTH
+    by_group = about.st_mode & stat.S_IWGRP
+    if by_all or (by_group and not is_private(about.st_gid, about.st_uid)):
+        raise BadConfig(
+            '%s: others can write there; allowed: its owner alone; run: chmod go-w %s'
+            % (path, path)
+        )
+
+
+def is_private(group, user):
+    """Whether a group is a user's own: it has the user's name and no other members."""
+    from grp import getgrgid
+
+    name = user_name(user)
+    with suppress(KeyError):
+        found = getgrgid(group)
+        return found.gr_name == name and set(found.gr_mem) <= {name}
+    return False
+
+
 ########################################################################################
 # worker: the loop: report what ended, look, plan, start, pause
 ########################################################################################
@@ -583,8 +614,8 @@ class Worker:
         """Read the configuration again; a bad one changes nothing."""
         try:
             config = reload_config(self.config)
-            State(config)  # makes the folders, or says what is wrong with them
             store = Store(config)
+            self.state.signatures = State(config).signatures  # or it says what is wrong
         except Problem as problem:
             self.complain('%s; the old configuration stays' % problem)
             return
@@ -741,9 +772,10 @@ class Worker:
             rows = self.store.claim(jobs, claim.token, self.name)
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
-            if rows:
-                rows = with_notes(self.store, rows, jobs, self.pace)
-                commands = [Command(row, claim, sent, self.config) for row in rows]
+            noted = with_notes(self.store, rows, jobs, self.pace)
+            good = self.state.signatures.passed(noted, claim, self.store)
+            if good:
+                commands = [Command(row, claim, sent, self.config) for row in good]
                 start_runner(self.config, self.name, claim, commands)
                 self.log.write('start: ' + ', '.join(map(str, commands)))
             return len(rows)
@@ -1325,8 +1357,8 @@ class Runner:
 ########################################################################################
 
 # The state folder makes runs survive their worker. It holds `worker.lock`, which a
-# worker keeps locked as long as it lives, `machine`, `clock`, the FIFO `wake`, and one
-# file for each claim, named by its token.
+# worker keeps locked as long as it lives, `machine`, `clock`, `signed`, the FIFO
+# `wake`, and one file for each claim, named by its token.
 
 
 class State:
@@ -1340,6 +1372,7 @@ class State:
         name = os.uname().nodename
         self.id = read_text('/etc/machine-id').strip() or name
         self.fifo = None  # its descriptor; signals and results end a wait through it
+        self.signatures = Signatures(config, self.folder)
         key = 'log.location'
         try:
             make_folder(config.log_location, 0o750)
@@ -1353,6 +1386,8 @@ class State:
                     '%s is the folder of another machine; each needs its own'
                     % self.folder
                 )
+            key = 'sign'
+            self.signatures.check()
             lock = os.path.join(self.folder, 'worker.lock')
             self.lock_file = open(lock, 'a', opener=no_link)
         except (OSError, BadConfig) as problem:
@@ -1389,30 +1424,274 @@ def make_folder(path, mode):
     """Make a folder, if it is not there. Raises BadConfig if others could put files of
     theirs into it, through which we would write."""
     os.makedirs(path, mode, exist_ok=True)
-    about = os.stat(path)
-    for owner in (os.lstat(path).st_uid, about.st_uid):
-        if owner not in (0, os.geteuid()):  # as root we would run all jobs as root
-            raise BadConfig(
-                '%s belongs to %s; run as that user' % (path, user_name(owner))
-            )
-    by_all = about.st_mode & stat.S_IWOTH
-    by_group = about.st_mode & stat.S_IWGRP
-    if by_all or (by_group and not is_private(about.st_gid, about.st_uid)):
-        raise BadConfig(
-            '%s: others can write there; allowed: its owner alone; run: chmod go-w %s'
-            % (path, path)
+    refuse_others(path)
+
+
+########################################################################################
+# signature: is a job what somebody has signed whom this host trusts?
+########################################################################################
+
+# Of a job are signed: the line `distributed_cron job 1`, and the JSON list of the texts
+# of SIGNED as its row has them, null for NULL. Numbers are decimal, times of day are
+# HH:MM:SS, not_after is YYYY-MM-DD HH:MM:SS, UTC. The JSON is UTF-8, has no blank after
+# `,`, and escapes only what it must. The signature is OpenSSH's, see PROTOCOL.sshsig
+# there, in the namespace distributed_cron. In the column `signature` stand the signer,
+# that list, and the armored signature, each from a new line on. A job that a template
+# has on a host has the list and the signature of the template.
+
+NAMESPACE = 'distributed_cron'
+SIGNED = (
+    'cluster id rev name command run_on each_host schedule frequency start_anchor '
+    'stop_anchor time_zone start_within max_run_time retries retry_delay after_job '
+    'not_after'
+).split()
+NO_SIGNERS = 'sign.signers is missing: a file with who may sign'
+ANSWER = 10  # seconds in which ssh-keygen has to verify a signature
+LONGEST_ARMOR = 4096  # bytes: what a pipe holds at least
+# texts: {of SIGNED: its text}; rev: that of the texts as an int
+Signature = namedtuple('Signature', 'signer texts armor rev')
+
+
+class Signatures:
+    """What a host requires of jobs, and the good signatures that it remembers in a file
+    of the state folder: of each job the newest."""
+
+    def __init__(self, config, folder):
+        self.config = config
+        self.path = os.path.join(folder, 'signed')
+        self.ground = None  # what ground_of() says; None: it can't be read
+        self.known = None  # 'cluster id' of a job -> [rev, digest], once it is read
+        self.is_saved = True  # whether the file has all of that
+
+    def check(self):
+        """Raise BadConfig or OSError if this host can't be sure who may sign."""
+        if not self.config.sign_required:
+            return
+        from shutil import which
+
+        if not self.config.sign_signers:
+            raise BadConfig(NO_SIGNERS)
+        if not which('ssh-keygen'):
+            raise BadConfig('there is no ssh-keygen; install openssh-client')
+        for path in files_of(self.config):
+            refuse_others(os.path.dirname(path))
+            refuse_others(path)
+
+    def passed(self, rows, claim, store):
+        """Those of the rows of a claim that may start. The runs of the others have
+        ended: the claim's file says so."""
+        if not rows or not self.config.sign_required:
+            return rows
+        self.prepare()
+        good = []
+        for row in rows:
+            flaw = self.flaw_of_run(row, cluster_of(store))
+            if flaw is None:
+                good.append(row)
+            elif self.config.sign_required == 'warn':
+                note = ('not as signed: ' + flaw)[:255]
+                good.append(row._replace(note=note))
+            else:
+                status = (REFUSED + flaw)[:255]
+                line = ending_line(row.id, Kind.DONE, status, run_no=row.run_no)
+                append(claim.file, line)
+        if not self.is_saved:
+            self.save()
+        return good
+
+    def prepare(self):
+        """Read by what signatures are judged now, and what is remembered."""
+        self.ground = None
+        with suppress(OSError):
+            self.ground = ground_of(self.config)
+        if self.known is None:
+            self.known = {}
+            with suppress(OSError, ValueError):
+                self.known.update(from_json(read_text(self.path)))
+
+    def flaw_of_run(self, row, cluster):
+        """Why a run may not start; None if it may. What its environment tells must be
+        what it seems, too."""
+        if row.name == ALERT:
+            return None  # its command is built in
+        numbers = row.id, row.run_no, row.attempt
+        if not all(isinstance(number, int) for number in numbers):
+            return 'a number of it is none'
+        if moment(row.next_run_utc) is None:
+            return 'the time at which it is due is none'
+        return flaw_of(row, cluster, self.doubt, self.config.words)
+
+    def doubt(self, signature):
+        """As doubt_of(), but ssh-keygen is asked once, and an older version than one
+        that was good is not."""
+        if self.ground is None:
+            return 'who may sign can not be read'
+        from hashlib import sha256
+
+        job = '%(cluster)s %(id)s' % signature.texts
+        newest, good = self.known.get(job, (0, ''))
+        if signature.rev < newest:
+            return 'this host knows a newer version of it'
+        judged_by = repr((self.ground, signature))
+        digest = sha256(judged_by.encode()).hexdigest()
+        if digest == good:
+            return None
+        text = doubt_of(self.config, signature)
+        if text is None:
+            self.known[job] = [signature.rev, digest]
+            self.is_saved = False
+        return text
+
+    def save(self):
+        """Write the file. Where that fails, ssh-keygen will be asked again."""
+        new = self.path + '.new'
+        with suppress(OSError):
+            with open(new, 'wb', 0, opener=no_link) as file:
+                file.write(to_json(self.known).encode())
+                os.fsync(file.fileno())
+            os.replace(new, self.path)
+            self.is_saved = True
+
+
+def files_of(config):
+    """The files that say who may sign."""
+    return [path for path in (config.sign_signers, config.sign_revoked) if path]
+
+
+def cluster_of(store):
+    """What the signatures that hold here name as their cluster."""
+    return store.config.sign_cluster or store.identity
+
+
+def ground_of(config):
+    """By what signatures are judged: what the files hold, and, where keys are valid for
+    a time, the day."""
+    ground = []
+    for path in files_of(config):
+        with open(path, 'rb') as file:
+            ground.append(file.read())
+    if re.search(b'(?i)valid-|cert-authority', ground[0]):
+        ground.append(time.strftime('%Y-%m-%d', time.gmtime()))
+    return ground
+
+
+def texts_of(job, cluster):
+    """What is to be signed of a job: {of SIGNED: text}."""
+    values = {**job._asdict(), 'cluster': cluster}
+    texts = {name: values[name] for name in SIGNED}
+    for name, value in texts.items():
+        if value is not None:
+            texts[name] = str(value)
+        if name.endswith('_anchor') and re.fullmatch(r'\d\d:\d\d', texts[name] or ''):
+            texts[name] += ':00'  # SQLite keeps a time as it was written
+    return texts
+
+
+def list_of(texts):
+    """The texts that are signed, as a JSON list."""
+    values = [texts[name] for name in SIGNED]
+    return to_json(values, ensure_ascii=False, separators=(',', ':'))
+
+
+def signed_bytes(texts):
+    return ('distributed_cron job 1\n' + list_of(texts)).encode()
+
+
+def signature_of(job):
+    """The Signature of a job; None if there is none that can be read."""
+    with suppress(Exception):  # somebody may have written there what he likes
+        signer, line, armor = job.signature.split('\n', 2)
+        texts = dict(zip(SIGNED, from_json(line)))
+        types = set(map(type, texts.values()))
+        is_list = types <= {str, type(None)} and list_of(texts) == line
+        if is_list and re.fullmatch('[!-~]{1,255}', signer):
+            return Signature(signer, texts, armor, rev=int(texts['rev']))
+    return None
+
+
+def flaw_of(job, cluster, doubt, words=None):
+    """Why a job is not what was signed; None if it is. doubt: a function that says why
+    a signature does not hold. words: of the host on which it is to run."""
+    signature = signature_of(job)
+    if signature is None:
+        return 'it is not signed'
+    texts = signature.texts
+    own = texts_of(job, cluster)
+    if job.parent_id is not None:  # it is what a template has on a host
+        of_template = {'id': str(job.parent_id), 'each_host': '1'}
+        own.update(of_template, name=texts['name'], run_on=texts['run_on'])
+    changed = [name for name in SIGNED if own[name] != texts[name]]
+    if changed:
+        names = ', '.join(changed)
+        return 'it is not what %s signed: %s' % (signature.signer, names)
+    for run_on in (texts['run_on'], job.run_on):
+        if words and run_on not in (None, *words):
+            return 'it was signed for other hosts'
+    if texts['not_after'] is not None and is_over(texts['not_after']):
+        return 'its signature was good until ' + texts['not_after']
+    return doubt(signature)
+
+
+def is_over(when):
+    """Whether a UTC time, as text, has passed by this host's clock. The database's is
+    not asked: whoever writes into it may set that, too."""
+    end = moment(when) or EPOCH
+    return time.time() >= (end - EPOCH).total_seconds()
+
+
+def doubt_of(config, signature):
+    """Why a signature of these texts does not hold; None if it does."""
+    if not config.sign_signers:
+        return NO_SIGNERS
+    options = ['-I', signature.signer]
+    if config.sign_revoked:
+        options += ['-r', config.sign_revoked]
+    text = signed_bytes(signature.texts)
+    try:
+        done = ask_ssh(config, 'verify', signature.armor, text, *options)
+    except Problem as problem:
+        return str(problem)
+    if done.returncode == 0:
+        return None
+    said = done.stderr or done.stdout
+    said = said.decode('utf-8', 'replace')
+    reason = visible(said.split('\n')[0])
+    return 'the signature of %s does not hold: %s' % (signature.signer, reason)
+
+
+def ask_ssh(config, what, armor, text, *options):
+    """Have ssh-keygen verify a signature, or find whose it is. Raises Problem."""
+    import subprocess
+
+    reader, writer = os.pipe()  # a file that nobody has to remove
+    os.write(writer, armor.encode()[:LONGEST_ARMOR])
+    os.close(writer)
+    command = ['ssh-keygen', '-q', '-Y', what, '-n', NAMESPACE]
+    command += ['-f', config.sign_signers, '-s', '/dev/fd/%d' % reader, *options]
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            pass_fds=[reader],
+            timeout=ANSWER,
         )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Problem('ssh-keygen: %s' % error) from None
+    finally:
+        os.close(reader)
 
 
-def is_private(group, user):
-    """Whether a group is a user's own: it has the user's name and no other members."""
-    from grp import getgrgid
-
-    name = user_name(user)
-    with suppress(KeyError):
-        found = getgrgid(group)
-        return found.gr_name == name and set(found.gr_mem) <= {name}
-    return False
+def judged(store, job, doubt=None):
+    """(Who signed a job, None if it is not as signed; that in words). doubt: as in
+    flaw_of()."""
+    if doubt is None:
+        doubt = partial(doubt_of, store.config)
+    flaw = flaw_of(job, cluster_of(store), doubt)
+    if flaw is not None:
+        return None, flaw
+    signer = signature_of(job).signer
+    return signer, 'signed by ' + signer
 
 
 ########################################################################################
@@ -1469,7 +1748,7 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        # Claims; not worker.lock, machine, clock, wake, *.stop, nor what is not ours.
+        # Not worker.lock, machine, clock, signed, wake, *.stop, nor what is not ours.
         tokens = [
             name
             for name in os.listdir(self.folder)
@@ -2190,6 +2469,7 @@ class Store:
         self.zone = None  # the database's time zone, once connected
         self.identity = ''  # of the database, once connected
         self.used = 0  # the boottime of the last statement
+        self.claimed = claimed_columns(config)
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
         self.failed = set()  # jobs that are to be tried again, by another host first
@@ -2308,7 +2588,7 @@ class Store:
         }
         with self.wanting(list(jobs)):
             if self.dialect.returning:
-                return self.query('%s RETURNING %s' % (update, CLAIMED), **values)
+                return self.query('%s RETURNING %s' % (update, self.claimed), **values)
             claimed = self.change(update, **values)
         for _ in range(5):
             rows = self.collect(token) if claimed else []
@@ -2321,7 +2601,7 @@ class Store:
     def collect(self, token):
         """What a claim took, and what time it is: the seconds to each deadline."""
         return self.query(
-            'SELECT %s FROM job WHERE run_token = :token' % CLAIMED, token=token
+            'SELECT %s FROM job WHERE run_token = :token' % self.claimed, token=token
         )
 
     def end(self, endings):
@@ -2813,6 +3093,7 @@ def released_job(ending, job, ours, now, zone):
 
 
 OUTCOMES = {'Success': 'success', STOPPED: ''}  # of all else: failure
+REFUSED = 'ERROR: refused: '  # so begins the status of a run that was not signed
 RETRY_DELAY = 60  # seconds, where none is given
 LONGEST_DELAY = 3600  # seconds: the delay doubles with each try, up to this
 
@@ -2822,6 +3103,8 @@ def retry_of(ending, job, ended, now, zone):
     and the close of its window, come first. ended, now: datetimes, UTC."""
     attempt = job.attempt if ending.attempt is None else ending.attempt
     if ending.status in OUTCOMES or not job.active or attempt >= job.retries:
+        return None
+    if ending.status.startswith(REFUSED):  # nothing would be different
         return None
     delay = RETRY_DELAY if job.retry_delay is None else job.retry_delay
     # After 12 doublings it is the longest in any case.
@@ -2868,6 +3151,8 @@ EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS en
 def with_notes(store, rows, starts, pace):
     """What collect says, with a note on each run that starts late. starts: {job id:
     last_start before the claim}; pace: what hindered this worker."""
+    if not rows:
+        return rows
     now = moment(rows[0].now)
     notes = {}
     try:
@@ -3122,6 +3407,13 @@ CLAIMED = (
 # What has been written for a job is still what was read from it.
 UNEDITED_NAMES = (*PLANNED_FROM, 'run_requested', 'next_run_utc')
 UNEDITED = ' AND '.join('%s {same} :%s' % (name, name) for name in UNEDITED_NAMES)
+
+
+def claimed_columns(config):
+    """What a worker needs to know of a run that it has claimed."""
+    if not config.sign_required:
+        return CLAIMED
+    return CLAIMED + ', each_host, retry_delay, rev, signature, not_after'
 
 
 def plan_jobs(store, jobs, now):
@@ -4997,6 +5289,8 @@ class Config:
             self.db_tls = {key: self.path_of(p) for key, p in self.db_tls.items()}
         if self.db_password_file:
             self.db_password = self.password_of('db.password_file')
+        self.sign_signers = self.path_of(self.sign_signers)
+        self.sign_revoked = self.path_of(self.sign_revoked)
         if isinstance(self.alert_mail, str):
             self.alert_mail = [self.alert_mail]
         # Whether this host is to tell of troubles.
@@ -5007,8 +5301,8 @@ class Config:
         return BadConfig('%s: %s' % (self.file, text))
 
     def path_of(self, path):
-        """A path in the file is relative to the file's folder."""
-        return os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
+        """A path in the file is relative to the file's folder. None for None."""
+        return path and os.path.join(os.path.dirname(os.path.abspath(self.file)), path)
 
     def password_of(self, key):
         """The first line of the file that a key names."""
@@ -5154,6 +5448,10 @@ KEYS = {  # key: (default, check)
     'alert.late_minutes': (10, a_number(1, 525600)),
     'alert.remind_hours': (24, a_number(1, 8760)),
     'alert.per_day': (50, a_number(1, 10000, whole=True)),
+    'sign.required': (False, either(YES_OR_NO, one_of('warn'))),
+    'sign.signers': (None, ANY_TEXT),
+    'sign.revoked': (None, ANY_TEXT),
+    'sign.cluster': (None, ANY_TEXT),
     'clear_old_on_start': (True, YES_OR_NO),  # of the Perl program; not used
 }
 # What no message quotes: a URL can be as secret as a password.
@@ -6165,6 +6463,15 @@ history:
 #     remind_hours: 24         # what is still wrong is told again: 1 to 8760 hours
 #     per_day: 50              # messages to each of them, 1 to 10000; the last says so
 
+# sign:                      # only what somebody has signed runs here; see the README
+#     required: no           # yes, no, or warn, which runs the rest too, and notes it
+#     signers: signers       # a file with who may sign, in the form of ssh's
+#                            # allowed_signers; yes and warn need it; by default none
+#     revoked: revoked       # a file of keys that may sign no more, as `ssh-keygen -k`
+#                            # makes it; by default none
+#     cluster: production    # a word that is part of each signature, so that it holds
+#                            # here alone; by default the identity of the database
+
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
 #     editors: [alice, bob]  # a list of the logins that may change jobs; by default all
@@ -7133,6 +7440,7 @@ def save(config, id, values, force):
         print('note: no host has the name or the tag %s yet' % values['run_on'])
     if before and 'max_run_time' not in values:
         tell_run_time(before, job_of(store, id))
+    tell_unsigned(store, before, id)
 
 
 def hosts_with(store, word):
@@ -8576,6 +8884,7 @@ KINDS = {
     'stuck': 'was ended',
     'failing': 'is well again',
     'parked': 'is planned again',
+    'unsigned': 'is no longer refused',
     'late': 'is no longer late',
     'slow': 'is no longer running',
     'skipped': '',
@@ -8680,6 +8989,8 @@ def failing(store, known, now):
         is_known = str(job.id) in told
         if not (job.failures >= (job.alert_after or 1) or is_lost or is_known):
             continue
+        if job.last_status.startswith(REFUSED) and not is_known:
+            continue  # that is `unsigned`
         since = now if is_known else first_failure(store, job, now)
         reason = job.last_status.removeprefix('ERROR: ')
         text = 'is failing (%s on %s)' % (reason, where_of(job))
@@ -8780,6 +9091,10 @@ SAID_BY_STATUS = {  # kind: (SQL, what is wrong)
         'run_token IS NULL AND next_run_utc = :parked '
         "AND last_status LIKE 'ERROR: schedule%'",
         'is parked (%s)',
+    ),
+    'unsigned': (
+        "failures > 0 AND last_status LIKE 'ERROR: refused%'",
+        'does not run (%s)',
     ),
 }
 
@@ -8903,6 +9218,7 @@ def cmd_check(args, config):
         ('time zone', zone_in_words),
         ('clock skew', skew_in_words),
         ('servers', servers_in_words),
+        ('signatures', signatures_in_words),
         ('alerts', alerts_in_words),
         ('worker', last_seen_in_words),
     ):
@@ -9105,6 +9421,237 @@ def last_seen_in_words(store):
     if store.zone.utc_before(seen, store.now()) < store.now() - 5 * MINUTE:
         raise Problem(text)
     return text
+
+
+########################################################################################
+# sign: jobs are signed, and their signatures looked at
+########################################################################################
+
+SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
+
+
+SIGN_OPTIONS = (
+    SOME_JOBS,
+    Option('--all', {**FLAG, 'help': 'sign all jobs'}),
+    Option(
+        '--key',
+        {
+            'metavar': 'FILE',
+            'help': 'a private key, or the public half of one that the ssh agent has; '
+            'default: a key of the agent that sign.signers lists',
+        },
+    ),
+    Option(
+        '--not-after',
+        {
+            'metavar': 'TIME',
+            'help': 'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
+            'default: until it is replaced',
+        },
+    ),
+    Option('--yes', {**FLAG, 'help': 'do not ask'}),
+)
+
+
+@command('sign', *SIGN_OPTIONS)
+def cmd_sign(args, config):
+    """show what has changed in jobs since they were signed, ask, and sign them"""
+    if bool(args.id) == args.all:
+        raise BadConfig('sign: name the jobs, or --all')
+    if not config.sign_signers:
+        raise config.bad(NO_SIGNERS)
+    until = None
+    if args.not_after is not None:
+        until = text_of(time_given(args.not_after, '--not-after'))
+        if is_over(until):
+            raise BadConfig('--not-after %s UTC is in the past' % until)
+    store = Store(config).connect()
+    jobs = []
+    for job in signable(store, args.id):
+        last = last_good(config, job)
+        texts = to_sign(store, job, last, until)
+        print_changes(job, last, texts)
+        jobs.append((job, texts))
+    if not args.yes and not is_confirmed('sign %d jobs? [y/N] ' % len(jobs)):
+        raise Problem('nothing was signed')
+    with key_file(config, args.key) as key:
+        for job, texts in jobs:
+            signature = signed_by(config, key, texts)
+            write_signature(store, job, signature)
+            print('job %d: signed by %s' % (job.id, signature.signer), flush=True)
+
+
+def signable(store, ids):
+    """The jobs of these ids or names; all that can be signed, if there are none."""
+    jobs = [job_of(store, id) for id in ids]
+    for job in jobs:
+        if job.parent_id is not None:
+            text = 'job %d is on one host what job %d says; name job %d'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
+    return jobs or store.query(
+        'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
+    )
+
+
+def last_good(config, job):
+    """The Signature of a job, if it is good for what was signed; else None."""
+    signature = signature_of(job)
+    if signature is None or doubt_of(config, signature) is not None:
+        return None
+    return signature
+
+
+def to_sign(store, job, last, until):
+    """The texts of a job that are signed now. rev is above that of the last good
+    signature; what its row has for one may be anybody's."""
+    rev = time.time_ns() // 1000
+    if last is not None:
+        rev = max(rev, last.rev + 1)
+    job = job._replace(rev=rev, not_after=until)
+    return texts_of(job, cluster_of(store))
+
+
+def print_changes(job, last, texts):
+    """Print in what the texts of a job differ from those of its last good signature; if
+    there is none, all of them."""
+    old = dict.fromkeys(SIGNED)
+    said = 'has no good signature; all of it is new'
+    if last is not None:
+        old = last.texts
+        said = 'changed since %s signed it' % last.signer
+    changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
+    if not changed:
+        said = 'not ' + said
+    description = one_line(job.description)
+    print(visible('job %d %s: %s' % (job.id, description, said)))
+    for name in changed:
+        for sign, text in (('-', old[name]), ('+', texts[name])):
+            if text is not None:
+                line = visible('  %s %s: %s' % (sign, name, text))
+                print(line.replace('\n', '\n      '))
+
+
+def is_confirmed(question):
+    """Whether the answer to a question is yes."""
+    try:
+        return input(question).strip().lower() in ('y', 'yes')
+    except EOFError:
+        return False
+
+
+@contextmanager
+def key_file(config, given):
+    """The file of the key to sign with: the given one, or one with the first public key
+    of the agent that may sign."""
+    if given is not None:
+        yield given
+        return
+    import subprocess
+    from tempfile import NamedTemporaryFile
+
+    signers = read_text(config.sign_signers).split()
+    done = subprocess.run(['ssh-add', '-L'], capture_output=True)
+    keys = done.stdout.decode().splitlines()
+    keys = [key for key in keys if key.split()[1] in signers]
+    if not keys:
+        text = 'the ssh agent has no key that %s lists; allowed: --key FILE'
+        raise Problem(text % config.sign_signers)
+    with NamedTemporaryFile('w', suffix='.pub') as file:
+        file.write(keys[0])
+        file.flush()
+        yield file.name
+
+
+def signed_by(config, key, texts):
+    """The Signature of texts by a key, which must be good. Raises Problem."""
+    import subprocess
+
+    text = signed_bytes(texts)
+    done = subprocess.run(  # it may ask for a passphrase, or to touch a key
+        ['ssh-keygen', '-q', '-Y', 'sign', '-n', NAMESPACE, '-f', key],
+        input=text,
+        stdout=subprocess.PIPE,
+    )
+    if done.returncode != 0:
+        raise Problem('ssh-keygen could not sign with %s' % key)
+    armor = done.stdout.decode()
+    done = ask_ssh(config, 'find-principals', armor, b'')
+    found = done.stdout.decode().split()
+    if not found:
+        raise Problem('%s does not list the key %s' % (config.sign_signers, key))
+    rev = int(texts['rev'])
+    signature = Signature(found[0], texts, armor, rev)
+    doubt = doubt_of(config, signature)
+    if doubt is not None:
+        raise Problem(doubt)
+    return signature
+
+
+def write_signature(store, job, signature):
+    """Write a signature into the row of a job, which must be as it was shown."""
+    signer, texts, armor, rev = signature
+    names = [name for name in SIGNED if name not in ('cluster', 'id')]
+    same = ' AND '.join('%s {same} :%s' % (name, name) for name in names)
+    changed = store.change(
+        '''UPDATE job SET signature = :signature, rev = :new_rev, not_after = :until
+        WHERE id = :id AND '''
+        + same,
+        signature='\n'.join((signer, list_of(texts), armor)),
+        new_rev=rev,
+        until=texts['not_after'],
+        id=job.id,
+        **{name: getattr(job, name) for name in names},
+    )
+    if not changed:
+        raise Problem('job %d was changed meanwhile: it is not signed' % job.id)
+
+
+@command('verify', SOME_JOBS)
+def cmd_verify(args, config):
+    """say of jobs, or of all, whether they are as they were signed, and by whom"""
+    store = Store(config).connect()
+    status = 0
+    for job in signable(store, args.id):
+        signer, said = judged(store, job)
+        print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
+        if signer is None:
+            status = 1
+    return status
+
+
+def signatures_in_words(store):
+    """Who signed the jobs, and how many of them would be refused. Raises Problem."""
+    config = store.config
+    if not config.sign_signers:
+        return 'not required: any job is run'
+    memory = Signatures(config, config.state_location)
+    memory.prepare()
+    signers = defaultdict(int)
+    flaws = []
+    for job in signable(store, ()):
+        signer, said = judged(store, job, memory.doubt)
+        if signer is None:
+            flaws.append('job %d: %s' % (job.id, said))
+        else:
+            signers[signer] += 1
+    signers = sorted(signers.items())
+    text = 'signed by ' + ', '.join('%s: %d' % pair for pair in signers)
+    if flaws:
+        text += '; not as signed: %d, such as %s; see: verify' % (len(flaws), flaws[0])
+    if flaws and config.sign_required is True:
+        raise Problem(text)
+    return text
+
+
+def tell_unsigned(store, before, id):
+    """Say that a job which was added, or has changed, is not as it was signed. before:
+    its row before the change; None: it is new."""
+    matters = store.config.sign_required if before is None else before.signature
+    if not matters:
+        return
+    flaw = flaw_of(job_of(store, id), cluster_of(store), lambda _: None)
+    if flaw is not None:
+        print('note: %s; to sign it: %s sign %d' % (flaw, command_line(), id))
 
 
 ########################################################################################

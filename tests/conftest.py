@@ -152,7 +152,11 @@ class Place:
         status, out, err = (call if in_process else execute)(args, **how)
         assert status == code, (status, out, err)
         assert 'Traceback' not in err, err
-        assert not code or len(err.splitlines()) == 1 or {'import', 'check'} & {*args}
+        assert (
+            not code
+            or len(err.splitlines()) == 1
+            or {'import', 'check', 'verify'} & {*args}
+        )
         return out + err
 
     def init(self):

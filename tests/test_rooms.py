@@ -18,6 +18,7 @@ ABOVE = [
     'memory',
     'runner',
     'state',
+    'signature',
     'claims',
     'processes',
     'live',
@@ -55,6 +56,7 @@ BELOW = [
     'messages',
     'troubles',
     'check',
+    'sign',
     'crontab',
     'demo',
 ]

@@ -104,7 +104,20 @@ def job_page(request, id):
         link=link,
         runs=queries.runs(request.store, id, top - PAGE_SIZE + 1, top),
         why=dc.why_lines(request.store, job),
+        signature=signature_in_words(request, job),
     )
+
+
+def signature_in_words(request, job):
+    """Who signed a job, or why that does not hold and what to run; '' where no
+    signature is asked for."""
+    if not (job.signature or request.config.sign_required):
+        return ''
+    signer, text = dc.judged(request.store, job)
+    if signer is not None:
+        return text
+    id = job.parent_id or job.id  # a template is signed for what it has on each host
+    return '%s; to sign it: distributed_cron.py sign %d' % (text, id)
 
 
 # Runs.
