@@ -147,7 +147,7 @@ def test_a_changed_row_does_not_run(signing):
     assert signing.ran('good')
     assert signing.status(never) == 'ERROR: refused: it is not signed'
     for name, id in ids.items():
-        text = 'ERROR: refused: %s differs from what alice@ops signed' % name
+        text = 'ERROR: refused: it is not what alice@ops signed: %s' % name
         assert signing.status(id) == text
     assert not [name for name in os.listdir(signing.place.folder) if 'bad' in name]
     run = signing.place.runs(never)[0]
@@ -186,7 +186,7 @@ def test_signatures_of_others(signing):
     signing.change(ids['rubbish'], signature='alice@ops\n%s\n-' % ('[' * 60000))
     signing.run(*ids.values())
     said = {name: signing.status(id) for name, id in ids.items()}
-    differs = 'ERROR: refused: %s differs from what alice@ops signed'
+    differs = 'ERROR: refused: it is not what alice@ops signed: %s'
     assert said.pop('id') == differs % 'id'
     assert said.pop('cluster') == differs % 'cluster'
     assert 'namespace' in said.pop('namespace')
@@ -315,7 +315,7 @@ def test_jobs_of_a_template(signing):
     place.store.insert('job', {**values, 'parent_id': plain, 'run_on': 'here'})
     fake = place.sql('SELECT * FROM job WHERE parent_id = :id', id=plain)[0]
     flaw = dc.flaw_of(fake, 'production', memory.doubt, config.words)
-    assert 'each_host differs' in flaw
+    assert 'signed: each_host' in flaw
     said = place.run('sign', str(child.id), '--key', signing.keys['alice'], code=2)
     assert 'name job %d' % template in said
 
@@ -343,7 +343,7 @@ def test_the_bytes_that_were_verified_are_those_that_start(signing):
     assert signing.status(id) == 'Success'
     assert signing.ran('good') and not signing.ran('evil')
     signing.run(id)  # and the next run sees the change
-    assert 'command differs' in signing.status(id)
+    assert 'signed: command' in signing.status(id)
     assert not signing.ran('evil')
 
 
@@ -515,7 +515,7 @@ def test_sign_shows_what_changed_before_it_asks(signing, monkeypatch):
     assert lines[2] == '  + command: touch good'
     assert lines[3] == '        not changed since alice@ops signed it\u241b[2J'
     assert lines[4] == 'distributed_cron: nothing was signed'
-    assert 'command differs' in place.run('verify', str(id), code=1)
+    assert 'signed: command' in place.run('verify', str(id), code=1)
     # One that has no good signature is shown whole, whatever its column says.
     signing.forge(id, by='mallory')
     said = place.run('sign', str(id), '--key', signing.keys['bob'], code=1)
@@ -626,7 +626,7 @@ def test_a_change_says_that_it_leaves_the_job_unsigned(sqlite_signing):
     assert 'note' not in sqlite_signing.sign(1)
     assert 'note' not in place.run('edit', '1', '--description', 'new')
     said = place.run('edit', '1', '--retries', '3')
-    assert 'note: retries differs from what alice@ops signed; to sign it: ' in said
+    assert 'note: it is not what alice@ops signed: retries; to sign it: ' in said
     place.write(sign={})
     assert 'note' not in place.run('add', '--every', '60', 'true')
 
@@ -640,9 +640,9 @@ def test_the_page_says_who_signed_and_what_to_run(sqlite_signing):
     assert 'A change leaves it unsigned' in visitor.get('job/%d/edit' % id)
     assert 'A change leaves it unsigned' not in visitor.get('job/%d/edit' % other)
     form = {'description': '', 'kind': 'frequency', 'frequency': '60', 'active': '1'}
-    form = {**form, 'command': 'touch EVIL', 'max_run_time': '30', 'action': 'save'}
+    form = {**form, 'command': 'touch EVIL', 'max_run_time': '1', 'action': 'save'}
     assert visitor.submit('job/%d/edit' % id, **form).status == 303
-    text = 'command differs from what alice@ops signed; to sign it: '
+    text = 'it is not what alice@ops signed: command; to sign it: '
     said = re.search('<dt>Signature</dt><dd>(.*)</dd>', visitor.get('job/%d' % id))[1]
     assert said == text + 'distributed_cron.py sign %d' % id
     assert '<dd>it is not signed; to sign it: ' in visitor.get('job/%d' % other)
