@@ -160,7 +160,7 @@ class Page(HTMLParser):
         for name, value in attributes:
             assert not name.startswith('on') and name != 'style', (tag, name)
             if name in ('href', 'src', 'action', 'formaction'):
-                assert value.startswith('/cron/') or value == '#main', value
+                assert value.startswith(('/cron/', '#')), value
                 self.links.append(value)
             if name == 'id':
                 self.ids.append(value)

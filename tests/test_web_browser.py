@@ -356,6 +356,8 @@ PATHS = (
     'run/2/1',
     'runs',
     'runs?result=failed&span=day',
+    'ahead',
+    'ahead?without=nobody',
     'hosts',
     '?search_string=nothing',
 )

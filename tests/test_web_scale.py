@@ -22,6 +22,7 @@ from web.request import Alone
 pytestmark = pytest.mark.slow
 JOBS, RUNS = 10000, 1000000
 LIMIT = 0.3  # seconds for a page
+LIMIT_AHEAD = 0.5  # for one that takes a thousand jobs through a day
 BUSY = 7  # the job with the longest history
 # Of each twenty jobs one is disabled, failing, lost, and so on, as its id says. Their
 # runs, a hundred each, are spread over the last thirty days; the busy one has more.
@@ -95,6 +96,8 @@ PAGES = {
     'a late page of runs': '/runs?page=200',
     'runs of a host': '/runs?host=host7&span=week',
     'runs of a job': '/runs?job=%d&result=skipped' % BUSY,
+    'the day ahead': '/ahead',
+    'that without a host': '/ahead?without=host7',
     'runs by words': '/runs?job=stock&result=failed',
     'the hosts': '/hosts',
     'for Prometheus': '/metrics',
@@ -113,6 +116,7 @@ FEW = (
     6000  # rows that it may read besides: a late page's sort reads again what is before
 )
 LOOKED_AT = 4 * 10000  # the newest runs are looked at twice: their keys, and they
+LAST_RUNS = 10 * 1000  # of the jobs that run next, so that it knows how long they take
 
 
 @pytest.fixture(scope='module')
@@ -159,6 +163,7 @@ def ask(big):
 
 @pytest.mark.parametrize('name', [name for name in PAGES if PAGES[name] != '/metrics'])
 def test_a_page_takes_less_than_300_ms(ask, name):
+    limit = LIMIT_AHEAD if PAGES[name].startswith('/ahead') else LIMIT
     ask(PAGES[name])
     for _ in range(5):  # until the machine is quiet
         times = []
@@ -166,10 +171,10 @@ def test_a_page_takes_less_than_300_ms(ask, name):
             began = time.perf_counter()
             ask(PAGES[name])
             times.append(time.perf_counter() - began)
-        if statistics.median(times) < LIMIT:
+        if statistics.median(times) < limit:
             break
     print('%s: %d ms' % (name, 1000 * statistics.median(times)))
-    assert statistics.median(times) < LIMIT, times
+    assert statistics.median(times) < limit, times
 
 
 def test_the_pages_show_what_is_there(ask):
@@ -192,7 +197,7 @@ def test_how_the_rows_are_found(big, ask, name, monkeypatch):
     scans = scans_of(big, sent)
     assert [text for table, text in scans if table != 'job'] == []
     assert len(scans) <= LOOKS[name], scans
-    most = {'metrics': DAY, 'runs': FEW + LOOKED_AT}
+    most = {'metrics': DAY, 'runs': FEW + LOOKED_AT, 'ahead': FEW + LAST_RUNS}
     kind = re.match('/([a-z]*)', PAGES[name])[1]
     assert read['run'] <= most.get(kind, FEW), read
     assert read['job'] <= LOOKS[name] * JOBS + FEW, read

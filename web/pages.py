@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import distributed_cron as dc
 
+from .ahead import ahead_page
 from .answers import STATIC, TEXT, Answer, framed, static_page
 from .changes import act, delete, delete_page, form_page, preview_page, save
 from .render import one_line, render
@@ -50,6 +51,7 @@ ROUTES = (  # pattern of a path, page of each method; groups become arguments
     (JOB + '/(run-now|stop|enable|disable)', {'POST': act}),
     ('/preview', {'GET': preview_page}),
     ('/runs', {'GET': runs_page}),
+    ('/ahead', {'GET': ahead_page}),
     (RUN, {'GET': run_page}),
     (RUN + '/log', {'GET': log_page}),
     ('/hosts', {'GET': hosts_page}),

@@ -116,6 +116,19 @@ def duration(ms):
     return '%d d %d h' % divmod(seconds // 3600, 24)
 
 
+def usual(runs):
+    """How long successful runs usually took, or others if there are none: the median
+    in milliseconds; None if nothing is known."""
+    for status in ('Success', ''):
+        times = []
+        for run in runs:
+            if run.duration_ms is not None and run.status.startswith(status):
+                times.append(run.duration_ms)
+        if times:
+            return sorted(times)[len(times) // 2]
+    return None
+
+
 def clock(text, today):
     """A local time of the database as people say it: 23:34, or yesterday 23:34.
 
@@ -167,6 +180,8 @@ HELPERS = {  # what every template can call
     'Markup': Markup,
     'VERSION': dc.VERSION,
     'PARKED': dc.PARKED,
+    'MINUTE': dc.MINUTE,
+    'DAY': dc.DAY,
 }
 for function in (
     badge,
@@ -174,6 +189,7 @@ for function in (
     kind_of,
     dc.host_of,
     duration,
+    usual,
     clock,
     far,
     unix_time,
@@ -181,6 +197,7 @@ for function in (
     dc.moment,
     dc.text_of,
     dc.state_of,
+    dc.how_long,
     dc.describe,
     dc.schedule_in_words,
     dc.window_in_words,
