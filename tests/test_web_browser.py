@@ -298,9 +298,9 @@ def test_columns_sort_and_states_filter(some_jobs, browser):
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('4', '3', '2', '1')
     browser.click('a[href*="state=failing"]')
-    wait_for('2')
+    wait_for('3', '2')
     browser.refresh()  # the address is that of what one sees
-    wait_for('2')
+    wait_for('3', '2')
 
 
 @on('sqlite')

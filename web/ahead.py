@@ -138,8 +138,8 @@ def usual_times(store, ids):
         some = ids[first : first + 100]
         strips = queries.strips(store, some, 9)
         for runs in strips.values():
-            seconds = (usual(runs) or 1000) / 1000
-            yield seconds * dc.SECOND
+            took = usual(runs) or 1000
+            yield took * dc.SECOND / 1000
 
 
 def times_a_day(job):
