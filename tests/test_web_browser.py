@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -90,6 +91,20 @@ class Browser(webdriver.Chrome):
         wait_until(lambda: is_gone(page), 20, 'another page')
         wait_until(lambda: self.all('body'), 20, 'its body')
 
+    def new_window(self, url):
+        """Open another tab; returns its handle."""
+        self.switch_to.new_window('tab')
+        self.get(url)
+        return self.current_window_handle
+
+    def close_others(self):
+        """Close all tabs but the first."""
+        first, *others = self.window_handles
+        for other in others:
+            self.switch_to.window(other)
+            self.close()
+        self.switch_to.window(first)
+
     def emulate(self, command, **values):
         self.execute_cdp_cmd('Emulation.' + command, values)
 
@@ -158,7 +173,7 @@ def add_a_job(browser, **more):
 def life_of_a_job(site, browser, reload):
     """Add, run, watch, edit, disable and delete a job, by what the page shows; reload
     is called where a page without JavaScript stays as it is."""
-    browser.fill(command='for n in 1 2 3 4 5 6; do echo line $n; sleep 0.5; done')
+    browser.fill(command='for n in 1 2 3 4 5 6; do echo line $n; sleep 1; done')
     browser.press('save', '#job-form')
     (job,) = site.sql('SELECT * FROM job')
     assert (job.description, job.schedule, job.frequency, job.active) == (
@@ -439,6 +454,108 @@ def test_each_page_has_a_name_and_a_language(some_jobs, browser):
         for table in browser.all('table'):
             assert table.find_elements('css selector', 'caption, th[scope]')
     assert len(titles) == len(paths), titles
+
+
+# What it says is so.
+
+
+def advance(browser, minutes):
+    """Set the browser's clock ahead, as if the page had been open for so long."""
+    browser.execute_script(
+        'const real = Date.now; Date.now = () => real() + arguments[0] * 60000',
+        minutes,
+    )
+
+
+@on('sqlite')
+@pytest.mark.parametrize('path', ['', 'job/1', 'hosts'])
+def test_only_the_server_says_that_something_is_late(some_jobs, browser, path):
+    due = some_jobs.store.now() + dc.MINUTE
+    some_jobs.store.change('UPDATE job SET next_run_utc = :due', due=dc.text_of(due))
+    browser.get(some_jobs.visitor.url + path)
+    wait_until(lambda: 'in ' in browser.text('time'), 10, 'a countdown')
+    advance(browser, 5)
+    wait_until(lambda: browser.text('#truth time') == 'now', 10, 'now')
+    assert ' late' not in browser.text()
+
+
+@on('sqlite')
+def test_each_page_keeps_itself_fresh(some_jobs, browser):
+    """Also the sentence at its head, its title and its icon; a form, only these."""
+    url = some_jobs.visitor.url
+    tabs = {
+        path: browser.new_window(url + path) for path in ('job/1', 'hosts', 'job/add')
+    }
+    browser.switch_to.window(tabs['job/add'])
+    browser.css('#description').send_keys('half a wo')
+    some_jobs.store.change("UPDATE job SET last_status = 'ERROR: exit 9', active = 1")
+    some_jobs.store.change("UPDATE host SET version = '7.7'")
+    for path, word in (('job/1', 'exit 9'), ('hosts', '7.7'), ('job/add', 'Command')):
+        browser.switch_to.window(tabs[path])
+        browser.wait_text('4 jobs failing', '#truth')
+        browser.wait_text(word, '#content')
+        assert browser.title.startswith('(4) ')
+        assert 'failing' in browser.css('#icon').get_attribute('href')
+    assert browser.css('#description').get_attribute('value') == 'half a wo'
+    browser.close_others()
+
+
+@on('sqlite')
+@pytest.mark.parametrize('path', ['', 'job/1', 'job/1/edit'])
+def test_without_an_answer_a_page_says_so(some_jobs, browser, path):
+    """And from when it is what one sees; until there is an answer again."""
+    browser.get(some_jobs.visitor.url + path)
+    clock = browser.css('#truth').get_attribute('data-clock')
+    (server,) = some_jobs.started[-1:]
+    server.send_signal(signal.SIGSTOP)
+    try:
+        browser.wait_text('Not up to date: no answer since ' + clock[:-1], '#stale', 30)
+        assert opacity_of_buttons(browser) < 0.9
+    finally:
+        server.send_signal(signal.SIGCONT)
+    wait_until(lambda: not browser.css('#stale').is_displayed(), 30, 'an answer')
+    assert opacity_of_buttons(browser) == 1
+
+
+def opacity_of_buttons(browser):
+    return float(browser.css('button').value_of_css_property('opacity'))
+
+
+@on('sqlite')
+def test_without_a_database_a_page_says_so(some_jobs, browser):
+    browser.get(some_jobs.visitor.url + 'job/1')
+    some_jobs.store.execute('ALTER TABLE job RENAME TO gone')
+    browser.wait_text('Not up to date since ', '#stale', 30)
+    assert 'error log says why' in browser.text('#stale')
+    some_jobs.store.execute('ALTER TABLE gone RENAME TO job')
+    wait_until(lambda: not browser.css('#stale').is_displayed(), 30, 'an answer')
+    browser.get_log('browser')  # the browser itself notes the status
+
+
+@on('sqlite')
+def test_a_corrected_field_loses_its_error(site, browser):
+    add_a_job(browser, schedule='61 * * * *', command='true')
+    browser.click('[name=kind][value=schedule]')
+    browser.press('save', '#job-form')
+    assert '61' in browser.text('#schedule-error')
+    browser.fill(schedule='6 * * * *')
+    browser.wait_text('06', '#preview')
+    assert browser.all('#schedule-error') == []
+    assert browser.css('#schedule').get_attribute('aria-invalid') is None
+    browser.get_log('browser')  # the browser itself notes the status
+
+
+@on('sqlite')
+def test_what_one_is_at_stays_while_the_page_is_put_anew(some_jobs, browser):
+    browser.get(some_jobs.visitor.url + 'job/1')
+    browser.click('details summary')
+    link = browser.css('#runs a')
+    browser.execute_script('arguments[0].focus()', link)
+    some_jobs.store.change("UPDATE job SET last_status = 'ERROR: exit 9'")
+    browser.wait_text('exit 9', '.facts')
+    assert browser.css('details').get_attribute('open')
+    focused = browser.switch_to.active_element
+    assert focused.get_attribute('href').endswith('/run/1/1')
 
 
 def test_the_pictures_are_of_this_page():

@@ -104,14 +104,15 @@ PAGES = {
     'its health': '/healthz',
 }
 # How often a page may look at all jobs: once, as only that tells whether one fails, which
-# is the colour of the icon; the list and the metrics once more, for what they show.
+# is the colour of the icon; the list and the metrics once more, for what they show; a
+# search counts what it finds.
 LOOKS = {
-    name: 1 + (path.startswith(('/?', '/metrics', '/runs?job=s')) or path == '/')
+    name: 1
+    + (path.startswith(('/?', '/metrics', '/runs?job=s')) or path == '/')
+    + ('search' in path)
     for name, path in PAGES.items()
 }
-DAY = (
-    RUNS / 5
-)  # rows that the metrics may read: they count the failures of the last day
+DAY = RUNS / 5  # rows that those may read who count the runs of the last day
 FEW = (
     6000  # rows that it may read besides: a late page's sort reads again what is before
 )
@@ -198,6 +199,7 @@ def test_how_the_rows_are_found(big, ask, name, monkeypatch):
     assert [text for table, text in scans if table != 'job'] == []
     assert len(scans) <= LOOKS[name], scans
     most = {'metrics': DAY, 'runs': FEW + LOOKED_AT, 'ahead': FEW + LAST_RUNS}
+    most['hosts'] = DAY
     kind = re.match('/([a-z]*)', PAGES[name])[1]
     assert read['run'] <= most.get(kind, FEW), read
     assert read['job'] <= LOOKS[name] * JOBS + FEW, read

@@ -9,6 +9,7 @@ import distributed_cron as dc
 from . import queries
 from .render import HERE, render
 from .request import TOLD
+from .truth import truth_of
 
 Answer = namedtuple('Answer', 'status headers body')
 HTML = ('Content-Type', 'text/html; charset=utf-8')
@@ -29,26 +30,26 @@ for name, action in dc.ACTIONS.items():
     DONE[name] = action.done
 
 
-def page(request, template, title, status=200, counts=None, **values):
-    """A whole page, made from a template. Its icon shows whether a job is failing.
+def page(request, template, title, status=200, counts=None, refresh='', **values):
+    """A whole page, made from a template. Its head says whether all is well.
 
-    counts: of the jobs in each state, if they are known already."""
+    counts: of all jobs in each state, if they are known already; refresh: the part that
+    script.js puts anew, as a selector."""
     if counts is None:
         counts = queries.counts(request.store, request.now)
-    failing = counts['failing'] > 0
+    truth = truth_of(request, counts)
     content = render(
         template,
         request=request,
         base=request.base,
         title=title,
         counts=counts,
-        failing=failing,
         **values,
     )
-    return framed(request, title, content, status, failing)
+    return framed(request, title, content, status, truth, refresh)
 
 
-def framed(request, title, content, status, failing=False, headers=()):
+def framed(request, title, content, status, truth=None, refresh='', headers=()):
     """The frame of every page, with some content."""
     body = render(
         'layout',
@@ -56,25 +57,12 @@ def framed(request, title, content, status, failing=False, headers=()):
         base=request.base,
         title=title,
         told=told(request),
-        paused=paused(request),
+        truth=truth,
+        refresh=refresh,
         content=content,
-        failing=failing,
         static=lambda name: request.base + static_address(name),
     )
     return Answer(status, [HTML, *headers], body)
-
-
-def paused(request):
-    """A sentence for each pause of hosts that goes on."""
-    if not request.opened:
-        return []
-    sentences = []
-    for target, pause in dc.pauses(request.store).items():
-        name = 'All hosts are' if target == '*' else 'Host %s is' % target
-        local = request.store.zone.local(dc.moment(pause.until_utc))
-        facts = name, dc.text_of(local), pause.paused_by
-        sentences.append('%s paused until %s, by %s.' % facts)
-    return sentences
 
 
 def told(request):

@@ -12,13 +12,13 @@ import distributed_cron as dc
 from .ahead import ahead_page
 from .answers import STATIC, TEXT, Answer, framed, static_page
 from .changes import act, delete, delete_page, form_page, preview_page, save
+from .hosts import hosts_page
 from .render import one_line, render
 from .request import Refused, Request, throw_away_body
 from .runs import runs_page
 from .views import (
     NUMBER,
     health_page,
-    hosts_page,
     job_page,
     list_page,
     log_page,

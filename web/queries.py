@@ -1,5 +1,7 @@
 """What the pages ask the database. Nothing here changes anything."""
 
+from collections import Counter
+
 import distributed_cron as dc
 
 STATES = (
@@ -23,6 +25,24 @@ SORTS = (
 # With a million jobs no page may cost more than the list: at most so many
 MOST_SEARCHED = 100000  # ids are searched, and
 MOST_MEASURED = 20000  # jobs stand in the metrics, the newest ones
+MOST_COUNTED = 50000  # runs are counted for the page of the hosts
+# A worker, HOST-PID, as `HOST-`; and the quarter of an hour, since 1970 on the same
+# clock, in which a run has ended.
+WORDS = {
+    'sqlite': (
+        "RTRIM(worker, '0123456789')",
+        "CAST(strftime('%s', ended_at) AS int) / 900",
+    ),
+    'mysql': (
+        "TRIM(TRAILING SUBSTRING_INDEX(worker, '-', -1) FROM worker)",
+        "(TO_SECONDS(ended_at) - TO_SECONDS('1970-01-01')) DIV 900",
+    ),
+    'postgresql': (
+        "RTRIM(worker, '0123456789')",
+        'CAST(EXTRACT(EPOCH FROM ended_at) AS bigint) / 900',
+    ),
+}
+QUARTER = 15 * dc.MINUTE
 SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
 
 # The jobs with their states. The CASE is dc.state_of in SQL; a test holds the two
@@ -105,6 +125,15 @@ def jobs_by_id(store, ids):
     return store.query(text % local, ids=ids)
 
 
+def next_job(store, now):
+    """The job that runs next, None where nothing is planned."""
+    text = '''SELECT id, name, description, next_run_utc FROM job
+        WHERE run_token IS NULL AND next_run_utc >= :now AND next_run_utc < :parked
+        AND active = 1 AND each_host = 0 ORDER BY next_run_utc LIMIT 1'''
+    rows = store.query(text, now=dc.text_of(now), parked=dc.text_of(dc.PARKED))
+    return rows[0] if rows else None
+
+
 def last_ends(store):
     """What the metrics need of each job."""
     text = '''SELECT id, run_no, last_status, last_end FROM job
@@ -165,21 +194,6 @@ def runs(store, id, lowest, highest):
     return store.query(text, id=id, lowest=lowest, highest=highest)
 
 
-def lately(store, since, most):
-    """The last runs of all jobs that ended after a local time, and those that are
-    running, at most so many of either."""
-    text = '''SELECT %s FROM run WHERE ended_at >= :since
-        AND {ran} ORDER BY ended_at DESC LIMIT :most'''
-    ended = store.query(text % RUN, since=dc.text_of(since), most=most)
-    running = store.query(
-        '''SELECT id AS job_id, run_no, last_start AS started_at, {local} AS ended_at,
-        last_worker AS worker, 'running' AS status FROM job WHERE run_token IS NOT NULL
-        ORDER BY run_token LIMIT :most''',
-        most=most,
-    )
-    return ended, running
-
-
 def failures(store, since):
     """How many runs of each job have failed after a local time, by its id."""
     text = '''SELECT job_id, COUNT(*) FROM run WHERE ended_at >= :since
@@ -213,6 +227,38 @@ def hosts(store):
     return store.query('SELECT * FROM host ORDER BY name')
 
 
-def last_seen(store):
-    """When a worker was last seen, as local time; None if there never was one."""
-    return store.query('SELECT MAX(last_seen) FROM host')[0][0]
+def span_counted(store, now, spans):
+    """The first of some spans of time before a local time in which at most MOST_COUNTED
+    runs have ended, or the last: to count more would take too long."""
+    rows = store.query(
+        'SELECT ended_at FROM run ORDER BY ended_at DESC LIMIT 1 OFFSET :most',
+        most=MOST_COUNTED,
+    )
+    first = dc.moment(rows[0].ended_at) if rows else None
+    for span in spans:
+        if first is None or first < now - span:
+            break
+    return span
+
+
+def runs_by_host(store, since):
+    """How many runs have ended after a local time, as (host, beginning of a quarter of
+    an hour as local time, kind, how many)."""
+    text = '''SELECT %s AS host, %s AS quarter,
+        CASE WHEN SUBSTR(status, 1, 11) = 'ERROR: lost' THEN 'lost'
+            WHEN {failed} THEN 'error' ELSE 'success' END AS kind, COUNT(*) AS runs
+        FROM run WHERE ended_at >= :since AND {ran} GROUP BY 1, 2, 3'''
+    words = WORDS[store.config.db_engine]
+    counted = []
+    for row in store.query(text % words, since=dc.text_of(since)):
+        if row.quarter is not None:  # SQLite takes any text for a time
+            since_1970 = row.quarter * QUARTER
+            host = dc.host_of(row.host)
+            counted.append((host, dc.EPOCH + since_1970, row.kind, row.runs))
+    return counted
+
+
+def running_by_host(store):
+    """How many runs are in progress on each host."""
+    rows = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
+    return Counter(dc.host_of(row.last_worker) for row in rows)

@@ -75,20 +75,6 @@ def badge(state, text=None):
     return render('badge', state=state, text=text)
 
 
-def stacked(runs, place, slots):
-    """Runs as (run, left, right, slot): each of those at the same time has its own
-    slot, and what is too much shares the last one."""
-    free = [0] * slots  # from which place on each slot is free
-    for run in sorted(runs, key=lambda run: run.started_at or ''):
-        left = place(run.started_at)
-        right = place(run.ended_at)
-        slot = 0
-        while free[slot] > left and slot < slots - 1:
-            slot += 1
-        free[slot] = max(right, left + 1.5)
-        yield run, left, right, slot
-
-
 def kind_of(status):
     """The kind of a run, by its status: success, running, skipped, lost, or error."""
     if status in ('Success', 'running'):
@@ -98,6 +84,29 @@ def kind_of(status):
     if status.startswith('SKIPPED'):
         return 'skipped'
     return 'error'
+
+
+def last_ended(job, runs):
+    """Of some runs of a job, the one of which its last result is; None if they do not
+    have it. Without a run in progress, the job itself says it all."""
+    if job.run_token is None:
+        return dc.Run(
+            job.id,
+            job.run_no,
+            started_at=job.last_start,
+            ended_at=job.last_end,
+            worker=job.last_worker,
+            status=job.last_status,
+        )
+    ended = [run for run in runs if kind_of(run.status) not in ('running', 'skipped')]
+    return max(ended, key=lambda run: run.run_no, default=None)
+
+
+def usual(runs):
+    """How long the runs that succeeded usually took, in ms; None if there is none."""
+    took = [run.duration_ms for run in runs if run.status == 'Success']
+    took = sorted(ms for ms in took if isinstance(ms, int))
+    return took[len(took) // 2] if took else None
 
 
 def duration(ms):
@@ -185,15 +194,18 @@ HELPERS = {  # what every template can call
 }
 for function in (
     badge,
-    stacked,
     kind_of,
+    last_ended,
+    usual,
     dc.host_of,
+    dc.how_long,
     duration,
     usual,
     clock,
     far,
     unix_time,
     current,
+    dc.label_of,
     dc.moment,
     dc.text_of,
     dc.state_of,

@@ -9,11 +9,10 @@ import distributed_cron as dc
 from . import queries
 from .answers import TEXT, Answer, page
 from .request import Refused
+from .truth import BAD, truth_of
 
 PAGE_SIZE = 50  # rows of a list
 MOST_PAGES = 200  # of the list: to sort a million jobs for a later one takes long
-MOST_BARS = 2000  # runs in the picture of the hosts
-QUIET = 5 * dc.MINUTE  # how long no worker may be seen
 NUMBER = '[1-9][0-9]{0,8}'
 
 
@@ -34,8 +33,11 @@ def list_page(request):
     search = asked['search_string']
     most = PAGE_SIZE * MOST_PAGES
     below = queries.not_searched(request.store) if search else 0
-    counts = queries.counts(request.store, request.now, search, below)
-    total = counts[state] if state else sum(counts.values())
+    counts = queries.counts(request.store, request.now)
+    found = counts
+    if search:
+        found = queries.counts(request.store, request.now, search, below)
+    total = found[state] if state else sum(found.values())
     number, pages = paged(number, min(total, most))
     order = (asked['sort'], asked['order'], PAGE_SIZE * (number - 1), PAGE_SIZE)
     jobs = queries.jobs(request.store, request.now, search, below, state, *order)
@@ -44,11 +46,14 @@ def list_page(request):
         'jobs',
         'Jobs',
         counts=counts,
+        refresh='#list',
+        found=found,
         values=asked,
         total=total,
         most=most,
         below=below,
         jobs=jobs,
+        statuses=dc.statuses_of(request.store, jobs, request.now),
         link=list_link(request, asked),
         number=number,
         pages=pages,
@@ -90,6 +95,9 @@ def job_page(request, id):
     first = lowest or last
     number, pages = paged(number, last - first + 1)
     top = last - PAGE_SIZE * (number - 1)
+    runs = queries.runs(request.store, id, top - PAGE_SIZE + 1, top)
+    if job.run_token is not None and number == 1:
+        runs.insert(0, run_of(job, request.local_now))
 
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
@@ -102,7 +110,9 @@ def job_page(request, id):
         pages=pages,
         number=number,
         link=link,
-        runs=queries.runs(request.store, id, top - PAGE_SIZE + 1, top),
+        runs=runs,
+        health=dc.statuses_of(request.store, [job], request.now)[id],
+        refresh='#content',
         why=dc.why_lines(request.store, job),
         signature=signature_in_words(request, job),
     )
@@ -162,6 +172,7 @@ def run_page(request, id, run_no):
         'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
+        refresh='#content',
         output=output_of(request, run),
     )
 
@@ -183,72 +194,16 @@ def log_page(request, id, run_no):
     return Answer(200, headers, dc.visible(output_of(request, run)))
 
 
-# Hosts.
-
-
-def hosts_page(request):
-    """The hosts, and what ran on each in the last 24 hours."""
-    store = request.store
-    now = request.local_now
-    since = now - dc.DAY
-    ended, running = queries.lately(store, since, MOST_BARS)
-    hosts = queries.hosts(store)
-    runs = {host.name: [] for host in hosts}
-    for run in ended + running:
-        name = dc.host_of(run.worker) or '?'
-        runs.setdefault(name, []).append(run)
-
-    def share(when):
-        """Where a time is between `since`, 0, and now, 1."""
-        return min(1, max(0, (when - since) / dc.DAY))
-
-    def quiet(seen):
-        return is_quiet(request, seen)
-
-    return page(
-        request,
-        'hosts',
-        'Hosts',
-        hosts=hosts,
-        runs=runs,
-        share=share,
-        hours=hours_before(now),
-        cut=MOST_BARS if len(ended) == MOST_BARS else 0,
-        quiet=quiet,
-    )
-
-
-def hours_before(now):
-    """The hours 0, 3, 6, … that were in the day before a time, the last one first."""
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    hours = [hour - ago * 60 * dc.MINUTE for ago in range(23)]
-    return [hour for hour in hours if hour.hour % 3 == 0]
-
-
-def is_quiet(request, seen):
-    """Whether a worker was last seen, by the database's local time, too long ago."""
-    seen = dc.moment(seen)
-    if seen is None:
-        return True
-    utc = request.store.zone.utc_before(seen, request.now)
-    return utc < request.now - QUIET
-
-
 # For programs.
 
 
 def health_page(request):
-    """Whether all is well, in a line; status 503 if not."""
+    """Whether all is well, by the sentence of every page; status 503 if not."""
     counts = queries.counts(request.store, request.now)
-    enabled = sum(counts.values()) - counts['disabled']
-    wrong = []
-    if counts['overdue']:
-        wrong.append('overdue jobs: %d' % counts['overdue'])
-    if enabled and is_quiet(request, queries.last_seen(request.store)):
-        wrong.append('no worker has been seen for %d minutes' % (QUIET // dc.MINUTE))
-    if wrong:
-        return Answer(503, [TEXT], '; '.join(wrong) + '\n')
-    return Answer(200, [TEXT], 'ok\n')
+    truth = truth_of(request, counts)
+    if truth.level == BAD:
+        return Answer(503, [TEXT], truth.sentence + '\n')
+    return Answer(200, [TEXT], 'ok\n%s\n' % truth.sentence)
 
 
 def metrics_page(request):
