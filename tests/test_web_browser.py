@@ -309,7 +309,7 @@ def test_columns_sort_and_states_filter(some_jobs, browser):
     wait_for('1', '2', '3', '4')
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('1', '2', '3', '4')  # job number 0 …, sleeping
-    assert browser.css('#jobs th[aria-sort=ascending]').text == 'Job'
+    browser.wait_text('Job', '#jobs th[aria-sort=ascending]')
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('4', '3', '2', '1')
     browser.click('a[href*="state=failing"]')
