@@ -30,7 +30,9 @@ for name, action in dc.ACTIONS.items():
     DONE[name] = action.done
 
 
-def page(request, template, title, status=200, counts=None, refresh='', **values):
+def page(
+    request, template, title, status=200, counts=None, refresh='#content', **values
+):
     """A whole page, made from a template. Its head says whether all is well.
 
     counts: of all jobs in each state, if they are known already; refresh: the part that

@@ -25,7 +25,10 @@ def hosts_page(request):
     store = request.store
     now = request.local_now
     span = queries.span_counted(store, now, SPANS)
+    silences = {}
     hosts = queries.hosts(store)
+    for host in hosts:
+        silences[host.name] = silence(request, host.last_seen)
     lanes = {host.name: {} for host in hosts}
     for name, quarter, kind, count in queries.runs_by_host(store, now - span):
         lane = lanes.setdefault(name or '?', {})
@@ -37,10 +40,9 @@ def hosts_page(request):
         request,
         'hosts',
         'Hosts',
-        refresh='#content',
         is_there=is_there,
         hosts=hosts,
-        silence={host.name: silence(request, host.last_seen) for host in hosts},
+        silence=silences,
         running=queries.running_by_host(store),
         pauses=dc.pauses(store),
         span=SPANS[span],

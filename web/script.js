@@ -84,6 +84,7 @@ async function load(url, typed) {
   find('#icon').href = find('#icon', page).href;
   if (busy) find('#truth', page).dataset.clock = find('#truth').dataset.clock;
   replacePart('#truth', page);
+  replacePart('footer', page);
   if (part && !busy) {
     replacePart(part, page);
     shown = Date.now();

@@ -112,7 +112,6 @@ def job_page(request, id):
         link=link,
         runs=runs,
         health=dc.statuses_of(request.store, [job], request.now)[id],
-        refresh='#content',
         why=dc.why_lines(request.store, job),
         signature=signature_in_words(request, job),
     )
@@ -172,7 +171,6 @@ def run_page(request, id, run_no):
         'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
-        refresh='#content',
         output=output_of(request, run),
     )
 
