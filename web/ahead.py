@@ -11,7 +11,8 @@ import distributed_cron as dc
 from . import queries
 from .answers import page
 from .render import usual
-from .views import is_quiet, list_link
+from .truth import is_there, silence
+from .views import list_link
 
 MOST_JOBS = 1000  # at which it looks: those that run next
 OFTEN = 24  # times a day, from which on the runs of a job are counted and not drawn
@@ -167,7 +168,8 @@ def rooms_of(request, hosts, without):
     pauses = dc.pauses(request.store)
     rooms = []
     for host in hosts:
-        if host.name == without or is_quiet(request, host.last_seen):
+        seconds = silence(request, host.last_seen)
+        if host.name == without or not is_there(seconds):
             continue
         words = dc.words_of_host(host.name, host.tags)
         free = request.now

@@ -102,13 +102,6 @@ def last_ended(job, runs):
     return max(ended, key=lambda run: run.run_no, default=None)
 
 
-def usual(runs):
-    """How long the runs that succeeded usually took, in ms; None if there is none."""
-    took = [run.duration_ms for run in runs if run.status == 'Success']
-    took = sorted(ms for ms in took if isinstance(ms, int))
-    return took[len(took) // 2] if took else None
-
-
 def duration(ms):
     """Milliseconds as people say them."""
     if ms is None:
@@ -200,7 +193,6 @@ for function in (
     dc.host_of,
     dc.how_long,
     duration,
-    usual,
     clock,
     far,
     unix_time,
