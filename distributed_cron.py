@@ -92,6 +92,8 @@ Sections
     check      does everything work that a worker needs?
     sign       jobs are signed, and their signatures looked at
     crontab    import and export
+    apply      jobs as code: the table is made as a file says
+    files      a file of jobs, as apply reads it and export writes it
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words. Sections from options on
 may also use options, jobs, display, and what stands above these.
@@ -3488,7 +3490,7 @@ def plan_of(store, job, now):
     if due is None and job.changed_utc is not None:
         after = min(now, moment(job.changed_utc) or now)
     if job.after_job and job.active:
-        check_parent(store, job)
+        check_parent(job, partial(parent_in, store))
     when = next_run(job, after, now, store.zone)
     job = job._replace(attempt=0)
     return Plan(when, start_limit(job, when, store.zone), status, attempt=0)
@@ -3638,22 +3640,29 @@ def passed_during(job, ended, zone):
 # Jobs that run after another one.
 
 
-def check_parent(store, job):
-    """Raise BadSchedule if the job after which a job runs can't be one."""
+def check_parent(job, find):
+    """Raise BadSchedule if the job after which a job runs can't be one. find: a
+    function of what after_job says; it returns that job, or None."""
     seen = {job.id}
     parent = job.after_job
     while parent:
         if parent in seen:
-            raise BadSchedule('%d: a circle of jobs' % job.after_job, 'after_job')
+            raise BadSchedule('%s: a circle of jobs' % job.after_job, 'after_job')
         seen.add(parent)
-        rows = store.query(
-            'SELECT id, after_job, each_host FROM job WHERE id = :id', id=parent
-        )
-        if not rows:
-            raise BadSchedule('%d: there is no such job' % parent, 'after_job')
-        if rows[0].each_host:
-            raise BadSchedule('%d runs on each host' % parent, 'after_job')
-        parent = rows[0].after_job
+        found = find(parent)
+        if found is None:
+            raise BadSchedule('%s: there is no such job' % parent, 'after_job')
+        if found.each_host:
+            raise BadSchedule('%s runs on each host' % parent, 'after_job')
+        parent = found.after_job
+
+
+def parent_in(store, id):
+    """For check_parent(): the job in the table."""
+    for row in store.query(
+        'SELECT id, after_job, each_host FROM job WHERE id = :id', id=id
+    ):
+        return row
 
 
 def tell_followers(store, now, skip=()):
@@ -5106,22 +5115,27 @@ def reload_config(config):
 
 
 def from_file(text):
-    """What a YAML text says. Raises BadConfig."""
-    try:
-        import yaml
-    except ImportError:
-        raise BadConfig(
-            'PyYAML is missing; install python3-yaml, or: pip install PyYAML'
-        ) from None
+    """What the YAML text of a configuration says. Raises BadConfig."""
     # The Perl program's file has tabs before keys and values, which YAML forbids.
     text = re.sub(
         r'(?m)^[ \t]*([\w.]+:[ \t]+)?',
         lambda before: before[0].expandtabs(4),
         text,
     )
+    return from_yaml(io.StringIO(text), 'get_single_data')
+
+
+def from_yaml(stream, method):
+    """What one of PyYAML's loaders makes of a stream. Raises BadConfig."""
+    try:
+        import yaml
+    except ImportError:
+        raise BadConfig(
+            'PyYAML is missing; install python3-yaml, or: pip install PyYAML'
+        ) from None
     try:
         loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # ten times as fast
-        return yaml.load(io.StringIO(text), loader)
+        return getattr(loader(stream), method)()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         # To YAML, a password that begins with * or ! is an alias or a tag, which the
@@ -5898,17 +5912,8 @@ def settled(store, values):
 
 def check_values(store, job, values):
     """Raise BadJob if something is wrong with a job to which values were given."""
-    checked = job
-    if 'frequency' not in values and (job.schedule or job.after_job) is not None:
-        checked = job._replace(frequency=60)  # what the row has is not used
-    wrong = check_job(checked, store.now(), store.zone)
-    try:
-        if job.after_job is not None:
-            check_parent(store, job)
-    except BadSchedule as problem:
-        wrong.setdefault(problem.column, str(problem))
-    if not wrong and values.keys() & {'schedule', 'time_zone'}:
-        refuse_past(job, store.now(), store.zone)
+    find = partial(parent_in, store)
+    wrong = what_is_wrong(job, values, store.now(), store.zone, find)
     for other in store.query(
         'SELECT id FROM job WHERE name = :name AND id <> :id',
         name=values.get('name'),
@@ -5920,6 +5925,22 @@ def check_values(store, job, values):
         )
     if wrong:
         raise BadJob(wrong)
+
+
+def what_is_wrong(job, values, now, zone, find):
+    """As check_job(), of a job to which values were given. find: see check_parent."""
+    checked = job
+    if 'frequency' not in values and (job.schedule or job.after_job) is not None:
+        checked = job._replace(frequency=60)  # what the row has is not used
+    wrong = check_job(checked, now, zone)
+    try:
+        if job.after_job is not None:
+            check_parent(job, find)
+        if not wrong and values.keys() & {'schedule', 'time_zone'}:
+            refuse_past(job, now, zone)
+    except BadSchedule as problem:
+        wrong.setdefault(problem.column, str(problem))
+    return wrong
 
 
 def check_hosts(store, values):
@@ -5952,25 +5973,33 @@ def announce(store, id, old=None, after=None):
     row before an edit. after: the UTC datetime after which it may have been due.
     Raises BadSchedule."""
     job = job_of(store, id)
+    plan = plan_of_edit(job, old, after, store.now(), store.zone)
+    store.change(ANNOUNCE, **plan)
+    return moment(plan['when'])
+
+
+ANNOUNCE = '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
+    changed_utc = NULL, attempt = 0
+    WHERE id = :id AND run_token IS NULL AND run_requested = 0'''
+
+
+def plan_of_edit(job, old, after, now, zone):
+    """What announce() writes for a job, as values for ANNOUNCE."""
     old = old or job
-    now = store.now()
     due = still_due(old, job)
     if after is None and due is not None:
         after = due - SECOND
-    when = next_run(job, min(now, after or now), now, store.zone)
+    when = next_run(job, min(now, after or now), now, zone)
     if job.after_job and due not in (None, PARKED):  # that job has succeeded
         if is_pause_end(old, due):
             due = now  # it waited for that alone
         when = max(due, moment(job.paused_until_utc) or due)
-    store.change(
-        '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
-            changed_utc = NULL, attempt = 0
-            WHERE id = :id AND run_token IS NULL AND run_requested = 0''',
-        when=text_of(when),
-        limit=limit_text(start_limit(job, when, store.zone)),
-        id=id,
-    )
-    return when
+    limit = start_limit(job, when, zone)
+    return {
+        'when': text_of(when),
+        'limit': limit_text(limit),
+        'id': job.id,
+    }
 
 
 def still_due(old, job):
@@ -5988,18 +6017,25 @@ def still_due(old, job):
 def act(store, name, id):
     """Do one of ACTIONS to a job. Returns whether there was anything to do."""
     with store.transaction():
+        if name == 'remove':
+            return remove(store, id)
         changed = store.change(ACTIONS[name].sql, id=id)
         if name == 'enable':
             for member in family_of(store, id):
                 with suppress(BadSchedule):  # a worker will say what is wrong
                     announce(store, member.id)
-        if name == 'remove':  # what runs after it never will; plan says so
-            store.change(
-                '''UPDATE job SET next_run_utc = NULL
-                WHERE after_job = :id AND run_token IS NULL''',
-                id=id,
-            )
     return bool(changed)
+
+
+def remove(store, id):
+    """Delete a job. Returns whether it was there."""
+    deleted = store.change(ACTIONS['remove'].sql, id=id)
+    store.change(  # what runs after it never will; plan says so
+        '''UPDATE job SET next_run_utc = NULL
+        WHERE after_job = :id AND run_token IS NULL''',
+        id=id,
+    )
+    return bool(deleted)
 
 
 def family_of(store, id):
@@ -6008,14 +6044,14 @@ def family_of(store, id):
 
 
 def refuse_past(job, now, zone):
-    """Raise BadJob for an @at whose time has come already."""
+    """Raise BadSchedule for an @at whose time has come already."""
     if not is_once(job.schedule or ''):
         return
     zone = zone_of(job, zone)
     if expression_of(job).next_utc(now, zone) is None:
         text = '%r is not in the future: in its time zone it is %s now'
         local = text_of(zone.local(now))
-        raise BadJob({'schedule': text % (job.schedule, local)})
+        raise BadSchedule(text % (job.schedule, local))
 
 
 def with_run_time(job, values):
@@ -9712,9 +9748,7 @@ def cmd_import(args, config):
 
 def lines_of_crontab(file):
     """The lines of a file, or of standard input."""
-    # As another user than whoever made the pipe, one may not open it again.
-    source = os.dup(0) if file in ('-', '/dev/stdin') else file
-    with open(source, encoding='utf-8', errors='replace') as stream:
+    with open(source_of(file), encoding='utf-8', errors='replace') as stream:
         return stream.read().split('\n')  # not by splitlines: a form feed ends no line
 
 
@@ -9893,10 +9927,18 @@ def as_user(script, user):
 AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 
 
-@command('export')
+YAML = Option('--yaml', {**FLAG, 'help': 'print a file for apply instead'})
+
+
+@command('export', YAML)
 def cmd_export(args, config):
     """print all jobs as a crontab"""
-    for job in Store(config).connect().query('SELECT * FROM job ORDER BY id'):
+    jobs = Store(config).connect().query('SELECT * FROM job ORDER BY id')
+    if args.yaml:
+        text = yaml_of(jobs)
+        print(on_terminal(text), end='')
+        return
+    for job in jobs:
         schedule = job.schedule and shown_schedule(job)
         print('#: ' + to_json(exported_facts(job, schedule)))
         line = crontab_line(job.command, schedule, job.frequency)
@@ -9938,6 +9980,583 @@ def nearest_expression(minutes):
     if minutes < 60:
         return '*/%d * * * *' % minutes
     return '0 */%d * * *' % (minutes // 60)
+
+
+########################################################################################
+# apply: jobs as code: the table is made as a file says
+########################################################################################
+
+# A job of a file stands for the row of its name, or of its id, and says all of it. What
+# differs is found before the transaction begins; in it, the rows that are to be changed
+# are locked in order of their ids, and must still be what they were.
+
+LOOKS = 5  # at rows that others change meanwhile
+PART = 500  # rows that one statement locks
+WRITTEN = (*COLUMNS_BY_NAME, 'applied_by')
+
+
+class Todo:
+    """What is to be done, so that the table is as a file says."""
+
+    def __init__(self):
+        self.added = []  # Entries
+        self.changed = []  # Entries
+        self.unchanged = []  # Entries
+        self.mine = []  # rows of the file's owner
+        self.left = []  # those of them that the file does not have
+        self.removed = []  # rows
+        self.new = {}  # {column: value} of what is to be written and is not empty
+
+    def counts(self):
+        """How many are added, changed, removed, unchanged."""
+        parts = (
+            self.added,
+            self.changed,
+            self.removed,
+            self.unchanged,
+        )
+        return tuple(map(len, parts))
+
+    def take(self, entry):
+        """Sort in an entry that has been compared."""
+        if entry.old is None:
+            self.added.append(entry)
+        elif entry.old == entry.new:
+            self.unchanged.append(entry)
+        else:
+            self.changed.append(entry)
+        for name, value in entry.values.items():
+            if value and name in COLUMNS_BY_NAME:
+                self.new[name] = value
+
+
+APPLIED = (
+    Option('file', {'help': 'the file; -: standard input'}),
+    Option('--dry-run', {**FLAG, 'help': 'print what is to be done; then exit 3'}),
+    Option('--prune', {**FLAG, 'help': 'remove what the file made and no longer has'}),
+    Option(
+        '--yes',
+        {**FLAG, 'help': 'remove more than half of its jobs; take over others'},
+    ),
+    FORCE,
+)
+
+
+@command('apply', *APPLIED)
+def cmd_apply(args, config):
+    """make jobs as a YAML file says"""
+    file = JobFile(args.file)
+    if args.prune and file.owner is None:
+        raise file.bad('owner: is missing, which --prune needs')
+    store = Store(config).connect()
+    todo = carry_out(store, file, args)
+    for line in lines_of_todo(todo):
+        print(visible(line.replace('\n', ' ')))
+    form = '%d added, %d changed, %d removed, %d unchanged'
+    if args.dry_run:
+        form = '%d to add, %d to change, %d to remove, %d unchanged'
+    print(form % todo.counts())
+    if not args.prune and todo.left:
+        text = 'note: %d of its jobs are no longer in it; to remove them: --prune'
+        print(text % len(todo.left))
+    if args.dry_run:
+        refuse_many(todo, args)
+        return 3 if any(todo.counts()[:3]) else 0
+
+
+def lines_of_todo(todo):
+    """What is to be done, or has been, in lines."""
+    for entry in todo.added:
+        yield '+ %s: %s' % (entry.label, entry.new.command)
+    for entry in todo.changed:
+        old = entry.old._asdict()
+        for name, new in entry.new._asdict().items():
+            if old[name] != new:
+                change = (
+                    entry.label,
+                    name,
+                    to_plain_json(old[name]),
+                    to_plain_json(new),
+                )
+                yield '~ %s: %s: %s -> %s' % change
+    for row in todo.removed:
+        yield '- %s: %s' % (row.name or row.id, row.command)
+
+
+def to_plain_json(value):
+    return to_json(value, ensure_ascii=False)
+
+
+def carry_out(store, file, args):
+    """Make the table as a file says; with --dry-run, only look. Returns the Todo."""
+    for left in reversed(range(LOOKS)):
+        todo = difference(store, file, args)
+        if args.dry_run:
+            return todo
+        refuse_many(todo, args)
+        try:
+            write(store, file, todo)
+            return todo
+        except (Again, BadData):  # others have changed a row, or taken a name
+            if not left:
+                raise
+
+
+def refuse_many(todo, args):
+    """Raise Problem if more than half of the jobs of a file would be removed."""
+    count = len(todo.removed)
+    total = len(todo.mine)
+    if 2 * count > total and not args.yes:
+        text = '--prune would remove %d of %d jobs; if that is right: --yes'
+        raise Problem(text % (count, total))
+
+
+def difference(store, file, args):
+    """What is to be done, a Todo. Raises BadConfig."""
+    rows = {row.id: row for row in store.query('SELECT * FROM job')}
+    wrong = list(file.wrong)
+    keys = match_rows(file, rows, args.yes, wrong)
+    todo = Todo()
+    find_left(todo, rows, file)
+    known = dict(rows)
+    if args.prune:
+        todo.removed = todo.left
+    for row in todo.removed:
+        del known[row.id]
+    for entry in file.entries:
+        compare(entry, keys, file.owner)
+        known[entry.key] = entry.new
+        todo.take(entry)
+    now = store.now()
+    for entry in todo.added + todo.changed:
+        wrong += mistakes(entry, now, store.zone, known.get)
+    file.refuse(wrong)
+    if not args.force:
+        check_hosts(store, todo.new)
+    return todo
+
+
+def find_left(todo, rows, file):
+    """Find the rows of a file's owner, and those of them that it does not have."""
+    owner = file.owner
+    there = {entry.key for entry in file.entries}
+    for id, row in rows.items():
+        if owner and owner == row.applied_by:
+            todo.mine.append(row)
+            if id not in there:
+                todo.left.append(row)
+
+
+def match_rows(file, rows, take_over, wrong):
+    """Find the row of each entry. Returns {name: what stands for it in after_job}.
+    wrong: gets what is wrong."""
+    ids = {row.name: id for id, row in rows.items() if row.name is not None}
+    keys = dict(ids)
+    first = {}  # key: the first Entry with it
+    for entry in file.entries:
+        try:
+            entry.old = row_of(entry, rows, ids)
+            other = first.setdefault(entry.key, entry)
+            if other is not entry:
+                text = 'is that of line %d, too' % other.line
+                raise BadSchedule(text, 'name')
+            owner = entry.old and entry.old.applied_by
+            if file.owner and owner not in (None, file.owner) and not take_over:
+                text = 'is a job of %s; to take it over: --yes' % owner
+                raise BadSchedule(text, 'name')
+        except BadSchedule as problem:
+            wrong.append(entry.mistake(problem.column, problem))
+        if entry.name is not None:
+            keys[entry.name] = entry.key
+    return keys
+
+
+def row_of(entry, rows, ids):
+    """The row of an entry; None: it is to be added. ids: by name. Raises
+    BadSchedule."""
+    named = ids.get(entry.name)
+    id = entry.said.get('id', named)
+    row = rows.get(id)
+    if id is None and entry.name is None:
+        raise BadSchedule('is missing', 'name')
+    if id is not None and row is None:
+        raise BadSchedule('%s: there is no such job' % id, 'id')
+    if named not in (None, id):
+        raise BadSchedule('is that of job %d' % named, 'name')
+    if row is not None and row.parent_id is not None:
+        raise BadSchedule('is that of a child of job %d' % row.parent_id, 'name')
+    return row
+
+
+def compare(entry, keys, owner):
+    """Set the new row of an entry, and the columns of it that are to be written. keys:
+    what stands for a name in after_job."""
+    old = Job(frequency=60)
+    have = {}
+    if entry.old is not None:
+        old = entry.old
+        have = compared(old)
+    said = {'name': old.name, **entry.said}
+    said.pop('id', None)
+    job = completed(Job(**said))
+    if job.after_job in keys:
+        after = keys[job.after_job]
+        job = job._replace(after_job=after)
+    names = set()
+    for name, value in compared(job).items():
+        if name not in have or have[name] != value:
+            names.add(name)
+    if not names.isdisjoint(TIMED_BY):
+        names.update(TIMED_BY)
+    if job.frequency is None:  # out of use: as the table has it
+        names.discard('frequency')
+    entry.values = {name: getattr(job, name) for name in names}
+    if owner not in (None, old.applied_by):
+        entry.values['applied_by'] = owner
+    entry.new = old._replace(**entry.values)
+
+
+def mistakes(entry, now, zone, find):
+    """(line, text) of each thing that is wrong with what an entry is to write."""
+    job = entry.new
+    wrong = what_is_wrong(job, entry.values, now, zone, find)
+    for flag in ('active', 'each_host'):
+        value = getattr(job, flag)
+        if value not in (0, 1):
+            wrong[flag] = '%r; allowed: 0 or 1' % value
+    return [entry.mistake(column, text) for column, text in wrong.items()]
+
+
+def write(store, file, todo):
+    """Do what is to be done, in one transaction. Returns the ids of the jobs that were
+    added or changed. Raises Again if others have changed a row meanwhile."""
+    rows = list(todo.removed)
+    entries = {}
+    for entry in todo.changed:
+        rows.append(entry.old)
+        entries[entry.old.id] = entry
+    rows.sort()
+    with store.transaction():
+        lock_rows(store, rows)
+        ids = insert_entries(store, todo.added)
+        for entry in todo.added:
+            entries[ids[entry.name]] = entry
+        for id, entry in sorted(entries.items()):
+            after = entry.new.after_job
+            values = dict(entry.values)
+            if after in ids:
+                values['after_job'] = ids[after]
+            if entry.old or after in ids:
+                update_job(store, id, values)
+        for row in todo.removed:
+            remove(store, row.id)
+        plan_entries(store, file, entries)
+    return list(entries)
+
+
+def lock_rows(store, rows):
+    """Lock rows. Raises Again if one is no longer what it was."""
+    for part in parts_of(rows):
+        locked = store.query(
+            'SELECT * FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}',
+            ids=[row.id for row in part],
+        )
+        if list(map(content, locked)) != list(map(content, part)):
+            raise Again('others change these jobs all the time; try again')
+
+
+def parts_of(values):
+    """A list in lists of at most PART."""
+    return [values[at : at + PART] for at in range(0, len(values), PART)]
+
+
+def content(row):
+    """What people set of a row."""
+    return row.id, [getattr(row, name) for name in WRITTEN]
+
+
+def insert_entries(store, entries):
+    """Add the jobs of entries. Returns their ids, by name."""
+    rows = []
+    for entry in entries:
+        row = entry.new._asdict()
+        if isinstance(row['after_job'], str):  # that job may not be there yet
+            row['after_job'] = None
+        rows.append(row)
+    text = 'INSERT INTO job (%s) VALUES (%s)'
+    names = ', '.join(WRITTEN)
+    store.execute_many(text % (names, placeholders(WRITTEN)), rows)
+    ids = {}
+    for part in parts_of([entry.name for entry in entries]):
+        text = 'SELECT id, name FROM job WHERE name IN (:names)'
+        for row in store.query(text, names=part):
+            ids[row.name] = row.id
+    return ids
+
+
+def plan_entries(store, file, entries):
+    """Plan the jobs, {id: Entry}, of which a column counts that has changed."""
+    plans = []
+    wrong = []
+    now = store.now()
+    planned = set()
+    for id, entry in entries.items():
+        if any(name in entry.values for name in PLANNED_FROM):
+            planned.add(id)
+    for part in parts_of(sorted(planned)):
+        for job in store.query('SELECT * FROM job WHERE id IN (:ids)', ids=part):
+            entry = entries[job.id]
+            try:
+                plan = plan_of_edit(job, entry.old, None, now, store.zone)
+                plans.append(plan)
+            except BadSchedule as problem:  # with this id, H is outside the window
+                wrong.append(entry.mistake(problem.column, problem))
+    file.refuse(wrong)
+    store.execute_many(ANNOUNCE, plans)
+
+
+########################################################################################
+# files: a file of jobs, as apply reads it and export writes it
+########################################################################################
+
+# What neither a job nor `defaults` says is the default. Jobs are compared as texts, and
+# what is out of use, such as the frequency of a job with a schedule, does not count.
+
+TIMED_BY = 'after_job', 'schedule', 'frequency'  # one of them says when a job runs
+CLOCKS = 'start_anchor', 'stop_anchor'
+NUMBERS = ['id', *[column.name for column in COLUMNS if int in column.type.json]]
+NOT_SAID = {column.name: column.default for column in COLUMNS}
+NOT_SAID['frequency'] = None  # one of TIMED_BY is to be said
+FILE_KEYS = 'owner', 'defaults', 'jobs'
+JOB_KEYS = ['id', *COLUMNS_BY_NAME]
+TAG = 'tag:yaml.org,2002:'  # the beginning of YAML's own ones
+
+
+class Entry:
+    """A job of a file."""
+
+    def __init__(self, said, lines, line):
+        self.said = said  # {key: value}
+        self.lines = lines  # {key: line}
+        self.line = line  # where it begins
+        self.name = said.get('name')
+        self.label = self.name  # in messages
+        if self.name is None:
+            self.label = 'job %s' % said.get('id', '?')
+        self.old = None  # its row; None: there is none yet
+        self.new = None  # its row, as it is to be
+        self.values = {}  # the columns that differ
+
+    @property
+    def key(self):
+        """What stands for it in after_job: its id, or its name while it has none."""
+        return self.old.id if self.old else self.name
+
+    def mistake(self, column, text):
+        """(line, text) for what is wrong with a column."""
+        line = self.line
+        if column in self.lines:
+            line = self.lines[column]
+        return line, '%s: %s %s' % (self.label, column, text)
+
+
+class JobFile:
+    """A file of jobs. What is wrong with them is kept, so that all of it is told."""
+
+    def __init__(self, path):
+        """Raises BadConfig for what is no file of jobs."""
+        self.path = path
+        self.wrong = []  # (line, text)
+        self.owner = None
+        self.defaults = {}  # {column: (value, line)}
+        self.entries = []
+        try:
+            with open(source_of(path), 'rb') as stream:
+                top = from_yaml(stream, 'get_single_node')
+        except BadConfig as problem:
+            raise self.bad(problem) from None
+        if top is None or top.id != 'mapping':
+            raise self.bad('allowed: owner, defaults, and jobs')
+        nodes = {}
+        for key, node, _ in self.parts(top, FILE_KEYS):
+            nodes[key] = node
+        jobs = nodes.get('jobs', top)
+        if jobs.id != 'sequence':
+            raise self.bad('jobs: allowed: a list')
+        if path != '-':
+            self.owner = os.path.basename(path)
+        if 'owner' in nodes:
+            self.owner = str(nodes['owner'].value)
+        if 'defaults' in nodes:
+            self.defaults = self.said(nodes['defaults'], COLUMNS_BY_NAME)
+        for node in jobs.value:
+            own = self.said(node, JOB_KEYS)
+            if own:
+                entry = self.entry_of(own, line_of_node(node))
+                self.entries.append(entry)
+
+    def bad(self, text):
+        return BadConfig('%s: %s' % (self.path, text))
+
+    def refuse(self, wrong):
+        """Tell all that is wrong, (line, text), if anything is. Raises BadConfig."""
+        for line, text in sorted(wrong):
+            text = words_of(text)
+            text = '%s: line %d: %s' % (self.path, line, text)
+            print(visible(text), file=sys.stderr)
+        if wrong:
+            raise self.bad('nothing is changed; mistakes: %d' % len(wrong))
+
+    def parts(self, mapping, keys):
+        """(key, node, line) of each value in a mapping that may have these keys."""
+        seen = set()
+        if mapping.id != 'mapping':
+            text = 'allowed: lines of `key: value`'
+            self.wrong.append((line_of_node(mapping), text))
+            return
+        for key_node, node in mapping.value:
+            line = line_of_node(key_node)
+            key = str(key_node.value)
+            if key not in keys:
+                self.wrong.append((line, str(unknown('key', key, keys))))
+            elif key in seen:
+                self.wrong.append((line, '%s: is there twice' % key))
+            else:
+                yield key, node, line
+            seen.add(key)
+
+    def said(self, mapping, keys):
+        """{key: (value, line)} of a job. Text stays as it is typed, whatever YAML makes
+        of `22:30` or `no`."""
+        said = {}
+        for key, node, line in self.parts(mapping, keys):
+            value = node.value
+            if node.id != 'scalar' or not node.tag.startswith(TAG):
+                self.wrong.append((line, '%s: allowed: a text or a number' % key))
+                value = None
+            elif node.tag == TAG + 'null':
+                value = None
+            elif node.tag == TAG + 'bool' and key in ('active', 'each_host'):
+                value = int(value.lower() in ('yes', 'true', 'on'))
+            elif key in CLOCKS:
+                value = clock_time(value)
+            elif key == 'schedule':
+                value = words_of(value)
+            elif key in NUMBERS and re.fullmatch('-?[0-9]{1,18}', value):
+                value = int(value)
+            said[key] = value, line
+        return said
+
+    def entry_of(self, own, line):
+        """The Entry of a job that begins in a line, with what the defaults say."""
+        both = {**self.defaults, **own}
+        if any(key in own for key in TIMED_BY):
+            for key in TIMED_BY:
+                both[key] = own.get(key, (None, line))
+        said = {}
+        lines = {}
+        for key, (value, key_line) in both.items():
+            lines[key] = key_line
+            if value is not None:
+                said[key] = value
+        entry = Entry(said, lines, line)
+        if sum(key in said for key in TIMED_BY) != 1:
+            text = 'allowed: one of ' + ', '.join(TIMED_BY)
+            self.wrong.append(entry.mistake('schedule:', text))
+            said.setdefault('frequency', 60)  # to see what else is wrong
+        return entry
+
+
+def line_of_node(node):
+    return node.start_mark.line + 1
+
+
+def source_of(file):
+    """What to open for a file that was named on the command line; -: standard input."""
+    # As another user than whoever made the pipe, one may not open it again.
+    return os.dup(0) if file in ('-', '/dev/stdin') else file
+
+
+def completed(job):
+    """A job with the default of each column that it does not say."""
+    values = dict(NOT_SAID)
+    values['description'] = words_of(str(job.command))[:255]
+    timed = job.schedule is not None or job.after_job is not None
+    if timed or isinstance(job.frequency, int):
+        values['max_run_time'] = default_run_time(job)
+    for name in COLUMNS_BY_NAME:
+        said = getattr(job, name)
+        if said is not None:
+            values[name] = said
+    return job._replace(**values)
+
+
+def compared(job):
+    """{column: text} of a job; None: empty, or out of use."""
+    texts = {}
+    for name in COLUMNS_BY_NAME:
+        value = getattr(job, name)
+        if value is not None:
+            value = str(value)
+            if name == 'schedule':
+                value = words_of(value)
+            elif name in CLOCKS:
+                value = re.sub('^(..:..):00$', r'\1', clock_time(value))
+        texts[name] = value
+    if texts['after_job'] is not None:
+        texts['schedule'] = None
+    if texts['after_job'] is not None or texts['schedule'] is not None:
+        texts['frequency'] = None
+    return texts
+
+
+def yaml_of(jobs):
+    """Jobs as a file for apply. A job without a name has its id."""
+    import yaml
+
+    class Dumper(getattr(yaml, 'CSafeDumper', yaml.SafeDumper)):
+        """With texts of several lines as such."""
+
+    def represent(dumper, text):
+        style = '|' if '\n' in text else None
+        return dumper.represent_scalar(TAG + 'str', text, style=style)
+
+    Dumper.add_representer(str, represent)
+    own = [job for job in jobs if job.parent_id is None]
+    names = {job.id: job.name for job in own if re.fullmatch(NAME, str(job.name))}
+    return yaml.dump(
+        {'jobs': [said_of(job, names) for job in own]},
+        Dumper=Dumper,
+        allow_unicode=True,
+        sort_keys=False,
+        width=20000,
+    )
+
+
+def said_of(job, names):
+    """What a file says of a job: what is not the default. names: {id: name}."""
+    said = {'name': job.name}
+    if job.name is None:
+        said = {'id': job.id}
+    said['command'] = job.command
+    texts = compared(job)
+    bare = Job(
+        command=job.command,
+        schedule=texts['schedule'],
+        after_job=texts['after_job'],
+        frequency=job.frequency,
+    )
+    defaults = compared(completed(bare))
+    for name, text in texts.items():
+        if name in said or text is None:
+            continue
+        if name in TIMED_BY or text != defaults[name]:
+            said[name] = text
+            if isinstance(getattr(job, name), int):
+                said[name] = getattr(job, name)
+    if 'after_job' in said:
+        said['after_job'] = names.get(job.after_job, job.after_job)
+    return said
 
 
 ########################################################################################

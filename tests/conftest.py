@@ -155,7 +155,7 @@ class Place:
         assert (
             not code
             or len(err.splitlines()) == 1
-            or {'import', 'check', 'verify'} & {*args}
+            or {'import', 'check', 'verify', 'apply'} & {*args}
         )
         return out + err
 

@@ -903,7 +903,7 @@ def test_help_and_readme_name_every_command():
     _, out, _ = call(['--help'])
     for command in (
         'run init add edit remove enable disable list show run-now stop next '
-        'history log hosts import export check demo'
+        'history log hosts import export apply check demo'
     ).split():
         assert re.search(r'(?m)^    %s +\S' % command, out), command
         status, text, _ = call([command, '--help'])

@@ -58,6 +58,8 @@ BELOW = [
     'check',
     'sign',
     'crontab',
+    'apply',
+    'files',
     'demo',
 ]
 ORDER = ABOVE + BELOW  # the banner stands between them
