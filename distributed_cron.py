@@ -455,10 +455,6 @@ def is_private(group, user):
 # worker: the loop: report what ended, look, plan, start, pause
 ########################################################################################
 
-STAY = 5  # seconds: a worker started by cron stays for what is due within them
-ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
-HELLO = 60  # seconds between two reports that this host is there
-
 
 def work(config, forever=False):
     """Run what is due; returns the exit status. One worker runs on a host at a time.
@@ -485,9 +481,11 @@ class Worker:
         self.stopping = 0  # how often we were told to stop: once drains, twice leaves
         self.failures = 0  # turns in a row that failed
         self.pace = Pace()
-        self.locked = LockedJobs(has_others=config.db_engine != 'sqlite')
+        self.locked = LockedJobs(self.log, has_others=config.db_engine != 'sqlite')
         self.lost = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
+        self.seen = None  # the last Look
+        self.look_at = 0  # boottime from which that is too old to go by
         self.due_at = 0  # boottime at which the next job is due
         self.next_hello = 0  # boottime
         self.clock = DatabaseClock(self.state.folder)
@@ -528,33 +526,40 @@ class Worker:
         self.claims.settle(self.config.kill_grace)
         connect(self.store, self.claims, self.clock, self.log)
         self.report_ended()
-        self.look_after_claims()
-        seen = self.look()
+        self.claims.remove_done()
+        if boottime() >= self.look_at:
+            self.look_after_claims()
+            self.look()
+        seen = self.seen
         self.say_hello(seen)
         self.end_overdue(seen)
         if seen.watched or self.claims.watched:
             self.attempt(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
-        moved = self.plan(seen) + self.start_due(seen, slots)
+        planned = self.plan(seen)
+        started = self.start_due(seen, slots)
+        is_queue = seen.due_in <= 0 and started >= slots
+        if planned or not is_queue:
+            self.look_at = 0
         self.failures = 0
-        return self.pause(seen, slots, moved)
+        return self.pause(seen, slots, planned, started)
 
-    def pause(self, seen, slots, moved):
+    def pause(self, seen, slots, planned, started):
         """Seconds to wait after a turn. slots: how many due jobs could be started;
-        moved: how many were planned or started."""
+        planned, started: how many were."""
         if self.gave_back:  # whatever the reason is, it may still be there
             return min(1, self.config.poll_seconds)
         if self.lost:
             return jitter(0.05)
-        if moved:  # there may be more to do
-            return self.pace.after_success(slots, moved)
+        if planned or (started and self.slots_for(seen)):  # there may be more to do
+            return self.pace.after_success(slots, planned + started)
         longest = self.config.poll_seconds
         if self.claims.orphaned():
             longest = ORPHAN_PAUSE
-        if slots:  # others were faster, or the row can't be had: never a busy loop
+        if slots and not started:  # others were faster, or the row can't be had
             return min(longest, self.pace.after_miss())
-        if seen.due_in <= 0:  # no slot is free, or this worker drains
+        if slots or seen.due_in <= 0:  # no slot is free, or this worker drains
             return longest
         seconds_left = max(0, self.due_at - boottime())
         return min(longest, seconds_left + 0.0005)  # then it is due for certain
@@ -566,6 +571,7 @@ class Worker:
         if isinstance(problem, Again) and self.failures < 8:
             return jitter(0.05)
         self.store.close()
+        self.look_at = 0
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
             self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
@@ -594,9 +600,8 @@ class Worker:
             signal.signal(signum, lambda signum, _: self.signals.append(signum))
 
     def wait(self, seconds):
-        """Wait so long, or until a signal comes or a run ends. One report can carry
-        many results, so wait briefly until a quarter of the runs have ended."""
-        enough = max(1, self.claims.running_count() / 4)
+        """Wait so long, or until a signal comes or some runs end."""
+        enough = self.pace.enough(self.claims.running_count())
         wait_for(self.state.fifo, enough, seconds)
 
     def obey_signals(self):
@@ -625,6 +630,7 @@ class Worker:
         self.config = config
         self.store = store
         self.log = Log(config.worker_log, self.name, config.log_max_bytes)
+        self.locked.log = self.log
         self.next_hello = 0
         self.log.write('configuration read again')
 
@@ -654,6 +660,7 @@ class Worker:
         for refusal in self.store.end(unlocked) if unlocked else ():
             self.complain(refusal)
         self.locked.leave_to_others(self.store.failed)
+        self.pace.note_ends(unlocked)
         return unlocked
 
     def write_one_by_one(self, endings):
@@ -664,7 +671,7 @@ class Worker:
             try:
                 written += self.write_ends([ending])
             except Again as problem:
-                self.leave_alone([ending.job], "its end can't be written: %s" % problem)
+                self.locked.leave_alone([ending.job], END_LOCKED % problem)
                 if len(self.locked.jobs()) > 3:
                     break
         return written
@@ -678,25 +685,17 @@ class Worker:
                 return step(*args)
             except Again as problem:
                 locked = self.store.locked(problem.jobs)
-                self.leave_alone(locked, 'another transaction keeps its row locked')
+                self.locked.leave_alone(locked, ROW_LOCKED)
         self.lost = True
         return otherwise
 
-    def leave_alone(self, jobs, why):
-        """Leave jobs alone for a while, and log that when it begins."""
-        first, *more = why.splitlines()
-        for job in jobs:
-            if self.locked.add(job):
-                self.log.write('job %d is left alone: %s' % (job, first), *more)
-
     def look_after_claims(self):
         """mine: pass on requests to stop; give back what was claimed and never started,
-        also when the claim landed late; remove the files of claims that are done."""
+        also when the claim landed late."""
         if self.claims:
             rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
             self.claims.pass_on_stops(rows)
             self.record('give back', self.claims.never_started(rows))
-        self.claims.remove_done()
 
     def look(self):
         """look: what there is to do, and when the next job is due."""
@@ -706,9 +705,10 @@ class Worker:
             self.log.write("the database's clock was set back: planning all jobs anew")
             self.attempt(self.store.forget_plans)
             seen = self.store.look()
+        self.seen = seen
+        self.look_at = asked + LOOK_KEPT
         # In a pause, a worker started by cron does not stay for what is due.
         self.due_at = asked + (STAY + 1 if seen.paused else seen.due_in)
-        return seen
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
@@ -743,7 +743,7 @@ class Worker:
             if is_needed:
                 planned += self.attempt(self.skip_locked, step, seen.now)
         for job, text in self.store.bugs.items():
-            self.leave_alone([job], 'it could not be planned: ' + text)
+            self.locked.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
         return planned
 
@@ -797,7 +797,7 @@ class Worker:
         self.pace.one_by_one = len(jobs) > 1
         self.lost = True
         if not self.pace.one_by_one:
-            self.leave_alone(jobs, str(problem))
+            self.locked.leave_alone(jobs, str(problem))
         return 0
 
 
@@ -807,6 +807,13 @@ class Worker:
 
 CLOCK_KEPT = 3600  # seconds for which a worker goes by what the last one saw
 CLOCK_STEP = 5 * SECOND  # by which a clock that goes wrong differs from a slow answer
+STAY = 5  # seconds: a worker started by cron stays for what is due within them
+HELLO = 60  # seconds between two reports that this host is there
+ORPHAN_PAUSE = 0.1  # seconds between two looks at commands whose runner died
+ROW_LOCKED = 'another transaction keeps its row locked'
+END_LOCKED = "its end can't be written: %s"
+LOOK_KEPT = 0.1  # seconds for which a look holds while more is due than can start
+QUICK = 20  # ms, as long as a worker waits for more results
 SHARED = 4  # the first claims of a burst take only a share: other hosts get some too
 SHARE_PAUSE = 0.02  # seconds after such a claim
 FIRST_RETRY = 0.01  # seconds until the next try for due jobs that others got
@@ -864,6 +871,7 @@ class Pace:
         self.misses = 0  # turns in a row that found due jobs and could claim none
         self.burst = 0  # turns in a row in which something was due and a slot was free
         self.one_by_one = False  # claim one job a time: one of many was refused
+        self.quick = False  # the last runs that ended took less than a turn
         # What kept it from starting jobs: boottimes, from when until when.
         self.full = None  # while jobs were due, all slots were taken
         self.outage = None  # its turns failed; None as the end: they still do
@@ -882,6 +890,19 @@ class Pace:
             self.burst += 1
         else:
             self.full = ((self.full or [boottime()])[0], boottime())
+
+    def note_ends(self, endings):
+        """Note how long the runs took that have ended."""
+        durations = [ending.duration_ms or 0 for ending in endings]
+        self.quick = max(durations, default=QUICK) < QUICK
+
+    def enough(self, running):
+        """After how many ends, of so many runs, a turn is worth while. One report can
+        carry many: a quarter of the runs, or some more if all end within a turn."""
+        enough = max(1, running / 4)
+        if self.quick:
+            enough = max(enough, min(running, AT_ONCE))
+        return enough
 
     def note_failure(self, problem):
         """Note a turn that failed."""
@@ -913,8 +934,9 @@ class LockedJobs:
     """The jobs whose rows somebody else keeps locked. Each is left alone for a while,
     so that it delays no other: 2 seconds, then twice as long each time, up to 30."""
 
-    def __init__(self, has_others):
-        """has_others: whether the database may have other hosts."""
+    def __init__(self, log, has_others):
+        """log: a Log; has_others: whether the database may have other hosts."""
+        self.log = log
         self.has_others = has_others
         self.until = {}  # job id -> the boottime until which it is left alone
         self.seconds = {}  # job id -> for how long that was
@@ -932,6 +954,13 @@ class LockedJobs:
             if self.has_others:
                 self.until[job] = boottime() + OTHERS_FIRST
                 self.seconds[job] = OTHERS_FIRST
+
+    def leave_alone(self, jobs, why):
+        """Leave jobs alone for a while, and log that when it begins."""
+        first, *more = why.splitlines()
+        for job in jobs:
+            if self.add(job):
+                self.log.write('job %d is left alone: %s' % (job, first), *more)
 
     def add(self, job):
         """Leave a job alone. Returns whether it was not locked a while ago."""
@@ -2556,11 +2585,12 @@ class Store:
         take all. skip: as in plan."""
         due = self.for_my_words(
             'SELECT %s FROM job {here} WHERE %%s AND {due} AND NOT {is_alert} '
-            'ORDER BY {by_due} LIMIT :count' % LIMITED_FROM
+            'ORDER BY {by_due} LIMIT :most' % LIMITED_FROM
         )
-        rows = self.query(due, count=count + CLAIM_SIZE, **self.me)
+        most = min(4 * count + 8, count + CLAIM_SIZE)
+        rows = self.query(due, most=most, **self.me)
         rows.sort(key=lambda row: str(row.next_run_utc))
-        del rows[count + CLAIM_SIZE :]
+        del rows[most:]
         found = with_limits(self, rows, skip)
         if share and len(found) <= count:
             count = max(3, len(found) // 8)
@@ -2835,13 +2865,14 @@ def end_all(store, endings, history=True):
     ids = sorted({ending.job for ending in endings})
     # The rows are locked, in order: no edit comes between, and none can deadlock.
     rows = store.query(
-        '''SELECT job.*, EXISTS (SELECT 1 FROM job AS follower
+        '''SELECT %s, {utc_exact} AS now, EXISTS (SELECT 1 FROM job AS follower
             WHERE follower.after_job = job.id) AS is_followed
-        FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}''',
+        FROM job {by_key} WHERE id IN (:ids) ORDER BY id {lock}'''
+        % ENDED,
         ids=ids,
     )
     jobs = {row.id: row for row in rows}
-    now = store.now()
+    now = moment(rows[0].now) if rows else store.now()
     runs = []
     most = min(65535, store.dialect.packet // 3)  # of output; each byte may be escaped
     alike = defaultdict(list)  # what to write into job -> the jobs that get it
@@ -2851,7 +2882,8 @@ def end_all(store, endings, history=True):
         late = is_last_run(store, ending, job)
         recorded = not ours and is_recorded(store, ending, job)
         into_job, into_history = fate(ending.kind, ours, late, recorded)
-        ended = text_of(store.zone.local(end_of(ending, job, now)))
+        ended_at = end_of(ending, job, now)
+        ended = text_of(store.zone.local(ended_at))
         run = history_row(ending, job, ended, most)
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
@@ -3341,7 +3373,8 @@ class Evidence:
 
     def of_host(self, host, due):
         spans = self.of_pauses(host.name.lower())
-        if host.name == self.store.config.name:
+        this_host = self.store.config.name
+        if host.name == this_host:
             spans += self.of_this_host()
         elif host.number >= host.most > 0 and self.utc(host.at) >= due:
             what = SLOTS_TAKEN % (host.number, host.most)
@@ -3400,6 +3433,12 @@ Plan = namedtuple(
 LIMITED_FROM = '''id, last_start, claimed_start, next_run_utc, start_before_utc,
     run_requested, schedule, frequency, max_run_time, start_anchor, stop_anchor,
     time_zone, start_within, attempt, paused_until_utc, after_job, parent_id, run_on'''
+# What the end of a run needs to know.
+ENDED = (
+    LIMITED_FROM
+    + ''', run_no, run_token, run_deadline_utc, run_was_requested, active, each_host,
+    last_status, last_worker, retries, retry_delay'''
+)
 # What a claim took, and what time it is.
 CLAIMED = (
     LIMITED_FROM
@@ -3474,6 +3513,7 @@ def plan_one(store, job, now):
 
 def plan_of(store, job, now):
     """The Plan of a job that does not run. now: a datetime, UTC. Raises BadSchedule."""
+    zone = store.zone
     due = moment(job.next_run_utc)
     status = job.last_status
     if status.startswith('ERROR: schedule:'):
@@ -3481,19 +3521,19 @@ def plan_of(store, job, now):
     if job.run_requested:
         return Plan(due or now, PARKED, status, job.attempt)
     if due and job.active and moment(job.start_before_utc):
-        limit = start_limit(job, due, store.zone)
+        limit = start_limit(job, due, zone)
         if limit > now or limit_text(limit) != job.start_before_utc:
             return Plan(due, limit, status, job.attempt)  # it was out of date
-        if is_time_of(job, due, store.zone):
+        if is_time_of(job, due, zone):
             return plan_after_miss(store, job, due, now)
     after = now
     if due is None and job.changed_utc is not None:
         after = min(now, moment(job.changed_utc) or now)
     if job.after_job and job.active:
         check_parent(job, partial(parent_in, store))
-    when = next_run(job, after, now, store.zone)
+    when = next_run(job, after, now, zone)
     job = job._replace(attempt=0)
-    return Plan(when, start_limit(job, when, store.zone), status, attempt=0)
+    return Plan(when, start_limit(job, when, zone), status, attempt=0)
 
 
 def is_time_of(job, due, zone):
@@ -6391,7 +6431,8 @@ def print_rows(rows, as_json, *columns):
         return
     table = [[heading for heading, _ in columns]]
     for row in rows:
-        table.append([visible(one_line(text_in(row))) for _, text_in in columns])
+        texts = [text_in(row) for _, text_in in columns]
+        table.append([visible(one_line(text)) for text in texts])
     widths = [max(map(len, texts)) for texts in zip(*table)]
     for texts in table:
         line = '  '.join(map(str.ljust, texts, widths))
@@ -7408,9 +7449,10 @@ def cmd_run(args, config):
 )
 def cmd_add(args, config):
     """add a job"""
-    if args.job_command[0] == '--':  # which some versions of argparse leave there
-        args.job_command.pop(0)
-    args.job_command = ' '.join(args.job_command)
+    words = args.job_command
+    if words[0] == '--':  # which some versions of argparse leave there
+        words.pop(0)
+    args.job_command = ' '.join(words)
     values = given_values(args)
     if not values.keys() & {'frequency', 'schedule', 'after_job'}:
         raise BadConfig(
@@ -8008,7 +8050,8 @@ def fields_at(expression, local):
     given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
     values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
     rows = []
-    for field, text, value in zip(expression.FIELDS, given.split(), values):
+    texts = given.split()
+    for field, text, value in zip(expression.FIELDS, texts, values):
         allowed = value in field.parse(text.lower())
         if field.name == 'day-of-month':
             allowed = expression.matches_month_day(local)
@@ -8496,10 +8539,12 @@ def write_troubles(store, known, rows, now):
     before = set(known)
     left = {row[:3] for row in rows}
     gone = [row._asdict() for row in known if row[:3] not in left]
+    changed = [row for row in rows if row not in before]
+    last_pass_at = Fact(LAST_PASS, text_of(now))
     with store.transaction():
         store.execute_many('DELETE FROM trouble WHERE %s' % SAME_TROUBLE, gone)
-        store.upsert('trouble', [row for row in rows if row not in before])
-        store.upsert('about', [Fact(LAST_PASS, text_of(now))])
+        store.upsert('trouble', changed)
+        store.upsert('about', [last_pass_at])
 
 
 SAME_TROUBLE = 'kind = :kind AND subject = :subject AND since_utc = :since_utc'
@@ -9138,11 +9183,13 @@ SAID_BY_STATUS = {  # kind: (SQL, what is wrong)
 def skipped(store, known, now):
     """Jobs that did not run at a time of theirs, until an hour after that."""
     ids = {int(subject) for subject in subjects_of(known, 'skipped')}
-    for row in store.query(NEW_SKIPS, since=text_of(last_pass(store, now))):
+    since = text_of(last_pass(store, now))
+    for row in store.query(NEW_SKIPS, since=since):
         ids.add(row.job_id)
     found = []
+    ids = sorted(ids)
     for first in range(0, len(ids), 1000):
-        some = sorted(ids)[first : first + 1000]
+        some = ids[first : first + 1000]
         for job in jobs_where(store, 'id IN (:ids)', ids=some):
             found += skip_of(store, job, now)
     return found

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SCRIPT
+from conftest import ROOT
 from servers import wait_until
 
 CRONTABS = os.path.join(ROOT, 'tests', 'crontabs')
@@ -24,10 +24,10 @@ def test_a_real_cron_daemon_runs_the_readmes_line(mysql_place, tmp_path):
     place = mysql_place
     job = place.add('echo by cron')
     with open(os.path.join(ROOT, 'README.md')) as file:
-        line = re.search(r'(?m)^    (\* \* \* \* \* cronjob \S+)$', file.read())[1]
-    line = re.sub(
-        r' /\S+', ' %s %s --config %s' % (sys.executable, SCRIPT, place.file), line
-    )
+        line = re.search(r'(?m)^    (\* \* \* \* \* cronjob cd .+)$', file.read())[1]
+    assert '/opt/distributed_cron ' in line and ' python3 ' in line
+    line = line.replace('/opt/distributed_cron', ROOT)
+    line = line.replace('python3', sys.executable) + ' --config ' + place.file
     for name in ('etc', 'cron.d', 'spool', 'run'):
         os.mkdir(str(tmp_path / name))
     for name, entry in (

@@ -125,6 +125,7 @@ def test_a_run_that_cant_be_ended_says_so_and_stays(place):
     assert status == "ERROR: process %d can't be ended" % process
     row = place.job(job)
     assert row.run_token is not None and row.run_no == 1 and not place.runs()
+    wait_until(lambda: status in place.worker_log())  # written after the row
     log = place.worker_log()
     assert log.count(status) == 1 and 'job %d run 1: %s' % (job, status) in log
     assert time.monotonic() - begun > 2  # not before its deadline

@@ -625,11 +625,17 @@ class RowLocked(Fault):
 
     def start(self):
         self.job = self.attack.add_job(0.2, due=now() + 2)
-        self.connection = self.server.connect('dc')
-        cursor = self.connection.cursor()
-        cursor.execute('BEGIN')
-        text = "UPDATE job SET description = 'edited' WHERE id = %d"
-        cursor.execute(text % self.job)
+        # Another fault may keep the server from it for a while.
+        wait_until(self.is_locked, 60, 'the lock')
+
+    def is_locked(self):
+        with contextlib.suppress(self.server.errors):
+            self.connection = self.server.connect('dc')
+            cursor = self.connection.cursor()
+            cursor.execute('BEGIN')
+            text = "UPDATE job SET description = 'edited' WHERE id = %d"
+            cursor.execute(text % self.job)
+            return True
 
     def heal(self):
         with contextlib.suppress(self.server.errors):  # the server may have gone
