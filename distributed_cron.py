@@ -6225,7 +6225,11 @@ def statuses_of(store, jobs, now):
         some = jobs[first : first + 1000]
         ids = [job.id for job in some]
         rows = store.query(STATUS_FACTS, jobs=ids)
-        facts = {row.id: Facts(*row[1:]) for row in rows}
+        since = first_failures(store, rows)
+        facts = {}
+        for row in rows:
+            began = since.get(row.id)
+            facts[row.id] = Facts(began, *row[2:])
         for job in some:
             known = facts.get(job.id, Facts())
             missing = missing_for(job, hosts)
@@ -6236,13 +6240,11 @@ def statuses_of(store, jobs, now):
 
 
 # Of the runs of each job, the last 20 are read, and of one that fails, those since its
-# last success, by their primary key.
+# last success, by their primary key. (For a range of numbers, MariaDB reads all runs.)
 STATUS_FACTS = '''SELECT job.id,
-        CASE WHEN {is_failing} THEN (SELECT MIN(ended_at) FROM run
-            WHERE run.job_id = job.id AND {failed} AND run.run_no > COALESCE(
-                (SELECT well.run_no FROM run AS well
-                WHERE well.job_id = job.id AND well.status = 'Success'
-                ORDER BY well.job_id DESC, well.run_no DESC LIMIT 1), 0)) END,
+        CASE WHEN {is_failing} THEN COALESCE((SELECT run.run_no FROM run
+            WHERE job_id = job.id AND status = 'Success'
+            ORDER BY job_id DESC, run.run_no DESC LIMIT 1), 0) END AS last_success,
         COALESCE(runs, 0), COALESCE(failed, 0), COALESCE(recovered, 0),
         (SELECT COUNT(*) FROM job AS child WHERE child.parent_id = job.id),
         (SELECT COUNT(*) FROM job AS child
@@ -6254,10 +6256,34 @@ STATUS_FACTS = '''SELECT job.id,
                     AS succeeded,
                 LAG(CASE WHEN {failed} THEN 1 END)
                     OVER (PARTITION BY job_id ORDER BY run.run_no) AS prior
-            FROM job JOIN run ON job_id = job.id AND run.run_no > job.run_no - 20
+            FROM job CROSS JOIN (%s) AS numbers
+                JOIN run ON job_id = job.id AND run.run_no = job.run_no - ago
             WHERE job.id IN (:jobs) AND {ran}) AS each_run
         GROUP BY job_id) AS last ON last.job_id = job.id
-    WHERE job.id IN (:jobs)'''
+    WHERE job.id IN (:jobs)''' % ' UNION ALL '.join(
+    'SELECT %d AS ago' % ago for ago in range(20)
+)
+
+
+def first_failures(store, rows):
+    """When each job that fails did so first, local times by id, as far as the history
+    knows. rows: of STATUS_FACTS."""
+    ones = []
+    for row in rows:
+        if row.last_success is not None:
+            numbers = row.id, row.last_success, row.id
+            ones.append(FIRST_FAILURE % numbers)
+    found = {}
+    for first in range(0, len(ones), 100):
+        some = ones[first : first + 100]
+        pairs = store.query(' UNION ALL '.join(some))
+        found.update(dict(pairs))
+    return found
+
+
+FIRST_FAILURE = '''SELECT * FROM (SELECT job_id, ended_at FROM run
+    WHERE job_id = %d AND run_no > %d AND {failed}
+    ORDER BY job_id, run_no LIMIT 1) AS run_%d'''
 
 
 def hosts_there(store, now):
