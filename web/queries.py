@@ -23,7 +23,7 @@ SORTS = (
 # With a million jobs no page may cost more than the list: at most so many
 MOST_SEARCHED = 100000  # ids are searched, and
 MOST_MEASURED = 20000  # jobs stand in the metrics, the newest ones
-SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
+SEARCHED = (*dc.SEARCHED, 'schedule', 'last_status', 'last_worker')
 
 # The jobs with their states. The CASE is dc.state_of in SQL; a test holds the two
 # together. :now and :late, a minute before it, are UTC.
@@ -60,12 +60,8 @@ def found(now, search, below=0):
     }
     if not search:
         return FOUND % '1 = 1', values
-    for sign in '!%_':
-        search = search.replace(sign, '!' + sign)
-    values['search'] = '%%%s%%' % search.lower()
-    values['below'] = below
-    tests = ["LOWER(%s) LIKE :search ESCAPE '!'" % name for name in SEARCHED]
-    return FOUND % ('id > :below AND (%s)' % ' OR '.join(tests)), values
+    which, words = dc.having_words(search.split(), SEARCHED)
+    return FOUND % ('id > :below AND ' + which), {**values, **words, 'below': below}
 
 
 def counts(store, now, search='', below=0):
