@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import dc, exit_status, fork
+from conftest import ROOT, dc, exit_status, fork
 
 NAMES = ('alice', 'bob', 'mallory')
 
@@ -671,16 +671,17 @@ def test_others_can_sign_by_the_words_of_the_readme(signing):
         stop_anchor='23:59',
         frequency=60,
     )
-    names = (
-        'name command run_on each_host schedule frequency start_anchor stop_anchor '
-        'time_zone start_within max_run_time retries retry_delay after_job'
-    )
-    row = place.sql(
-        'SELECT %s FROM job WHERE id = :id' % names.replace(' ', ', '), id=id
-    )
+    readme = ' '.join(dc.read_text(os.path.join(ROOT, 'README.md')).split())
+    listed = re.search('the JSON list of (.*?): each the text', readme)[1]
+    names = re.findall(r'[a-z_.]+', listed.replace(' and ', ' '))
+    assert names[:5] == ['sign.cluster', 'the', 'columns', 'id', 'rev']
+    assert ['cluster', *names[3:]] == dc.SIGNED
+    names = names[5:-1]  # not_after stays NULL
+    row = place.sql('SELECT %s FROM job WHERE id = :id' % ', '.join(names), id=id)
     rev = str(time.time_ns() // 1000)
     values = [None if value is None else str(value) for value in row[0]]
-    values[6:8] = '00:00:00', '23:59:00'
+    for name, clock in (('start_anchor', '00:00:00'), ('stop_anchor', '23:59:00')):
+        values[names.index(name)] = clock
     values = ['production', str(id), rev, *values, None]
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     armor = signing.armor(('distributed_cron job 1\n' + line).encode())
