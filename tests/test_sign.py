@@ -4,11 +4,13 @@ is on a real table, with OpenSSH's own ssh-keygen."""
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 
 import pytest
-from conftest import dc, exit_status, fork
+from conftest import ROOT, dc, exit_status, fork
+from servers import wait_until
 
 NAMES = ('alice', 'bob', 'mallory')
 
@@ -112,7 +114,7 @@ def sqlite_signing(sqlite_place, keys):
 
 
 CHANGES = {  # what somebody writes into a row, and what is said of it
-    'command': 'touch EVIL',
+    'command': 'echo evil',
     'schedule': '* * * * *',
     'frequency': 90,
     'start_anchor': '00:00:00',
@@ -295,7 +297,7 @@ def test_jobs_of_a_template(signing):
     # A worker follows templates before it starts jobs: so it claims at once, by hand.
     values = {name: getattr(place.job(child.id), name) for name in dc.INHERITED}
     flaws = {
-        'command': {'command': 'touch EVIL'},
+        'command': {'command': 'echo evil'},
         'id': {'parent_id': evil},
         'for other hosts': {'run_on': 'elsewhere'},
     }
@@ -379,6 +381,54 @@ def test_a_host_that_does_not_require_it_asks_nothing(signing, monkeypatch):
     signing.run(id)
     assert signing.status(id) == 'Success'
     assert not os.path.exists(signing.path('log/state-here/signed'))
+
+
+def test_text_for_a_number_or_a_time(sqlite_signing):
+    """SQLite takes it, and so does who answers in a database's place: the environment
+    of a job would have it."""
+    signing = sqlite_signing
+    id = signing.add('ran', frequency=60)
+    config = signing.place.config()
+    memory = dc.Signatures(config, config.state_location)
+    memory.prepare()
+    row = signing.place.job(id)._replace(next_run_utc='2026-01-01 00:00:00')
+    assert memory.flaw_of_run(row, 'production') is None
+    text = 'a[$(echo evil)]'
+    for name in ('run_no', 'attempt', 'next_run_utc'):
+        flaw = memory.flaw_of_run(row._replace(**{name: text}), 'production')
+        assert flaw.endswith(' is none')
+    assert memory.flaw_of_run(row._replace(run_on='elsewhere'), 'production')
+
+
+def test_a_worker_in_its_loop(signing):
+    """A child that is changed while its worker runs; a configuration that it takes at
+    SIGHUP, or not."""
+    place = signing.place
+    template = signing.add('each', frequency=60, each_host=1)
+    worker = place.worker('here')
+    which = 'SELECT * FROM job WHERE parent_id = :id'
+    child = wait_until(lambda: place.sql(which, id=template), what='the child')[0].id
+    wait_until(lambda: signing.status(child) == 'Success', what='its run')
+    signing.change(child, command='touch %s' % signing.path('evil'))
+    dc.act(place.store, 'run-now', child)
+    text = 'ERROR: refused: it is not what alice@ops signed: command'
+    wait_until(lambda: signing.status(child) == text, what='the refusal')
+    assert not signing.ran('evil')
+    os.chmod(signing.path('signers'), 0o666)
+    worker.send_signal(signal.SIGHUP)
+    text = 'others can write there'
+    wait_until(lambda: text in place.worker_log('here'), what='a complaint')
+    os.chmod(signing.path('signers'), 0o600)
+    removed(signing)
+    worker.send_signal(signal.SIGHUP)
+    text = 'configuration read again'
+    wait_until(lambda: text in place.worker_log('here'), what='the configuration')
+    id = place.add('true', active=0)
+    signing.sign(id, by='bob')
+    dc.act(place.store, 'run-now', id)
+    wait_until(lambda: signing.status(id) == 'Success', what='a run by bob')
+    worker.terminate()
+    assert worker.wait(20) == 0
 
 
 # Who may sign, and with what.
@@ -530,7 +580,7 @@ def test_a_row_that_is_changed_while_somebody_signs(signing, monkeypatch):
     id = signing.place.add('true', frequency=60)
 
     def answer(question):
-        signing.change(id, command='touch EVIL')
+        signing.change(id, command='echo evil')
         return 'y'
 
     monkeypatch.setattr('builtins.input', answer)
@@ -560,6 +610,9 @@ def test_signing_with_a_key_that_is_not_listed(sqlite_signing):
     id = signing.place.add('true')
     said = signing.sign(id, by='mallory', code=1)
     assert 'signers does not list the key' in said
+    for_files(signing)
+    said = signing.sign(id, code=1)
+    assert 'the signature of alice@ops does not hold: ' in said
     assert signing.place.job(id).signature is None
     said = signing.place.run('sign', '1', '--key', '/nowhere', '--yes', code=1)
     assert 'could not sign with /nowhere' in said
@@ -640,7 +693,7 @@ def test_the_page_says_who_signed_and_what_to_run(sqlite_signing):
     assert 'A change leaves it unsigned' in visitor.get('job/%d/edit' % id)
     assert 'A change leaves it unsigned' not in visitor.get('job/%d/edit' % other)
     form = {'description': '', 'kind': 'frequency', 'frequency': '60', 'active': '1'}
-    form = {**form, 'command': 'touch EVIL', 'max_run_time': '1', 'action': 'save'}
+    form = {**form, 'command': 'echo evil', 'max_run_time': '1', 'action': 'save'}
     assert visitor.submit('job/%d/edit' % id, **form).status == 303
     text = 'it is not what alice@ops signed: command; to sign it: '
     said = re.search('<dt>Signature</dt><dd>(.*)</dd>', visitor.get('job/%d' % id))[1]
@@ -650,7 +703,7 @@ def test_the_page_says_who_signed_and_what_to_run(sqlite_signing):
 
 def test_a_refused_job_is_a_trouble_of_its_own(signing):
     place = signing.place
-    id = place.add('true', frequency=60, description='the job', alert_after=3)
+    id = place.add('true', frequency=60, description='the job')
     signing.run(id)
     found = dc.troubles_now(place.store, [], place.store.now())
     assert list(found) == [('unsigned', str(id))]
@@ -671,16 +724,17 @@ def test_others_can_sign_by_the_words_of_the_readme(signing):
         stop_anchor='23:59',
         frequency=60,
     )
-    names = (
-        'name command run_on each_host schedule frequency start_anchor stop_anchor '
-        'time_zone start_within max_run_time retries retry_delay after_job'
-    )
-    row = place.sql(
-        'SELECT %s FROM job WHERE id = :id' % names.replace(' ', ', '), id=id
-    )
+    readme = ' '.join(dc.read_text(os.path.join(ROOT, 'README.md')).split())
+    listed = re.search('the JSON list of (.*?): each the text', readme)[1]
+    names = re.findall(r'[a-z_.]+', listed.replace(' and ', ' '))
+    assert names[:5] == ['sign.cluster', 'the', 'columns', 'id', 'rev']
+    assert ['cluster', *names[3:]] == dc.SIGNED
+    names = names[5:-1]  # not_after stays NULL
+    row = place.sql('SELECT %s FROM job WHERE id = :id' % ', '.join(names), id=id)
     rev = str(time.time_ns() // 1000)
     values = [None if value is None else str(value) for value in row[0]]
-    values[6:8] = '00:00:00', '23:59:00'
+    for name, clock in (('start_anchor', '00:00:00'), ('stop_anchor', '23:59:00')):
+        values[names.index(name)] = clock
     values = ['production', str(id), rev, *values, None]
     line = json.dumps(values, ensure_ascii=False, separators=(',', ':'))
     armor = signing.armor(('distributed_cron job 1\n' + line).encode())

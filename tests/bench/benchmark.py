@@ -330,6 +330,47 @@ def throughput(bench):
 
 
 @row
+def signed(bench):
+    """Beside a worker that does not ask for signatures. The first time, ssh-keygen is
+    asked for each; after that they are remembered, also by the next worker."""
+    count = bench.count(500, 60)
+    with bench.place(max_tasks=500) as plain, bench.place(max_tasks=500) as place:
+        key = os.path.join(place.folder, 'key')
+        subprocess.run(
+            ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', key], check=True
+        )
+        with open(os.path.join(place.folder, 'signers'), 'w') as file:
+            file.write('bench ' + dc.read_text(key + '.pub'))
+        place.write(sign={'required': True, 'signers': 'signers'})
+        for one in (plain, place):
+            one.fill(count)
+        place.run('sign', '--all', '--key', key, '--yes')
+        for one in (plain, place):
+            one.workers(1)
+        first = place.rate(count)
+        place.took = 0  # the next rounds are not to wait for so long
+        rate, other, ratio = bench.beside(
+            11, lambda: place.rate(count), lambda: plain.rate(count)
+        )
+    yield Row(
+        '%d signed due at once, for the first time' % count,
+        '%.0f runs/s' % first,
+        'each asks ssh-keygen',
+        None,
+        '',
+        None,
+    )
+    yield Row(
+        'the same, remembered',
+        '%.0f runs/s' % rate,
+        'unsigned %.0f/s' % other,
+        ratio,
+        '≥ 0.9',
+        ratio >= 0.9,
+    )
+
+
+@row
 def many(bench):
     """Each of the four is as the one."""
     count = bench.count(10000, 1000)

@@ -56,6 +56,13 @@ def test_work_is_spread(bench):
     assert row.ratio >= 0.3, row
 
 
+@pytest.mark.slow
+def test_remembered_signatures_cost_little(bench):
+    """Of a busy machine less is asked than of an idle one."""
+    row = rows_of('signed', bench)[1]
+    assert row.ratio >= 0.5, row
+
+
 def test_the_limit_is_measured():
     assert 20 < benchmark.limit(50) < 50000
 
