@@ -6293,11 +6293,14 @@ def how_far(seconds):
 
 
 def clock_text(local, today):
-    """A local time, as text or not, to the minute, and without the day if it is that of
-    another one."""
-    day = text_of(today)[:11]
-    text = str(local)[:16]
-    return text.removeprefix(day)
+    """A local time, as text or not, to the minute: 23:34 on the day of another one, or
+    yesterday 23:34."""
+    text = str(local)
+    for day, word in ((today, ''), (today - DAY, 'yesterday ')):
+        date = '%s ' % day.date()
+        if text.startswith(date):
+            return word + text[11:16]
+    return text[:16]
 
 
 def describe(job):

@@ -49,6 +49,12 @@ function countDown() {
     if (left > 0) time.textContent = far(left);
     else if (time.textContent.startsWith('in ')) time.textContent = 'now';
   }
+  for (const time of document.querySelectorAll('time[data-since]')) { // a run goes on
+    const seconds = Math.max(0, Math.floor(now - Number(time.dataset.since)));
+    const [size, unit, part, name] = seconds < 3600 ? [60, 'min', 1, 's'] : [3600, 'h', 60, 'min'];
+    const rest = `${Math.floor(seconds % size / part)} ${name}`;
+    time.textContent = seconds < 60 ? rest : `${Math.floor(seconds / size)} ${unit} ${rest}`;
+  }
 }
 countDown();
 setInterval(countDown, 1000);
