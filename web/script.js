@@ -201,4 +201,12 @@ if (form) {
     clearTimeout(waiting);
     waiting = setTimeout(preview, 300);
   });
+  form.addEventListener('click', event => { // a chip fills the field, and leaves the others
+    const cron = event.target.dataset.cron, field = form.elements.schedule;
+    if (!cron || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    field.value = cron;
+    field.dispatchEvent(new Event('input', {bubbles: true}));
+    field.focus();
+  });
 }
