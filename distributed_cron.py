@@ -6426,11 +6426,14 @@ def how_far(seconds):
 
 
 def clock_text(local, today):
-    """A local time, as text or not, to the minute, and without the day if it is that of
-    another one."""
-    day = text_of(today)[:11]
-    text = str(local)[:16]
-    return text.removeprefix(day)
+    """A local time, as text or not, to the minute: 23:34 on the day of another one, or
+    yesterday 23:34."""
+    text = str(local)
+    for day, word in ((today, ''), (today - DAY, 'yesterday ')):
+        date = '%s ' % day.date()
+        if text.startswith(date):
+            return word + text[11:16]
+    return text[:16]
 
 
 def describe(job):
@@ -6440,7 +6443,7 @@ def describe(job):
 
 
 def schedule_in_words(job):
-    """When a job runs, without its window; a macro such as @daily stays as it is."""
+    """When a job runs, without its window. What can't be parsed stays as it is."""
     if job.after_job:
         return 'after job %s' % job.after_job
     if job.schedule is None:
@@ -6449,17 +6452,18 @@ def schedule_in_words(job):
     fields = schedule.split()
     if is_once(schedule):
         return 'once, at ' + ' '.join(fields[1:])
-    if len(fields) != 5:
+    try:
+        expression = parse(schedule)
+    except BadSchedule:
         return schedule
-    minute, hour, day, month, weekday = fields
-    words = clock_in_words(minute, hour)
-    if day != '*':
-        words += ', on day ' + day
-    if month != '*':
-        words += ', in ' + with_names(month, MONTH_NAMES)
-    if weekday != '*':
-        words += ', on ' + with_names(weekday, WEEKDAY_NAMES)
-    return words
+    days = days_in_words(expression)
+    clock = clock_in_words(expression.day_times)
+    if clock is None:
+        minute, hour, *_ = fields
+        clock = 'at minute %s of hour %s' % (minute, hour)
+    if days:
+        return '%s, %s' % (days, clock)
+    return 'at ' + clock if clock[0].isdigit() else clock
 
 
 def shown_schedule(job):
@@ -6468,23 +6472,79 @@ def shown_schedule(job):
     return schedule if job.each_host else resolved(schedule, seed_of(job))
 
 
-MONTH_NAMES = 'month jan feb mar apr may jun jul aug sep oct nov dec'.split()
-WEEKDAY_NAMES = 'sun mon tue wed thu fri sat sun'.split()
+MONTHS = 'month Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()
+WEEKDAYS = 'Sunday Monday Tuesday Wednesday Thursday Friday Saturday'.split()
+NTH = {
+    '#1': 'first',
+    '#2': 'second',
+    '#3': 'third',
+    '#4': 'fourth',
+    '#5': 'fifth',
+    'l': 'last',
+}
 
 
-def with_names(field, names):
-    """A field of an expression with names for its numbers, but for those of steps and
-    for the n in `5#n`."""
-    step = re.fullmatch(r'\*/(\d+)', field)
-    if step and names is MONTH_NAMES:  # as the months that it means
-        return ','.join(names[1 :: max(1, int(step[1]))])
-    return re.sub(
-        r'(?<![/#\d])\d+',
-        lambda number: (
-            names[int(number[0])] if int(number[0]) < len(names) else number[0]
-        ),
-        field,
+def days_in_words(expression):
+    """The days of an expression in words; empty for every day."""
+    either = expression.either_day
+    month_days = spans(expression.month_days, range(1, 32), str)
+    week_days = spans(
+        expression.week_days,
+        (1, 2, 3, 4, 5, 6, 0),
+        lambda number: WEEKDAYS[number][:3],
     )
+    months = spans(
+        expression.months,
+        range(1, 13),
+        MONTHS.__getitem__,
+    )
+    if not either and month_days == ['1-31']:
+        month_days = []
+    if not either and week_days == ['Mon-Sun']:
+        week_days = []
+    if month_days:
+        month_days[0] = 'day ' + month_days[0]
+    month_days += map(special_day, words_among(expression.month_days))
+    week_days += map(special_weekday, words_among(expression.week_days))
+    parts = [', '.join(part) for part in (month_days, week_days) if part]
+    days = (' or ' if either else ' and ').join(parts)
+    if months != ['Jan-Dec']:
+        days = '%s in %s' % (days or 'every day', ', '.join(months))
+    return days
+
+
+def spans(values, order, name):
+    """The names of numbers, in order; three or more in a row as `first-last`."""
+    found = []
+    row = []
+    for number in (*order, None):
+        if number in values:
+            row.append(name(number))
+            continue
+        if len(row) > 2:
+            row = ['%s-%s' % (row[0], row[-1])]
+        found += row
+        row = []
+    return found
+
+
+def words_among(values):
+    """Of the values of a field those that depend on the month."""
+    return sorted(value for value in values if isinstance(value, str))
+
+
+def special_day(word):
+    """L, LW or 15W in words."""
+    if word == 'l':
+        return 'last day'
+    if word == 'lw':
+        return 'last working day'
+    return 'working day nearest to day ' + word[:-1]
+
+
+def special_weekday(word):
+    """5L or 5#2 in words."""
+    return '%s %s' % (NTH[word[1:]], WEEKDAYS[int(word[0])])
 
 
 def frequency_in_words(minutes):
@@ -6497,17 +6557,25 @@ def frequency_in_words(minutes):
             return 'every %d %ss' % (minutes // size, unit)
 
 
-def clock_in_words(minute, hour):
-    """The first two fields of a cron expression in words."""
-    if minute.isdecimal() and hour.isdecimal():
-        return 'at %s:%s' % (hour.zfill(2), minute.zfill(2))
-    if hour != '*':
-        return 'at minute %s of hour %s' % (minute, hour)
-    if minute == '*':
-        return 'every minute'
-    if re.fullmatch(r'\*/\d+', minute):
-        return 'every %s minutes' % minute[2:]
-    return 'at minute %s of each hour' % minute
+def clock_in_words(times):
+    """Times since midnight in words; None for many that are not a step apart."""
+    clocks = []
+    for at in times:
+        hour_and_minute = divmod(at // MINUTE, 60)
+        clocks.append('%02d:%02d' % hour_and_minute)
+    if len(clocks) < 5:
+        return ', '.join(clocks)
+    following = times[1:]
+    steps = {later - at for at, later in zip(times, following)}
+    step = steps.pop()
+    if steps:
+        return None
+    words = frequency_in_words(step // MINUTE)
+    if step * len(times) < DAY:
+        return '%s %s-%s' % (words, clocks[0], clocks[-1])
+    if clocks[0] != '00:00':
+        words += ' from ' + clocks[0]
+    return words
 
 
 def window_in_words(job):

@@ -44,11 +44,11 @@ def test_add_list_show_edit_remove(place):
     assert re.match('1   never ran  a job  +never +', table[1])
     table = lines(place.run('list', '--wide'))
     assert re.search(' every 5 minutes  .*  echo x$', table[1])
-    assert 'at 03:00, on mon-fri, 02:00 to 04:00' in table[2]
+    assert 'Mon-Fri, 03:00, 02:00 to 04:00' in table[2]
     listed = json.loads(place.run('list', '--json'))
     assert [job['command'] for job in listed] == ['echo x', 'backup']
     assert json.loads(place.run('show', '2', '--json'))['max_run_time'] == 90
-    assert 'schedule      at 03:00' in place.run('show', '2')
+    assert 'schedule      Mon-Fri, 03:00' in place.run('show', '2')
     place.run('edit', '2', '--command', 'backup --all', '--every', '30')
     job = place.job(2)
     assert (job.command, job.schedule, job.frequency, job.max_run_time) == (

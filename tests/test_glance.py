@@ -53,8 +53,7 @@ def test_a_job_that_waits_for_its_time(at):
     run_no = start(at, job)
     assert status(at, job) == ('running', 'running on alpha since 12:30')
     clock(at, 30 + 24 * 60)
-    yesterday = '2026-05-20 12:30'
-    text = 'running on alpha since %s, past its deadline' % yesterday
+    text = 'running on alpha since yesterday 12:30, past its deadline'
     assert status(at, job) == ('overdue', text)
     finish(at, job, run_no)
     assert status(at, job) == ('ok', 'ok')

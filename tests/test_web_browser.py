@@ -278,6 +278,18 @@ def test_an_error_stands_at_its_field(site, browser):
     assert all('status of 4' in entry['message'] for entry in log), log
 
 
+@on('sqlite')
+def test_a_chip_fills_the_schedule_and_leaves_the_rest(site, browser):
+    add_a_job(browser, command='true')
+    browser.click('.chips a[data-cron="0 20 LW * *"]')
+    assert browser.css('#schedule').get_attribute('value') == '0 20 LW * *'
+    assert browser.css('#kind-schedule').is_selected()
+    assert browser.css('#description').get_attribute('value') == 'counts slowly'
+    browser.wait_text('last working day, 20:00', '#preview')
+    browser.press('save', '#job-form')
+    assert site.job(1).schedule == '0 20 LW * *'
+
+
 # The list
 
 

@@ -121,12 +121,20 @@ def changed(job, texts, values):
 
 
 def form_page(request, id=None):
-    """The form of a job, or of a new one."""
+    """The form of a job, or of a new one: a copy of another, with a schedule."""
     request.check_right()
+    asked = request.query(copy=NUMBER, schedule='.{1,255}')
+    job = None
+    texts = NEW
+    if id is not None or asked['copy']:
+        job = found_job(request, id or int(asked['copy']))
+        texts = texts_of(job)
     if id is None:
-        return show_form(request, None, NEW, {})
-    job = found_job(request, id)
-    return show_form(request, job, texts_of(job), {})
+        job = None
+        texts = {**texts, 'name': ''}  # only one job can have it
+    if asked['schedule']:
+        texts = {**texts, KIND: 'schedule', 'schedule': asked['schedule']}
+    return show_form(request, job, texts, {})
 
 
 def show_form(request, job, texts, wrong, status=200):

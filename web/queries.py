@@ -183,6 +183,24 @@ def ends_of_history(store, id):
     return store.query(text, id=id)[0]
 
 
+def outcomes(store, id):
+    """Of the last runs of a job, at most 1000: how many there are, how many of them
+    succeeded, and when the last of these ended."""
+    text = '''SELECT COUNT(*), COUNT(good), MAX(good) FROM
+        (SELECT CASE WHEN status = 'Success' THEN ended_at END AS good FROM run
+        WHERE job_id = :id AND {ran} ORDER BY job_id DESC, run_no DESC LIMIT 1000)
+        AS last'''
+    return store.query(text, id=id)[0]
+
+
+def beside(store, id, run_no):
+    """The numbers of the runs of a job before and after one, or None."""
+    text = '''SELECT
+        (SELECT MAX(run_no) FROM run WHERE job_id = :id AND run_no < :run_no),
+        (SELECT MIN(run_no) FROM run WHERE job_id = :id AND run_no > :run_no)'''
+    return store.query(text, id=id, run_no=run_no)[0]
+
+
 def runs(store, id, lowest, highest):
     """Runs of a job by number, newest first."""
     text = '''SELECT * FROM run WHERE job_id = :id

@@ -131,24 +131,6 @@ def usual(runs):
     return None
 
 
-def clock(text, today):
-    """A local time of the database as people say it: 23:34, or yesterday 23:34.
-
-    today: a local time, of which only the day counts."""
-    when = dc.moment(text)
-    if when is None:
-        return text or ''
-    days = (today.date() - when.date()).days
-    time = when.strftime('%H:%M')
-    if days == 0:
-        return time
-    if days == 1:
-        return 'yesterday ' + time
-    if -300 < days < 300:
-        return '%d %s %s' % (when.day, when.strftime('%b'), time)
-    return '%s %s' % (when.date(), time)
-
-
 def far(seconds):
     """How far ahead a time is, or how long ago it was; script.js says it alike."""
     distance = abs(seconds)
@@ -191,9 +173,7 @@ for function in (
     last_ended,
     usual,
     dc.host_of,
-    dc.how_long,
     duration,
-    clock,
     far,
     unix_time,
     current,
@@ -202,6 +182,7 @@ for function in (
     dc.text_of,
     dc.state_of,
     dc.how_long,
+    dc.clock_text,
     dc.describe,
     dc.schedule_in_words,
     dc.window_in_words,

@@ -49,6 +49,12 @@ function countDown() {
     if (left > 0) time.textContent = far(left);
     else if (time.textContent.startsWith('in ')) time.textContent = 'now';
   }
+  for (const time of document.querySelectorAll('time[data-since]')) { // a run goes on
+    const seconds = Math.max(0, Math.floor(now - Number(time.dataset.since)));
+    const [size, unit, part, name] = seconds < 3600 ? [60, 'min', 1, 's'] : [3600, 'h', 60, 'min'];
+    const rest = `${Math.floor(seconds % size / part)} ${name}`;
+    time.textContent = seconds < 60 ? rest : `${Math.floor(seconds / size)} ${unit} ${rest}`;
+  }
 }
 countDown();
 setInterval(countDown, 1000);
@@ -194,5 +200,13 @@ if (form) {
     find(`#${event.target.id}-error`)?.remove();
     clearTimeout(waiting);
     waiting = setTimeout(preview, 300);
+  });
+  form.addEventListener('click', event => { // a chip fills the field, and leaves the others
+    const cron = event.target.dataset.cron, field = form.elements.schedule;
+    if (!cron || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    field.value = cron;
+    field.dispatchEvent(new Event('input', {bubbles: true}));
+    field.focus();
   });
 }

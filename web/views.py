@@ -112,6 +112,7 @@ def job_page(request, id):
         link=link,
         runs=runs,
         health=dc.statuses_of(request.store, [job], request.now)[id],
+        outcomes=queries.outcomes(request.store, id),
         why=dc.why_lines(request.store, job),
         signature=signature_in_words(request, job),
     )
@@ -165,12 +166,15 @@ def run_of(job, local_now):
 def run_page(request, id, run_no):
     """A run and what it wrote."""
     job, run = found_run(request, id, run_no)
+    strips = queries.strips(request.store, [id], 9)
     return page(
         request,
         'run',
         'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
+        near=queries.beside(request.store, id, run_no),
+        last=strips[id],
         output=output_of(request, run),
     )
 
