@@ -463,7 +463,7 @@ def test_a_run_and_its_log(place):
     assert 'Note' not in browser.get('/run/1/2')
     place.store.change("UPDATE run SET note = '6 min late: <b>' WHERE run_no = 2")
     text = browser.get('/run/1/2')
-    assert '<dt>Note</dt><dd>6 min late: &lt;b&gt;</dd>' in text
+    assert '<span class="note">6 min late: &lt;b&gt;</span>' in text
     assert '&lt;i&gt;ended' in text and 'ERROR: exit 3' in text
     assert '1.log in the log folder of there' in text
     assert browser.get('/run/1/2/log') == '<i>ended</i>'
