@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import dc, execute, exit_status, fork
+from conftest import ROOT, dc, execute, exit_status, fork
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import wait_until
@@ -697,3 +697,23 @@ def test_export_and_apply_of_any_rows_find_nothing_to_do(sqlite_place, rows):
     todo = exported(sqlite_place)
     assert [entry.values for entry in todo.added + todo.changed] == []
     assert len(todo.unchanged) == len(rows)
+
+
+def test_the_recipe_of_the_readme(place):
+    """Its file makes the jobs that it shows, and CI applies it as it says."""
+    text = dc.read_text(os.path.join(ROOT, 'README.md'))
+    block = re.search(r'    # jobs\.yml\n((?:    .*\n)+)', text)[1]
+    jobs, ci = re.sub('(?m)^    ', '', block).split('# .gitlab-ci.yml\n')
+    path = os.path.join(place.folder, 'jobs.yml')
+    with open(path, 'w') as stream:
+        stream.write(jobs)
+    job = yaml.safe_load(ci)['apply']
+    *_, last = job['script'].split('distributed_cron.py ')
+    codes = {'--dry-run': job['allow_failure']['exit_codes'], '--prune': 0}
+    for rule in job['rules']:
+        how = rule['variables']['HOW']
+        args = last.replace('$HOW', how).replace('jobs.yml', path).split()
+        out = place.run(*args, code=codes[how])
+        assert '+ report: /usr/local/bin/report\n' in out
+    assert by_name(place, 'report').after_job == by_name(place, 'backup').id
+    assert by_name(place, 'backup').schedule == '30 2 * * *'
