@@ -400,6 +400,9 @@ jobs:
         ('a: b\n---\njobs: []', 'is not YAML: line '),
         ('jobs: &a [*a]', 'line 1: allowed: lines of `key: value`'),
         ('jobs: [\xff]', 'is not YAML'),
+        ("owner: ''\njobs: []", 'owner: allowed: 1 to 255 characters'),
+        ('owner: [a]\njobs: []', 'owner: allowed: 1 to 255 characters'),
+        ('owner: %s\njobs: []' % ('x' * 256), 'owner: allowed: 1 to 255 characters'),
     ],
 )
 def test_what_is_no_file_of_jobs(sqlite_place, text, said):
