@@ -10714,23 +10714,17 @@ class JobFile:
         self.owner = None
         self.defaults = {}  # {column: (value, line)}
         self.entries = []
-        try:
-            with open(source_of(path), 'rb') as stream:
-                top = from_yaml(stream, 'get_single_node')
-        except BadConfig as problem:
-            raise self.bad(problem) from None
-        if top is None or top.id != 'mapping':
-            raise self.bad('allowed: owner, defaults, and jobs')
+        top = self.top_node()
         nodes = {}
         for key, node, _ in self.parts(top, FILE_KEYS):
             nodes[key] = node
         jobs = nodes.get('jobs', top)
         if jobs.id != 'sequence':
             raise self.bad('jobs: allowed: a list')
-        if path != '-':
+        if os.path.isfile(path):  # and no pipe
             self.owner = os.path.basename(path)
         if 'owner' in nodes:
-            self.owner = str(nodes['owner'].value)
+            self.owner = self.owner_in(nodes['owner'])
         if 'defaults' in nodes:
             self.defaults = self.said(nodes['defaults'], COLUMNS_BY_NAME)
         for node in jobs.value:
@@ -10742,12 +10736,29 @@ class JobFile:
     def bad(self, text):
         return BadConfig('%s: %s' % (self.path, text))
 
+    def top_node(self):
+        """The node of YAML that is the whole file. Raises BadConfig."""
+        try:
+            with open(source_of(self.path), 'rb') as stream:
+                top = from_yaml(stream, 'get_single_node')
+        except BadConfig as problem:
+            raise self.bad(problem) from None
+        if top is None or top.id != 'mapping':
+            raise self.bad('allowed: owner, defaults, and jobs')
+        return top
+
+    def owner_in(self, node):
+        """The owner that a file names. Raises BadConfig."""
+        if node.id != 'scalar' or len(node.value) not in range(1, 256):
+            raise self.bad('owner: allowed: 1 to 255 characters')
+        return node.value
+
     def refuse(self, wrong):
         """Tell all that is wrong, (line, text), if anything is. Raises BadConfig."""
         for line, text in sorted(wrong):
-            text = words_of(text)
-            text = '%s: line %d: %s' % (self.path, line, text)
-            print(visible(text), file=sys.stderr)
+            where = '%s: line %d: ' % (self.path, line)
+            text = visible(words_of(text))
+            print(where + text, file=sys.stderr)
         if wrong:
             raise self.bad('nothing is changed; mistakes: %d' % len(wrong))
 

@@ -131,6 +131,31 @@ def test_what_says_when_takes_the_place_of_what_did(at, first, second):
     assert 'nothing' not in apply(at, other, second)
 
 
+def test_what_says_when_is_the_one_thing_that_does(place):
+    """Also where somebody has written two of them."""
+    apply(place, BACKUP, {**SYNC, 'name': 'x'})
+    id = by_name(place, 'backup').id
+    place.store.change(
+        "UPDATE job SET schedule = '@daily', after_job = :id WHERE name = 'x'", id=id
+    )
+    out = apply(place, BACKUP, {**SYNC, 'name': 'x'})
+    assert '~ x: schedule: "@daily" -> null\n~ x: after_job: %d -> null\n' % id in out
+    job = by_name(place, 'x')
+    assert (job.schedule, job.after_job, job.frequency) == (None, None, 15)
+
+
+def test_yes_and_no_are_1_and_0(place):
+    """As YAML has them; a text stays what it is."""
+    path = os.path.join(place.folder, 'jobs.yml')
+    with open(path, 'w') as stream:
+        stream.write('jobs: [{name: no, command: on, frequency: 5, active: NO}]')
+    place.run('apply', path)
+    job = by_name(place, 'no')
+    assert (job.active, job.command) == (0, 'on')
+    place.run('apply', write(place, {**SYNC, 'name': 'no', 'active': True}))
+    assert by_name(place, 'no').active == 1
+
+
 def test_the_diff_shows_what_was_edited_in_between(place):
     apply(place, BACKUP, SYNC)
     place.run('edit', 'backup', '--command', 'backup --none', '--retries', '2')
@@ -193,6 +218,9 @@ def test_a_job_without_a_name_has_its_id(place):
     assert names(place) == ['echo']
     apply(place, job)  # the name is not taken away
     assert names(place) == ['echo']
+    apply(place, BACKUP)
+    out = apply(place, {**job, 'name': 'backup'}, code=2)
+    assert 'backup: name is that of job %d' % by_name(place, 'backup').id in out
 
 
 # Prune.
@@ -206,7 +234,8 @@ def test_prune_removes_what_the_file_made_and_nothing_else(place):
     assert len(table(place)) == 4
     out = apply(place, BACKUP, SYNC, args=['--prune', '--dry-run'], code=3)
     assert '- third: sync-all' in out and len(table(place)) == 4
-    assert '- third: sync-all' in apply(place, BACKUP, SYNC, args=['--prune'])
+    out = apply(place, BACKUP, SYNC, args=['--prune'])
+    assert '- third: sync-all' in out and 'note' not in out
     assert sorted(names(place)) == ['backup', 'mine', 'sync']
     assert 'note' not in apply(place, BACKUP, SYNC)
 
@@ -371,6 +400,9 @@ jobs:
         ('a: b\n---\njobs: []', 'is not YAML: line '),
         ('jobs: &a [*a]', 'line 1: allowed: lines of `key: value`'),
         ('jobs: [\xff]', 'is not YAML'),
+        ("owner: ''\njobs: []", 'owner: allowed: 1 to 255 characters'),
+        ('owner: [a]\njobs: []', 'owner: allowed: 1 to 255 characters'),
+        ('owner: %s\njobs: []' % ('x' * 256), 'owner: allowed: 1 to 255 characters'),
     ],
 )
 def test_what_is_no_file_of_jobs(sqlite_place, text, said):
@@ -380,17 +412,19 @@ def test_what_is_no_file_of_jobs(sqlite_place, text, said):
 
 def test_a_mistake_that_only_the_id_shows(place):
     """H is a number of the job's id: for some, it is outside of the window."""
+    hour = int(dc.resolved('0 H * * *', '0').split()[1])  # of a job without an id
     jobs = [
         {
             'name': 'job-%d' % number,
             'command': 'x',
             'schedule': '0 H * * *',
-            'start_anchor': '12:00',
+            'start_anchor': '%02d:00' % hour,
+            'stop_anchor': '%02d:01' % hour,
         }
         for number in range(9)
     ]
     out = apply(place, *jobs, code=2)
-    assert re.search(r'line \d+: job-\d: schedule .*has no time from 12:00:00', out)
+    assert re.search(r'line \d+: job-\d: schedule .*has no time from %02d:' % hour, out)
     assert table(place) == []
 
 
@@ -437,10 +471,13 @@ def test_what_an_entry_runs_after(place):
 
 def test_what_version_1_does_not_know_is_refused_while_it_runs(place):
     apply(place, BACKUP)
+    place.add('x', frequency=5, max_run_time=2)
     place.store.hello('old-1', 0, place.store.now())
     place.store.execute("UPDATE host SET version = '1.0'")
     apply(place, BACKUP)  # nothing is written
     apply(place, {**BACKUP, 'command': 'x'})  # it knows that
+    old = {'id': table(place)[1].id, 'command': 'x', 'frequency': 5}
+    apply(place, old, file='2.yml')
     for args, code in ((['--dry-run'], 2), ([], 2), (['--force'], 0)):
         out = apply(place, {**BACKUP, 'retries': 1}, args=args, code=code)
         said = 'retries host here runs version 1.0, which does not know this' in out
