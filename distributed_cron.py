@@ -50,6 +50,9 @@ Exact behaviour
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
     with each_host never runs; each host that run_on allows has a copy that does.
+16. With sign.required, a host starts only jobs that are as somebody has signed them
+    whom it trusts. The run of another one ends as 'ERROR: refused: …' at once, and is
+    not tried again.
 
 Sections
     words      constants, errors, times and records that all sections share
