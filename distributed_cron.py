@@ -50,6 +50,9 @@ Exact behaviour
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
     with each_host never runs; each host that run_on allows has a copy that does.
+16. With sign.required, a host starts only jobs that are as somebody has signed them
+    whom it trusts. The run of another one ends as 'ERROR: refused: …' at once, and is
+    not tried again.
 
 Sections
     words      constants, errors, times and records that all sections share
@@ -91,10 +94,10 @@ Sections
     messages   what is told of troubles, and how it is sent
     troubles   what is wrong now, by what the tables say
     check      does everything work that a worker needs?
-    sign       jobs are signed, and their signatures looked at
     crontab    import and export
     apply      jobs as code: the table is made as a file says
     files      a file of jobs, as apply reads it and export writes it
+    sign       jobs are signed, and their signatures looked at
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words. Sections from options on
 may also use options, jobs, display, and what stands above these.
@@ -5609,6 +5612,14 @@ COUNT = Option(
         'help': 'print at most so many; default: 20',
     },
 )
+KEY = Option(
+    '--key',
+    {
+        'metavar': 'FILE',
+        'help': 'a private key, or the public half of one that the ssh agent has; '
+        'default: a key of the agent that sign.signers lists',
+    },
+)
 JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 
 
@@ -9804,237 +9815,6 @@ def last_seen_in_words(store):
 
 
 ########################################################################################
-# sign: jobs are signed, and their signatures looked at
-########################################################################################
-
-SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
-
-
-SIGN_OPTIONS = (
-    SOME_JOBS,
-    Option('--all', {**FLAG, 'help': 'sign all jobs'}),
-    Option(
-        '--key',
-        {
-            'metavar': 'FILE',
-            'help': 'a private key, or the public half of one that the ssh agent has; '
-            'default: a key of the agent that sign.signers lists',
-        },
-    ),
-    Option(
-        '--not-after',
-        {
-            'metavar': 'TIME',
-            'help': 'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
-            'default: until it is replaced',
-        },
-    ),
-    Option('--yes', {**FLAG, 'help': 'do not ask'}),
-)
-
-
-@command('sign', *SIGN_OPTIONS)
-def cmd_sign(args, config):
-    """show what has changed in jobs since they were signed, ask, and sign them"""
-    if bool(args.id) == args.all:
-        raise BadConfig('sign: name the jobs, or --all')
-    if not config.sign_signers:
-        raise config.bad(NO_SIGNERS)
-    until = None
-    if args.not_after is not None:
-        until = text_of(time_given(args.not_after, '--not-after'))
-        if is_over(until):
-            raise BadConfig('--not-after %s UTC is in the past' % until)
-    store = Store(config).connect()
-    jobs = []
-    for job in signable(store, args.id):
-        last = last_good(config, job)
-        texts = to_sign(store, job, last, until)
-        print_changes(job, last, texts)
-        jobs.append((job, texts))
-    if not args.yes and not is_confirmed('sign %d jobs? [y/N] ' % len(jobs)):
-        raise Problem('nothing was signed')
-    with key_file(config, args.key) as key:
-        for job, texts in jobs:
-            signature = signed_by(config, key, texts)
-            write_signature(store, job, signature)
-            print('job %d: signed by %s' % (job.id, signature.signer), flush=True)
-
-
-def signable(store, ids):
-    """The jobs of these ids or names; all that can be signed, if there are none."""
-    jobs = [job_of(store, id) for id in ids]
-    for job in jobs:
-        if job.parent_id is not None:
-            text = 'job %d is on one host what job %d says; name job %d'
-            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
-    return jobs or store.query(
-        'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
-    )
-
-
-def last_good(config, job):
-    """The Signature of a job, if it is good for what was signed; else None."""
-    signature = signature_of(job)
-    if signature is None or doubt_of(config, signature) is not None:
-        return None
-    return signature
-
-
-def to_sign(store, job, last, until):
-    """The texts of a job that are signed now. rev is above that of the last good
-    signature; what its row has for one may be anybody's."""
-    rev = time.time_ns() // 1000
-    if last is not None:
-        rev = max(rev, last.rev + 1)
-    job = job._replace(rev=rev, not_after=until)
-    return texts_of(job, cluster_of(store))
-
-
-def print_changes(job, last, texts):
-    """Print in what the texts of a job differ from those of its last good signature; if
-    there is none, all of them."""
-    old = dict.fromkeys(SIGNED)
-    said = 'has no good signature; all of it is new'
-    if last is not None:
-        old = last.texts
-        said = 'changed since %s signed it' % last.signer
-    changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
-    if not changed:
-        said = 'not ' + said
-    description = one_line(job.description)
-    print(visible('job %d %s: %s' % (job.id, description, said)))
-    for name in changed:
-        for sign, text in (('-', old[name]), ('+', texts[name])):
-            if text is not None:
-                line = visible('  %s %s: %s' % (sign, name, text))
-                print(line.replace('\n', '\n      '))
-
-
-def is_confirmed(question):
-    """Whether the answer to a question is yes."""
-    try:
-        return input(question).strip().lower() in ('y', 'yes')
-    except EOFError:
-        return False
-
-
-@contextmanager
-def key_file(config, given):
-    """The file of the key to sign with: the given one, or one with the first public key
-    of the agent that may sign."""
-    if given is not None:
-        yield given
-        return
-    import subprocess
-    from tempfile import NamedTemporaryFile
-
-    signers = read_text(config.sign_signers).split()
-    done = subprocess.run(['ssh-add', '-L'], capture_output=True)
-    keys = done.stdout.decode().splitlines()
-    keys = [key for key in keys if key.split()[1] in signers]
-    if not keys:
-        text = 'the ssh agent has no key that %s lists; allowed: --key FILE'
-        raise Problem(text % config.sign_signers)
-    with NamedTemporaryFile('w', suffix='.pub') as file:
-        file.write(keys[0])
-        file.flush()
-        yield file.name
-
-
-def signed_by(config, key, texts):
-    """The Signature of texts by a key, which must be good. Raises Problem."""
-    import subprocess
-
-    text = signed_bytes(texts)
-    done = subprocess.run(  # it may ask for a passphrase, or to touch a key
-        ['ssh-keygen', '-q', '-Y', 'sign', '-n', NAMESPACE, '-f', key],
-        input=text,
-        stdout=subprocess.PIPE,
-    )
-    if done.returncode != 0:
-        raise Problem('ssh-keygen could not sign with %s' % key)
-    armor = done.stdout.decode()
-    done = ask_ssh(config, 'find-principals', armor, b'')
-    found = done.stdout.decode().split()
-    if not found:
-        raise Problem('%s does not list the key %s' % (config.sign_signers, key))
-    rev = int(texts['rev'])
-    signature = Signature(found[0], texts, armor, rev)
-    doubt = doubt_of(config, signature)
-    if doubt is not None:
-        raise Problem(doubt)
-    return signature
-
-
-def write_signature(store, job, signature):
-    """Write a signature into the row of a job, which must be as it was shown."""
-    signer, texts, armor, rev = signature
-    names = [name for name in SIGNED if name not in ('cluster', 'id')]
-    same = ' AND '.join('%s {same} :%s' % (name, name) for name in names)
-    changed = store.change(
-        '''UPDATE job SET signature = :signature, rev = :new_rev, not_after = :until
-        WHERE id = :id AND '''
-        + same,
-        signature='\n'.join((signer, list_of(texts), armor)),
-        new_rev=rev,
-        until=texts['not_after'],
-        id=job.id,
-        **{name: getattr(job, name) for name in names},
-    )
-    if not changed:
-        raise Problem('job %d was changed meanwhile: it is not signed' % job.id)
-
-
-@command('verify', SOME_JOBS)
-def cmd_verify(args, config):
-    """say of jobs, or of all, whether they are as they were signed, and by whom"""
-    store = Store(config).connect()
-    status = 0
-    for job in signable(store, args.id):
-        signer, said = judged(store, job)
-        print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
-        if signer is None:
-            status = 1
-    return status
-
-
-def signatures_in_words(store):
-    """Who signed the jobs, and how many of them would be refused. Raises Problem."""
-    config = store.config
-    if not config.sign_signers:
-        return 'not required: any job is run'
-    memory = Signatures(config, config.state_location)
-    memory.prepare()
-    signers = defaultdict(int)
-    flaws = []
-    for job in signable(store, ()):
-        signer, said = judged(store, job, memory.doubt)
-        if signer is None:
-            flaws.append('job %d: %s' % (job.id, said))
-        else:
-            signers[signer] += 1
-    signers = sorted(signers.items())
-    text = 'signed by ' + ', '.join('%s: %d' % pair for pair in signers)
-    if flaws:
-        text += '; not as signed: %d, such as %s; see: verify' % (len(flaws), flaws[0])
-    if flaws and config.sign_required is True:
-        raise Problem(text)
-    return text
-
-
-def tell_unsigned(store, before, id):
-    """Say that a job which was added, or has changed, is not as it was signed. before:
-    its row before the change; None: it is new."""
-    matters = store.config.sign_required if before is None else before.signature
-    if not matters:
-        return
-    flaw = flaw_of(job_of(store, id), cluster_of(store), lambda _: None)
-    if flaw is not None:
-        print('note: %s; to sign it: %s sign %d' % (flaw, command_line(), id))
-
-
-########################################################################################
 # crontab: import and export
 ########################################################################################
 
@@ -10377,6 +10157,8 @@ class Todo:
 APPLIED = (
     Option('file', {'help': 'the file; -: standard input'}),
     Option('--dry-run', {**FLAG, 'help': 'print what is to be done; then exit 3'}),
+    Option('--sign', {**FLAG, 'help': 'sign the jobs of the file that are not signed'}),
+    KEY,
     Option('--prune', {**FLAG, 'help': 'remove what the file made and no longer has'}),
     Option(
         '--yes',
@@ -10392,7 +10174,7 @@ def cmd_apply(args, config):
     file = JobFile(args.file)
     if args.prune and file.owner is None:
         raise file.bad('owner: is missing, which --prune needs')
-    store = Store(config).connect()
+    store = store_for_signing(config) if args.sign else Store(config).connect()
     todo = carry_out(store, file, args)
     for line in lines_of_todo(todo):
         print(visible(line.replace('\n', ' ')))
@@ -10406,6 +10188,11 @@ def cmd_apply(args, config):
     if args.dry_run:
         refuse_many(todo, args)
         return 3 if any(todo.counts()[:3]) else 0
+    if args.sign:  # what the table has now, as far as it is what the file says
+        now = difference(store, file, args)
+        sign_rows(store, [entry.old for entry in now.unchanged], args.key)
+        if now.added or now.changed:
+            raise Problem('others have changed jobs of the file: they are not signed')
 
 
 def lines_of_todo(todo):
@@ -10912,6 +10699,253 @@ def said_of(job, names):
     if 'after_job' in said:
         said['after_job'] = names.get(job.after_job, job.after_job)
     return said
+
+
+########################################################################################
+# sign: jobs are signed, and their signatures looked at
+########################################################################################
+
+SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
+
+
+SIGN_OPTIONS = (
+    SOME_JOBS,
+    Option('--all', {**FLAG, 'help': 'sign all jobs'}),
+    KEY,
+    Option(
+        '--not-after',
+        {
+            'metavar': 'TIME',
+            'help': 'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
+            'default: until it is replaced',
+        },
+    ),
+    Option('--yes', {**FLAG, 'help': 'do not ask'}),
+)
+
+
+@command('sign', *SIGN_OPTIONS)
+def cmd_sign(args, config):
+    """show what has changed in jobs since they were signed, ask, and sign them"""
+    if bool(args.id) == args.all:
+        raise BadConfig('sign: name the jobs, or --all')
+    until = None
+    if args.not_after is not None:
+        until = text_of(time_given(args.not_after, '--not-after'))
+        if is_over(until):
+            raise BadConfig('--not-after %s UTC is in the past' % until)
+    store = store_for_signing(config)
+    jobs = []
+    for job in signable(store, args.id):
+        last = last_good(config, job)
+        texts = to_sign(store, job, last, until)
+        print_changes(job, last, texts)
+        jobs.append((job, texts))
+    if not args.yes and not is_confirmed('sign %d jobs? [y/N] ' % len(jobs)):
+        raise Problem('nothing was signed')
+    sign_jobs(store, jobs, args.key)
+
+
+def sign_jobs(store, jobs, key):
+    """Sign jobs. jobs: (row, texts). key: what --key says."""
+    config = store.config
+    with key_file(config, key) as file:
+        for job, texts in jobs:
+            signature = signed_by(config, file, texts)
+            write_signature(store, job, signature)
+            print('job %d: signed by %s' % (job.id, signature.signer), flush=True)
+
+
+def sign_rows(store, rows, key):
+    """Sign the rows that are not as somebody signed them."""
+    jobs = []
+    for row in rows:
+        signer, _ = judged(store, row)
+        if signer is None:
+            last = last_good(store.config, row)
+            jobs.append((row, to_sign(store, row, last, None)))
+    if jobs:
+        sign_jobs(store, jobs, key)
+
+
+def store_for_signing(config):
+    """The database of a host that knows who may sign. Raises BadConfig."""
+    if not config.sign_signers:
+        raise config.bad(NO_SIGNERS)
+    return Store(config).connect()
+
+
+def signable(store, ids):
+    """The jobs of these ids or names; all that can be signed, if there are none."""
+    jobs = [job_of(store, id) for id in ids]
+    for job in jobs:
+        if job.parent_id is not None:
+            text = 'job %d is on one host what job %d says; name job %d'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
+    return jobs or store.query(
+        'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
+    )
+
+
+def last_good(config, job):
+    """The Signature of a job, if it is good for what was signed; else None."""
+    signature = signature_of(job)
+    if signature is None or doubt_of(config, signature) is not None:
+        return None
+    return signature
+
+
+def to_sign(store, job, last, until):
+    """The texts of a job that are signed now. rev is above that of the last good
+    signature; what its row has for one may be anybody's."""
+    rev = time.time_ns() // 1000
+    if last is not None:
+        rev = max(rev, last.rev + 1)
+    job = job._replace(rev=rev, not_after=until)
+    return texts_of(job, cluster_of(store))
+
+
+def print_changes(job, last, texts):
+    """Print in what the texts of a job differ from those of its last good signature; if
+    there is none, all of them."""
+    old = dict.fromkeys(SIGNED)
+    said = 'has no good signature; all of it is new'
+    if last is not None:
+        old = last.texts
+        said = 'changed since %s signed it' % last.signer
+    changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
+    if not changed:
+        said = 'not ' + said
+    description = one_line(job.description)
+    print(visible('job %d %s: %s' % (job.id, description, said)))
+    for name in changed:
+        for sign, text in (('-', old[name]), ('+', texts[name])):
+            if text is not None:
+                line = visible('  %s %s: %s' % (sign, name, text))
+                print(line.replace('\n', '\n      '))
+
+
+def is_confirmed(question):
+    """Whether the answer to a question is yes."""
+    try:
+        return input(question).strip().lower() in ('y', 'yes')
+    except EOFError:
+        return False
+
+
+@contextmanager
+def key_file(config, given):
+    """The file of the key to sign with: the given one, or one with the first public key
+    of the agent that may sign."""
+    if given is not None:
+        yield given
+        return
+    import subprocess
+    from tempfile import NamedTemporaryFile
+
+    signers = read_text(config.sign_signers).split()
+    done = subprocess.run(['ssh-add', '-L'], capture_output=True)
+    keys = done.stdout.decode().splitlines()
+    keys = [key for key in keys if key.split()[1] in signers]
+    if not keys:
+        text = 'the ssh agent has no key that %s lists; allowed: --key FILE'
+        raise Problem(text % config.sign_signers)
+    with NamedTemporaryFile('w', suffix='.pub') as file:
+        file.write(keys[0])
+        file.flush()
+        yield file.name
+
+
+def signed_by(config, key, texts):
+    """The Signature of texts by a key, which must be good. Raises Problem."""
+    import subprocess
+
+    text = signed_bytes(texts)
+    done = subprocess.run(  # it may ask for a passphrase, or to touch a key
+        ['ssh-keygen', '-q', '-Y', 'sign', '-n', NAMESPACE, '-f', key],
+        input=text,
+        stdout=subprocess.PIPE,
+    )
+    if done.returncode != 0:
+        raise Problem('ssh-keygen could not sign with %s' % key)
+    armor = done.stdout.decode()
+    done = ask_ssh(config, 'find-principals', armor, b'')
+    found = done.stdout.decode().split()
+    if not found:
+        raise Problem('%s does not list the key %s' % (config.sign_signers, key))
+    rev = int(texts['rev'])
+    signature = Signature(found[0], texts, armor, rev)
+    doubt = doubt_of(config, signature)
+    if doubt is not None:
+        raise Problem(doubt)
+    return signature
+
+
+def write_signature(store, job, signature):
+    """Write a signature into the row of a job, which must be as it was shown."""
+    signer, texts, armor, rev = signature
+    names = [name for name in SIGNED if name not in ('cluster', 'id')]
+    same = ' AND '.join('%s {same} :%s' % (name, name) for name in names)
+    changed = store.change(
+        '''UPDATE job SET signature = :signature, rev = :new_rev, not_after = :until
+        WHERE id = :id AND '''
+        + same,
+        signature='\n'.join((signer, list_of(texts), armor)),
+        new_rev=rev,
+        until=texts['not_after'],
+        id=job.id,
+        **{name: getattr(job, name) for name in names},
+    )
+    if not changed:
+        raise Problem('job %d was changed meanwhile: it is not signed' % job.id)
+
+
+@command('verify', SOME_JOBS)
+def cmd_verify(args, config):
+    """say of jobs, or of all, whether they are as they were signed, and by whom"""
+    store = Store(config).connect()
+    status = 0
+    for job in signable(store, args.id):
+        signer, said = judged(store, job)
+        print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
+        if signer is None:
+            status = 1
+    return status
+
+
+def signatures_in_words(store):
+    """Who signed the jobs, and how many of them would be refused. Raises Problem."""
+    config = store.config
+    if not config.sign_signers:
+        return 'not required: any job is run'
+    memory = Signatures(config, config.state_location)
+    memory.prepare()
+    signers = defaultdict(int)
+    flaws = []
+    for job in signable(store, ()):
+        signer, said = judged(store, job, memory.doubt)
+        if signer is None:
+            flaws.append('job %d: %s' % (job.id, said))
+        else:
+            signers[signer] += 1
+    signers = sorted(signers.items())
+    text = 'signed by ' + ', '.join('%s: %d' % pair for pair in signers)
+    if flaws:
+        text += '; not as signed: %d, such as %s; see: verify' % (len(flaws), flaws[0])
+    if flaws and config.sign_required is True:
+        raise Problem(text)
+    return text
+
+
+def tell_unsigned(store, before, id):
+    """Say that a job which was added, or has changed, is not as it was signed. before:
+    its row before the change; None: it is new."""
+    matters = store.config.sign_required if before is None else before.signature
+    if not matters:
+        return
+    flaw = flaw_of(job_of(store, id), cluster_of(store), lambda _: None)
+    if flaw is not None:
+        print('note: %s; to sign it: %s sign %d' % (flaw, command_line(), id))
 
 
 ########################################################################################

@@ -57,10 +57,10 @@ BELOW = [
     'messages',
     'troubles',
     'check',
-    'sign',
     'crontab',
     'apply',
     'files',
+    'sign',
     'demo',
 ]
 ORDER = ABOVE + BELOW  # the banner stands between them

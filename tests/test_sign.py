@@ -647,6 +647,44 @@ def test_signing_with_an_agent(sqlite_signing, monkeypatch):
     assert 'signed by bob' in signing.place.run('verify')
 
 
+def test_apply_signs_what_the_file_says(signing, monkeypatch):
+    """And nothing that is in the row instead; what is signed already, stays so."""
+    place = signing.place
+    with open(signing.path('jobs.yml'), 'w') as file:
+        file.write(
+            """jobs:
+- {name: a, command: echo a, frequency: 60}
+- {name: b, command: echo b, schedule: H 4 * * *, retries: 2}
+"""
+        )
+    args = ('apply', signing.path('jobs.yml'), '--sign', '--key', signing.keys['bob'])
+    assert 'signed' not in place.run(*args, '--dry-run', code=3)
+    assert place.run(*args).count(': signed by bob') == 2
+    a, b = place.sql('SELECT * FROM job ORDER BY id')
+    assert place.run('verify').count('signed by bob') == 2
+    signing.change(a.id, command='echo evil')
+    assert 'signed' not in place.run(*args)  # it is again as it was signed
+    assert place.run('verify').count('signed by bob') == 2
+    with open(signing.path('jobs.yml'), 'a') as file:
+        file.write('- {name: c, command: echo c, frequency: 60}\n')
+    assert place.run(*args).splitlines()[-1] == 'job 3: signed by bob'
+    assert place.job(a.id).command == 'echo a'
+    assert place.job(b.id).rev == b.rev
+    assert 'signed' not in place.run(*args)
+    write = dc.write
+
+    def write_and_lose(*args):
+        write(*args)
+        signing.change(b.id, command='echo evil')
+
+    monkeypatch.setattr(dc, 'write', write_and_lose)
+    said = place.run(*args, code=1)
+    assert 'others have changed jobs of the file: they are not signed' in said
+    assert 'bad  job %d: ' % b.id in place.run('verify', code=1)
+    place.write(sign={})
+    assert 'sign.signers is missing' in place.run(*args, code=2)
+
+
 def test_verify_and_check_say_who_signed(sqlite_signing):
     signing = sqlite_signing
     signing.place.run('check', code=1)  # no worker has started
