@@ -77,13 +77,14 @@ Sections
     options    what the commands take: their register, and arguments that many have
     columns    what people may set of a job, and the limits of that
     jobs       what the commands and the web page share: actions, checks, changes
-    status     how jobs are doing, in a word and in words
+    status     which jobs have some words, and how they are doing, in words
     display    schedules and times in words, and tables for the terminal
     setup      init: the first configuration, and the tables
     schema     the SQL that makes the tables, for each database
     tables     their columns and indexes, and what the triggers set
     commands   what people type
-    reports    jobs, their times and runs, and the hosts, for people and programs
+    lists      jobs, runs and hosts at a glance, for people and programs
+    reports    all about a job, its times, and what it writes
     why        why a job did, does or does not run
     pausing    jobs and hosts that start nothing for a while
     alert      what is wrong is told, and again when it is over
@@ -256,6 +257,12 @@ Host = namedtuple(
     'name last_seen worker version max_tasks running skew_ms tags',
     defaults=[None],
 )
+
+
+def extended(row, **more):
+    """A row with more columns."""
+    kind = row_type(*row._fields, *more)
+    return kind(*row, *more.values())
 
 
 class Kind:
@@ -774,7 +781,7 @@ class Worker:
             rows = self.store.claim(jobs, claim.token, self.name)
             claim.landed = True
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
-            noted = with_notes(self.store, rows, jobs, self.pace)
+            noted = with_notes(self.store, rows, jobs, self.pace, self.log)
             good = self.state.signatures.passed(noted, claim, self.store)
             if good:
                 commands = [Command(row, claim, sent, self.config) for row in good]
@@ -3150,9 +3157,9 @@ EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS en
         WHERE job.id IN (:jobs) AND {ran}'''
 
 
-def with_notes(store, rows, starts, pace):
+def with_notes(store, rows, starts, pace, log):
     """What collect says, with a note on each run that starts late. starts: {job id:
-    last_start before the claim}; pace: what hindered this worker."""
+    last_start before the claim}; pace: what hindered this worker; log: its Log."""
     if not rows:
         return rows
     now = moment(rows[0].now)
@@ -3168,8 +3175,9 @@ def with_notes(store, rows, starts, pace):
             evidence = Evidence(store, late.values(), pace, now)
             for (due, id), job in late.items():
                 notes[id] = evidence.note(job, due)
-    except Exception:  # a bad row, or a bug of ours: a run starts in any case
-        pass
+    except Exception as error:  # a bad row, or a bug of ours: a run starts in any case
+        kind = type(error).__name__
+        log.write('a late start gets no note: %s: %s' % (kind, line_of(error)))
     return [row._replace(note=notes.get(row.id)) for row in rows]
 
 
@@ -6067,7 +6075,7 @@ def with_run_time(job, values):
 
 
 ########################################################################################
-# status: how jobs are doing, in a word and in words
+# status: which jobs have some words, and how they are doing, in words
 ########################################################################################
 
 
@@ -6097,6 +6105,33 @@ def is_failing(job):
     return job.last_status.startswith('ERROR')
 
 
+SEARCHED = ('name', 'description', 'command', 'run_on')
+
+
+def having_words(words, columns=SEARCHED):
+    """(SQL, values): whether a job has each of some words in one of these columns, or
+    as its id."""
+    tests = ['1 = 1']
+    values = {}
+    for number, word in enumerate(words):
+        name = 'word_%d' % number
+        values[name] = '%%%s%%' % like(word)
+        either = [
+            "LOWER(%s) LIKE :%s ESCAPE '!'" % (column, name) for column in columns
+        ]
+        if re.fullmatch('[1-9][0-9]{0,8}', word):
+            either.append('id = ' + word)
+        tests.append('(%s)' % ' OR '.join(either))
+    return ' AND '.join(tests), values
+
+
+def like(text):
+    """A text, in lower case, for LIKE … ESCAPE '!'."""
+    return re.sub('[!%_]', r'!\g<0>', text.lower())
+
+
+# In these states somebody should look at a job; their colours on a terminal.
+TROUBLES = {'failing': 31, 'flapping': 31, 'overdue': 33}
 # What the row of a job does not tell of its status.
 Facts = namedtuple(
     'Facts',
@@ -6158,7 +6193,9 @@ def status_by_runs(job, state, now, today, facts):
         return 'flapping', 'flapping: %d of %d failed' % counts
     if state == 'failing':
         since = facts.since or job.last_end
-        text = 'failing since ' + clock_text(since, today)
+        text = 'failing'
+        if since:
+            text += ' since ' + clock_text(since, today)
         if job.failures != 0:
             text += ' (%s)' % counted(job.failures, 'run')
         return state, text
@@ -6292,6 +6329,36 @@ def when_text(store, when, now):
     return '%s, %s' % (text_of(store.zone.local(when)), distance)
 
 
+def pause_in_words(store, pause, now):
+    """Until when hosts are paused, and by whom."""
+    until = when_text(store, moment(pause.until_utc), now)
+    return 'until %s, by %s' % (until, pause.paused_by)
+
+
+def described(store, jobs, now):
+    """Rows of `job`, with what is said of them in words: state, status, schedule, and
+    when it runs next."""
+    statuses = statuses_of(store, jobs, now)
+    rows = []
+    for job in jobs:
+        state, status = statuses[job.id]
+        row = extended(
+            job,
+            state=state,
+            status=status,
+            in_words=describe(job),
+            next_run=next_in_words(store, job, now),
+        )
+        rows.append(row)
+    return rows
+
+
+def next_in_words(store, job, now):
+    if job.run_token is not None:
+        return 'running'
+    return when_text(store, moment(job.next_run_utc), now)
+
+
 def time_given(text, option='--from'):
     """What was typed after an option, as a datetime."""
     when = moment(text)
@@ -6410,18 +6477,50 @@ def window_in_words(job):
     return '%.5s to %.5s' % (job.start_anchor or '00:00', job.stop_anchor or '24:00')
 
 
-def print_rows(rows, as_json, *columns):
-    """Print rows: as JSON, or as a table of columns (heading, function of a row)."""
+def print_rows(rows, as_json, *columns, whole=True, colours=None):
+    """Print rows: as JSON, or as a table of columns (heading, function of a row), but
+    those that are empty. whole: also where that is wider than the terminal. colours: of
+    the STATUS on a terminal, by the state of a row."""
     if as_json:
         print(to_json([row._asdict() for row in rows], indent=1))
         return
-    table = [[heading for heading, _ in columns]]
-    for row in rows:
-        table.append([visible(one_line(text_in(row))) for _, text_in in columns])
-    widths = [max(map(len, texts)) for texts in zip(*table)]
-    for texts in table:
-        line = '  '.join(map(str.ljust, texts, widths))
+    table = []
+    for heading, text_in in columns:
+        texts = [visible(one_line(text_in(row))) for row in rows]
+        if any(texts) or not rows:
+            table.append([heading, *texts])
+    widths = [max(map(len, texts)) for texts in table]
+    if sys.stdout.isatty() and not whole:
+        narrow(widths)
+    table = [
+        [cut(text, width).ljust(width) for text in texts]
+        for texts, width in zip(table, widths)
+    ]
+    if sys.stdout.isatty() and colours and not os.environ.get('NO_COLOR'):
+        paint(table, rows, colours)
+    for texts in zip(*table):
+        line = '  '.join(texts)
         print(line.rstrip())
+
+
+def narrow(widths):
+    """Have the columns of a table fit the terminal: the widest are cut."""
+    from shutil import get_terminal_size
+
+    most = get_terminal_size().columns - 2 * len(widths) + 2
+    while sum(widths) > most and max(widths) > 8:
+        widest = widths.index(max(widths))
+        widths[widest] -= 1
+
+
+def paint(table, rows, colours):
+    """Give the STATUS in each row of a table its colour. See ECMA-48, SGR."""
+    for texts in table:
+        if texts[0].startswith('STATUS'):
+            for number, row in enumerate(rows, 1):
+                text = texts[number]
+                if row.state in colours:
+                    texts[number] = '\33[%dm%s\33[0m' % (colours[row.state], text)
 
 
 def one_line(value):
@@ -7589,35 +7688,207 @@ for name, action in ACTIONS.items():
 
 
 ########################################################################################
-# reports: jobs, their times and runs, and the hosts, for people and programs
+# lists: jobs, runs and hosts at a glance, for people and programs
 ########################################################################################
 
 
-@command('list', JSON)
+WIDE = Option('--wide', {**FLAG, 'help': 'print all columns, and whole texts'})
+HAVING = Option(
+    'word',
+    {
+        'nargs': '*',
+        'help': 'only jobs that have all these words in id, name, description, command '
+        'or host',
+    },
+)
+FAILING = Option('--failing', {**FLAG, 'help': 'only jobs that fail'})
+
+
+REST = (
+    cell('run_on'),
+    ('SCHEDULE', describe),
+    cell('last_status'),
+    cell('last_worker'),
+    cell('command'),
+)
+
+
+@command('list', HAVING, FAILING, WIDE, JSON)
 def cmd_list(args, config):
-    """list all jobs"""
+    """list the jobs: those in trouble first, then those that run next"""
     store = Store(config).connect()
     now = store.now()
-    jobs = store.query('SELECT * FROM job ORDER BY id')
-    statuses = statuses_of(store, jobs, now)
+    which, values = having_words(args.word)
+    if not (args.word or args.wide or args.json):  # a template tells of its jobs
+        which += ' AND parent_id IS NULL'
+    jobs = store.query('SELECT * FROM job WHERE ' + which, **values)
+    rows = described(store, jobs, now)
+    if args.failing:
+        rows = [
+            row
+            for row in rows
+            if row.state in ('failing', 'flapping') or (row.active and is_failing(row))
+        ]
+    rows.sort(
+        key=lambda row: (
+            row.state not in TROUBLES,
+            str(row.next_run_utc or ''),
+            row.id,
+        )
+    )
+    today = text_of(store.zone.local(now))[:11]
     print_rows(
-        jobs,
+        rows,
         args.json,
         cell('id'),
-        ('STATUS', lambda job: statuses[job.id][1]),
-        cell('description', 30),
-        cell('command', 30),
-        ('SCHEDULE', describe),
-        ('LAST RUN', lambda job: job.last_start or 'never'),
-        cell('last_status', 30),
-        ('NEXT RUN', lambda job: next_in_words(store, job, now)),
+        cell('name'),
+        cell('status'),
+        cell('description'),
+        ('LAST RUN', lambda row: (row.last_start or 'never').removeprefix(today)),
+        ('NEXT RUN', lambda row: row.next_run.removeprefix(today)),
+        *(REST if args.wide else ()),
+        whole=args.wide,
+        colours={'running': 32, **TROUBLES},
     )
 
 
-def next_in_words(store, job, now):
-    if job.run_token is not None:
-        return 'running'
-    return when_text(store, moment(job.next_run_utc), now)
+HISTORY_OPTIONS = (
+    JOB_OR_ALL,
+    Option('--failed', {**FLAG, 'help': 'only runs that failed'}),
+    Option('--host', {'metavar': 'HOST', 'help': 'only runs on this host'}),
+    Option(
+        '--since',
+        {
+            'metavar': 'TIME',
+            'help': "only what ended since then: 2h, or 'YYYY-MM-DD HH:MM'",
+        },
+    ),
+    COUNT,
+    WIDE,
+    JSON,
+)
+
+
+@command('history', *HISTORY_OPTIONS)
+def cmd_history(args, config):
+    """list the last runs of all jobs, or of one"""
+    store = Store(config).connect()
+    values = {'count': args.n}
+    order = 'ended_at'
+    tests = ['1 = 1']
+    if args.failed:
+        tests.append('{failed}')
+    if args.id is not None:
+        values['id'] = args.id
+        if isinstance(args.id, str):
+            values['id'] = job_of(store, args.id).id
+        tests.append('job_id = :id')
+        order = 'run_no'
+    if args.host is not None:
+        values['host'] = like(args.host) + '-%'
+        values['other'] = like(args.host) + '-%-%'
+        tests.append(IS_ON_HOST)
+    if args.since is not None:
+        values['since'] = text_of(since_given(store, args.since))
+        tests.append('ended_at >= :since')
+    text = HISTORY % (' AND '.join(tests), order)
+    runs = store.query(text, **values)
+    if not runs and args.id is not None:
+        job_of(store, values['id'])  # of a removed one, the history may be there
+    print_rows(
+        runs,
+        args.json,
+        cell('job_id'),
+        cell('name'),
+        cell('description', 30),
+        cell('run_no'),
+        cell('started_at'),
+        ('SECONDS', seconds_of),
+        cell('worker'),
+        cell('status'),
+        ('OUTPUT', last_line),
+        cell('note'),
+        whole=args.wide,
+    )
+
+
+HISTORY = """SELECT run.*, name, description FROM run LEFT JOIN job ON job_id = job.id
+    WHERE %s ORDER BY %s DESC LIMIT :count"""
+# A worker is called HOST-PID, and a host's name may hold a -.
+IS_ON_HOST = """LOWER(worker) LIKE :host ESCAPE '!'
+    AND LOWER(worker) NOT LIKE :other ESCAPE '!'"""
+
+
+def seconds_of(run):
+    if run.duration_ms is None:
+        return ''
+    return '%.1f' % (run.duration_ms / 1000)
+
+
+def last_line(run):
+    """The last line of what a run wrote."""
+    text = (run.output or '').strip()
+    return text.rpartition('\n')[2]
+
+
+def since_given(store, text):
+    """The local time that was typed after --since, or so long ago. Raises BadConfig."""
+    length = period_given(text)
+    if length is not None:
+        return store.zone.local(store.now()) - length
+    with suppress(BadConfig):
+        return time_given(text)
+    allowed = "90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'"
+    raise BadConfig('--since %r; allowed: %s' % (text, allowed))
+
+
+@command(
+    'hosts',
+    JSON,
+    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
+)
+def cmd_hosts(args, config):
+    """list the hosts, as each last reported (every minute), and how much they run"""
+    from collections import Counter
+
+    store = Store(config).connect()
+    if args.forget is not None:
+        if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
+            raise Problem('host %s is not known; see: hosts' % args.forget)
+        print('host %s: forgotten, until a worker starts there' % args.forget)
+        return
+    claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
+    running = Counter(host_of(row.last_worker) for row in claimed)
+    now = store.now()
+    paused = pauses(store)
+    rows = []
+    for host in store.query('SELECT * FROM host ORDER BY name'):
+        host = host._replace(running=running[host.name])
+        pause = paused.get('*') or paused.get(host.name.lower())
+        text = pause and pause_in_words(store, pause, now)
+        rows.append(extended(host, paused=text))
+    print_rows(
+        rows,
+        args.json,
+        cell('name'),
+        ('LAST SEEN', lambda row: seen_in_words(store, row, now)),
+        *map(cell, Host._fields[2:]),
+        cell('paused'),
+    )
+
+
+def seen_in_words(store, host, now):
+    """When a host was last seen, and how long ago that is."""
+    seen = moment(host.last_seen)
+    if seen is None:
+        return 'never'
+    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
+    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
+
+
+########################################################################################
+# reports: all about a job, its times, and what it writes
+########################################################################################
 
 
 @command('show', JSON, JOB)
@@ -7626,33 +7897,26 @@ def cmd_show(args, config):
     store = Store(config).connect()
     job = job_of(store, args.id)
     now = store.now()
-    statuses = statuses_of(store, [job], now)
-    state, status = statuses[job.id]
-    due = moment(job.next_run_utc)
-    facts = dict(
-        job._asdict(),
-        state=state,
-        status=status,
-        in_words=describe(job),
-        next_run=when_text(store, due, now),
-    )
+    (job,) = described(store, [job], now)
     if args.json:
-        print(to_json(facts, indent=1))
+        print(to_json(job._asdict(), indent=1))
         return
-    for name, value in for_people(store, job, now, status).items():
+    for name, value in for_people(job).items():
         text = visible(str(value))
-        print('%-12s  %s' % (name, text.replace('\n', '\n' + 14 * ' ')))
+        text = text.replace('\n', '\n' + 14 * ' ')
+        print('%-12s  %s' % (name, text))
 
 
-def for_people(store, job, now, status):
-    """What people want to know of a job, by headings, in this order."""
+def for_people(job):
+    """What people want to know of a job, a row of described(), by headings, in this
+    order."""
     facts = {
         'job': job.id,
         'description': job.description,
-        'status': status,
-        'schedule': describe(job),
+        'status': job.status,
+        'schedule': job.in_words,
         'expression': job.schedule,
-        'next run': next_in_words(store, job, now),
+        'next run': job.next_run,
         'last run': last_run_in_words(job),
         'command': job.command,
         'time limit': '%s minutes' % job.max_run_time,
@@ -7777,38 +8041,6 @@ def job_or_expression(store, text):
     return Job(active=1, schedule=text)
 
 
-@command('history', JOB_OR_ALL, COUNT, JSON)
-def cmd_history(args, config):
-    """list the last runs of all jobs, or of one"""
-    store = Store(config).connect()
-    which = 'WHERE job_id = :id ORDER BY run_no DESC'
-    if args.id is None:
-        which = 'ORDER BY ended_at DESC'
-    elif isinstance(args.id, str):
-        args.id = job_of(store, args.id).id
-    text = 'SELECT * FROM run %s LIMIT :count' % which
-    runs = store.query(text, id=args.id, count=args.n)
-    if not runs and args.id is not None:
-        job_of(store, args.id)  # of a removed one, the history may be there
-    print_rows(
-        runs,
-        args.json,
-        cell('job_id'),
-        cell('run_no'),
-        cell('started_at'),
-        ('SECONDS', seconds_of),
-        cell('worker'),
-        cell('status'),
-        cell('output', 40),
-    )
-
-
-def seconds_of(run):
-    if run.duration_ms is None:
-        return ''
-    return '%.1f' % (run.duration_ms / 1000)
-
-
 PATIENCE = 5  # seconds to wait for what a run has written so far
 
 
@@ -7891,45 +8123,6 @@ def unseen_part(seen, output):
     return output[output.rfind(known) + len(known) :] if known in output else output
 
 
-@command(
-    'hosts',
-    JSON,
-    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
-)
-def cmd_hosts(args, config):
-    """list the hosts, as each last reported (every minute), and how much they run"""
-    from collections import Counter
-
-    store = Store(config).connect()
-    if args.forget is not None:
-        if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
-            raise Problem('host %s is not known; see: hosts' % args.forget)
-        print('host %s: forgotten, until a worker starts there' % args.forget)
-        return
-    claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
-    running = Counter(host_of(row.last_worker) for row in claimed)
-    now = store.now()
-    print_rows(
-        [
-            row._replace(running=running[row.name])
-            for row in store.query('SELECT * FROM host ORDER BY name')
-        ],
-        args.json,
-        cell('name'),
-        ('LAST SEEN', lambda row: seen_in_words(store, row, now)),
-        *map(cell, Host._fields[2:]),
-    )
-
-
-def seen_in_words(store, host, now):
-    """When a host was last seen, and how long ago that is."""
-    seen = moment(host.last_seen)
-    if seen is None:
-        return 'never'
-    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
-    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
-
-
 ########################################################################################
 # why: why a job did, does or does not run
 ########################################################################################
@@ -7975,7 +8168,8 @@ def why_lines(store, job, when=None):
         lines = time_lines(job, local, moments, now, store.zone)
     except BadSchedule as problem:
         lines = ['%s %s' % (problem.column, problem)]
-    lines += history_lines(store, job, moments[-1])
+    first = job.run_no - 1000 if when is None else 0
+    lines += history_lines(store, job, moments[-1], first)
     for text in waiting_for(store, job, now):
         lines.append('Now: ' + text)
     return lines
@@ -8118,12 +8312,14 @@ def last_before(job, when, now, zone):
 # What the history has of it.
 
 
-def history_lines(store, job, when):
-    """What the history has of a job for the minute from a UTC time, or before."""
+def history_lines(store, job, when, first):
+    """What the history has of a job for the minute from a UTC time, or before. first:
+    the number of the run with which it begins."""
     rows = store.query(
-        '''SELECT * FROM run WHERE job_id = :id AND due_utc < :until
-        ORDER BY run_no DESC LIMIT 1''',
+        '''SELECT * FROM run WHERE job_id = :id AND run_no >= :first
+        AND due_utc < :until ORDER BY run_no DESC LIMIT 1''',
         id=job.id,
+        first=first,
         until=text_of(when + MINUTE),
     )
     if not rows:
@@ -8197,8 +8393,7 @@ def hosts_for(store, job, now):
     paused = pauses(store)
     all_hosts = paused.get('*')
     if all_hosts and not job.run_requested:
-        until = when_text(store, moment(all_hosts.until_utc), now)
-        return ['all hosts are paused until %s, by %s' % (until, all_hosts.paused_by)]
+        return ['all hosts are paused ' + pause_in_words(store, all_hosts, now)]
     hosts = [
         host
         for host in store.query('SELECT * FROM host ORDER BY name')
@@ -8379,6 +8574,15 @@ def target_of(args):
     return args.host.lower()
 
 
+def period_given(text):
+    """What was typed for a length of time, as a timedelta; None if it is none."""
+    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
+    if given is None:
+        return None
+    number, unit = given.groups()
+    return int(number) * UNITS[unit]
+
+
 def end_of_pause(store, args):
     """When a pause ends, a UTC datetime. Raises BadConfig."""
     now = store.now()
@@ -8387,10 +8591,10 @@ def end_of_pause(store, args):
     if args.until:
         until = store.zone.utc(time_given(args.until, '--until'))
     else:
-        given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', args.period or '1h')
-        if not given:
+        length = period_given(args.period or '1h')
+        if length is None:
             raise BadConfig('--for %r; allowed: 90s, 15m, 2h, 3d' % args.period)
-        until = now + int(given[1]) * UNITS[given[2]]
+        until = now + length
     if not now < until <= now + LONGEST_PAUSE:
         raise BadConfig(
             'the end of the pause, %s; allowed: from now to %d days from now'

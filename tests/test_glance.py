@@ -1,9 +1,12 @@
 """What `list`, `history` and `hosts` say at a glance: a status in words, trouble first."""
 
+import re
+
 import pytest
 from conftest import dc
 from test_plans import NOON, clock, fail, finish, local, start
 from test_steps import plan
+from test_trust import seen_on_a_terminal
 
 
 def status(place, job):
@@ -185,3 +188,234 @@ def test_statuses_of_many_jobs(sqlite_place):
     rows, now = sqlite_place.sql('SELECT * FROM job'), sqlite_place.store.now()
     statuses = dc.statuses_of(sqlite_place.store, rows, now)
     assert set(statuses) == {row.id for row in rows}
+
+
+# The list.
+
+
+def listed(place, *args):
+    """The ids of the jobs in the list, in its order."""
+    _, *rows = place.run('list', *args).splitlines()
+    return [int(row.split()[0]) for row in rows]
+
+
+@pytest.fixture
+def varied(at):
+    """Jobs in several states. At noon and 2 minutes."""
+    at.add('true', description='late', next_run_utc=local(0))
+    later = at.add('true', description='later', schedule='0 15 * * *')
+    sooner = at.add('true', description='sooner', schedule='0 14 * * *', name='soon')
+    failed = at.add(
+        'exit 3', description='fails', schedule='0 16 * * *', next_run_utc=local(0)
+    )
+    fail(at, failed)
+    at.add('true', active=0, schedule='0 13 * * *')
+    for job in (later, sooner):
+        at.store.change('UPDATE job SET next_run_utc = NULL WHERE id = :id', id=job)
+    at.store.hello('here-1', 0, at.store.now())
+    plan(at)
+    clock(at, 2)
+    return at
+
+
+@pytest.fixture
+def real(varied, monkeypatch):
+    """The same, by commands: their stores have that clock, too."""
+    connect = dc.Store.connect
+
+    def connect_at_noon(store):
+        connect(store)
+        varied.set_zone('+00:00' if varied.engine == 'mysql' else 'UTC', store)
+        varied.set_clock(local(2), store)
+        return store
+
+    monkeypatch.setattr(dc.Store, 'connect', connect_at_noon)
+    return varied
+
+
+def test_the_list_has_trouble_first_and_then_what_runs_next(real):
+    assert listed(real) == [1, 4, 3, 2, 5]
+    lines = [line.split('  ') for line in real.run('list').splitlines()]
+    table = [[text.strip() for text in line if text] for line in lines]
+    assert table[1:4] == [
+        ['1', 'overdue 2 min', 'late', 'never', '12:00:00, now'],
+        ['4', 'failing since 12:00 (1 run)', 'fails', '12:00:00', '16:00:00, in 3 h'],
+        ['3', 'soon', 'never ran', 'sooner', 'never', '14:00:00, in 118 min'],
+    ]
+    assert table[5][1] == 'disabled'
+
+
+def test_only_jobs_that_fail(real):
+    assert listed(real, '--failing') == [4]
+    start_now = "UPDATE job SET run_token = 't', last_worker = 'w-1' WHERE id = 4"
+    real.store.execute(start_now)
+    assert listed(real, '--failing') == [4]  # it fails, whatever it does now
+    real.store.execute('UPDATE job SET run_token = NULL, active = 0 WHERE id = 4')
+    assert listed(real, '--failing') == []
+    record(real, 2, '.E.E.E.')
+    assert listed(real, '--failing') == [2]
+
+
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        (['LATE'], [1, 2]),
+        (['late', 'r'], [1, 2]),
+        (['later', 'true'], [2]),
+        (['soon'], [3]),
+        (['5'], [5]),
+        (['3'], [3, 4]),  # an id, and `exit 3`
+        (['99999999999'], []),
+        (['exit 3'], [4]),
+        (['e_i'], []),
+        (['db'], []),
+        (['%'], []),
+        (['!'], []),
+    ],
+)
+def test_words(real, words, expected):
+    assert sorted(listed(real, *words)) == expected
+
+
+def test_a_word_is_one_of_a_host_too(real):
+    job = real.add(run_on='db-1')
+    assert listed(real, 'db-1') == [job]
+
+
+def test_jobs_of_a_template_are_folded(place):
+    template = place.add(each_host=1, schedule='0 0 * * *', next_run_utc='9999-12-31')
+    child = {'parent_id': template, 'next_run_utc': '2099-01-01 00:00:00'}
+    one = place.add(run_on='one', **child)
+    two = place.add(run_on='two', last_status='ERROR: exit 1', **child)
+    assert listed(place) == [template]
+    assert '  on 2 hosts, 1 failing  ' in place.run('list')
+    assert listed(place, '--failing') == [template]
+    assert listed(place, '--wide') == [two, template, one]
+    assert listed(place, 'two') == [two]
+    jobs = dc.from_json(place.run('list', '--json'))
+    assert [job['id'] for job in jobs] == [two, template, one]
+
+
+def test_json_has_what_the_tables_have(real):
+    for args in (['list', '4', '--json'], ['show', '4', '--json']):
+        job = dc.from_json(real.run(*args))
+        job = job[0] if args[0] == 'list' else job
+        assert job['state'] == 'failing'
+        assert job['status'] == 'failing since 12:00 (1 run)'
+        assert job['in_words'] == 'at 16:00'
+        assert job['next_run'] == '2026-05-20 16:00:00, in 3 h'
+        assert job['last_status'] == 'ERROR: exit 1' and job['command'] == 'exit 3'
+    assert 'status        failing since 12:00 (1 run)\n' in real.run('show', '4')
+
+
+def on_a_terminal(place, *args, columns, **more):
+    return seen_on_a_terminal(place, *args, COLUMNS=str(columns), **more).splitlines()
+
+
+def test_the_list_fits_the_terminal(sqlite_place):
+    place = sqlite_place
+    place.add('true ' * 50, description='words ' * 40, run_on='db')
+    place.run('disable', '1')
+    for columns in (50, 80, 200):
+        lines = on_a_terminal(place, 'list', columns=columns)
+        assert max(map(len, lines)) <= columns and '…' in lines[1]
+        assert '  disabled  words ' in lines[1]
+    assert len(on_a_terminal(place, 'list', '--wide', columns=50)[1]) > 300
+    assert len(on_a_terminal(place, 'list', columns=10)) == 2
+    assert 'words ' * 39 in place.run('list')  # not a terminal: nothing is cut
+
+
+def test_only_a_status_has_a_colour_and_only_on_a_terminal(sqlite_place):
+    place = sqlite_place
+    place.add(last_status='ERROR: exit 1', next_run_utc='2099-01-01 00:00:00')
+    place.add('true', next_run_utc='2099-01-01 00:00:00')
+    red, plain = on_a_terminal(place, 'list', columns=99, NO_COLOR='')[1:]
+    assert re.match('1   \33\\[31mfailing *\33\\[0m  Yet another', red)
+    assert red.count('\33') == 2 and '\33' not in plain
+    assert '\33' not in ''.join(on_a_terminal(place, 'list', columns=99))
+    assert '\33' not in place.run('list')
+
+
+# The history, and the hosts.
+
+
+@pytest.fixture
+def history(place):
+    """Runs of two jobs on hosts with names that begin alike."""
+    place.add('true', name='backup', description='all of it')
+    place.add('true')
+    now = place.store.zone.local(place.store.now())
+    rows = [
+        (1, 1, 'web-1', 'Success', 300, 'a\nb\n\n', None),
+        (1, 2, 'web-1-5', 'ERROR: exit 3', 100, 'boom', '6 min late: unknown'),
+        (2, 1, 'web_2-1', 'ERROR: stopped', 50, None, None),
+        (2, 2, 'web-1', 'SKIPPED: 2 times from 1 to 2: paused by x', 40, None, None),
+        (2, 3, 'webx2-1', 'ERROR: lost: x', 30, None, None),
+    ]
+    for job, run_no, worker, text, ago, output, note in rows:
+        ended = dc.text_of(now - ago * dc.MINUTE)
+        row = dc.Run(job, run_no, None, ended, ended, 1500, worker, text, 0, output)
+        place.store.upsert('run', [row._replace(note=note)])
+    return place
+
+
+def runs_in(place, *args):
+    found = dc.from_json(place.run('history', '--json', *args))
+    return [(run['job_id'], run['run_no']) for run in found]
+
+
+@pytest.mark.parametrize(
+    'args, expected',
+    [
+        ([], [(2, 3), (2, 2), (2, 1), (1, 2), (1, 1)]),
+        (['-n', '2'], [(2, 3), (2, 2)]),
+        (['backup'], [(1, 2), (1, 1)]),
+        (['--failed'], [(2, 3), (1, 2)]),
+        (['--failed', '1'], [(1, 2)]),
+        (['--since', '2h'], [(2, 3), (2, 2), (2, 1), (1, 2)]),
+        (['--since', '35m', '2'], [(2, 3)]),
+        (['--since', '2020-01-01 00:00'], [(2, 3), (2, 2), (2, 1), (1, 2), (1, 1)]),
+        (['--since', '2999-01-01'], []),
+        (['--host', 'WEB'], [(2, 2), (1, 1)]),
+        (['--host', 'web-1'], [(1, 2)]),
+        (['--host', 'web_2'], [(2, 1)]),
+        (['--host', 'we'], []),
+    ],
+)
+def test_history(history, args, expected):
+    assert runs_in(history, *args) == expected
+
+
+def test_the_table_of_the_history(history):
+    head, *rows = history.run('history').splitlines()
+    heads = ['JOB ID', 'NAME', 'DESCRIPTION', 'RUN NO', 'STARTED AT', 'SECONDS']
+    assert re.split('  +', head) == [*heads, 'WORKER', 'STATUS', 'OUTPUT', 'NOTE']
+    assert rows[3].endswith('  boom    6 min late: unknown')
+    assert re.match('1       backup  all of it  ', rows[4]) and rows[4].endswith('  b')
+    assert 'NOTE' not in history.run('history', '2')
+    history.run('remove', '1')
+    assert runs_in(history, '1') == [(1, 2), (1, 1)]
+
+
+@pytest.mark.parametrize('since', ['yesterday', '2', '0h', '1w', '26:00', '-1h'])
+def test_a_bad_time_is_one_line(sqlite_place, since):
+    said = sqlite_place.run('history', '--since=' + since, code=2)
+    text = "--since %r; allowed: 90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'\n"
+    assert said.endswith(': ' + text % since)
+
+
+def test_hosts_that_are_paused(place):
+    for name in ('one', 'two'):
+        store = place.new_store(name)
+        store.hello(name + '-1', 0, store.now())
+        store.close()
+    assert 'PAUSED' not in place.run('hosts')
+    place.run('pause', '--host', 'two', '--until', '2099-01-01 00:00', code=2)
+    place.run('pause', '--host', 'two', '--note', 'disk')
+    head, one, two = place.run('hosts').splitlines()
+    assert head.endswith('  PAUSED') and re.search('  until .*: disk$', two)
+    assert 'until' not in one
+    hosts = dc.from_json(place.run('hosts', '--json'))
+    assert hosts[0]['paused'] is None and ': disk' in hosts[1]['paused']
+    place.run('pause')
+    assert place.run('hosts').count(' until ') == 2

@@ -1,5 +1,6 @@
 """Why a run started late: each reason by the fault that it tells of, on each database."""
 
+import os
 import time
 from datetime import timedelta
 
@@ -26,13 +27,18 @@ def seen(place, minutes, name='here', running=0, since=0, **more):
         hello(place, name, minute, running, **more)
 
 
+def log_of(place):
+    """A worker's log."""
+    return dc.Log(os.path.join(place.folder, 'worker.log'), 'here-1', 1 << 20)
+
+
 def note(place, job, pace=None):
     """Claim a job as a worker does; returns its note."""
     place.store.plan_late(place.store.now())
     jobs = place.store.find(10)
     assert job in jobs
     rows = place.store.claim({job: jobs[job]}, 'n' * 32, 'here-1')
-    (row,) = dc.with_notes(place.store, rows, jobs, pace or dc.Pace())
+    (row,) = dc.with_notes(place.store, rows, jobs, pace or dc.Pace(), log_of(place))
     return row.note
 
 
@@ -52,7 +58,7 @@ def test_a_run_in_time_has_no_note_and_costs_no_statement(at):
     jobs = at.store.find(10)
     rows = at.store.claim(jobs, 'n' * 32, 'here-1')
     at.store.close()  # what it does not ask, it does not need
-    assert dc.with_notes(at.store, rows, jobs, dc.Pace()) == rows
+    assert dc.with_notes(at.store, rows, jobs, dc.Pace(), log_of(at)) == rows
     at.store.connect()
     assert at.job(job).run_token
 
@@ -167,7 +173,7 @@ def test_no_host_had_the_tag(at):
     at.set_clock(local(21), tagged)
     jobs = tagged.find(5)
     rows = tagged.claim(jobs, 'n' * 32, 'here-1')
-    (row,) = dc.with_notes(tagged, rows, jobs, dc.Pace())
+    (row,) = dc.with_notes(tagged, rows, jobs, dc.Pace(), log_of(at))
     assert row.id == job
     assert row.note == '11 min late: no host had the tag gpu until 12:21'
     tagged.close()
@@ -232,7 +238,20 @@ def test_a_bad_row_starts_without_a_note(at):
     jobs = at.store.find(10)
     rows = at.store.claim(jobs, 'n' * 32, 'here-1')
     rows = [row._replace(next_run_utc='soon', frequency='x') for row in rows]
-    assert dc.with_notes(at.store, rows, jobs, dc.Pace()) == rows and job in jobs
+    log = log_of(at)
+    assert dc.with_notes(at.store, rows, jobs, dc.Pace(), log) == rows and job in jobs
+
+
+def test_a_note_that_can_not_be_written_is_in_the_log(at):
+    job = ready(at)
+    clock(at, 40)
+    jobs = at.store.find(10)
+    rows = at.store.claim(jobs, 'n' * 32, 'here-1')
+    at.store.execute('ALTER TABLE pause RENAME TO elsewhere')
+    assert dc.with_notes(at.store, rows, jobs, dc.Pace(), log_of(at)) == rows
+    (line,) = at.read('worker.log').splitlines()
+    assert job in jobs and ' a late start gets no note: ' in line and 'pause' in line
+    assert 'secret' not in line
 
 
 # By real workers and faults, where a run is late after half a second.

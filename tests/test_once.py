@@ -82,7 +82,7 @@ def test_it_runs_once_and_keeps_its_result(place):
     at, _ = at_in(place, hours=1)
     out = place.run('add', '--schedule', at, 'exit 3')
     assert 'in 60 min' in out or 'in 59 min' in out
-    assert 'once, at ' + at[4:] in place.run('list')
+    assert 'once, at ' + at[4:] in place.run('list', '--wide')
     due = dc.text_of(place.store.now() - timedelta(seconds=1))
     past = '@at %s' % place.store.zone.local(dc.moment(due))
     place.store.change('UPDATE job SET schedule = :at', at=past)

@@ -84,7 +84,7 @@ def test_five_minutes_on_one_host(tmp_path):
     line = run('crontab -l')
     assert line.startswith('* * * * * /')
     run(line[len('* * * * * ') :])
-    assert 'Success' in run('./distributed_cron.py list')
+    assert '  ok      say hello  ' in run('./distributed_cron.py list')
     assert 'hello' in run('./distributed_cron.py history')
 
 

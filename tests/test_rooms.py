@@ -49,6 +49,7 @@ BELOW = [
     'schema',
     'tables',
     'commands',
+    'lists',
     'reports',
     'why',
     'pausing',

@@ -173,7 +173,7 @@ def test_a_job_is_saved_with_the_time_of_its_id(place):
         minute, hour = dc.resolved(job.schedule, str(id)).split()[:2]
         at = '%s:%s' % (hour.zfill(2), minute.zfill(2))
         assert job.schedule == 'H H * * *' and job.changed_utc is None
-        assert ' %s:00, in ' % at in out and 'at ' + at in place.run('list')
+        assert ' %s:00, in ' % at in out and 'at ' + at in place.run('list', '--wide')
         assert 'at ' + at in place.run('show', str(id))
         assert ' %s:00 ' % at in place.run('next', str(id), '-n', '1')
         place.store.execute(

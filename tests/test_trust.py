@@ -384,12 +384,13 @@ HOSTILE = (
 )
 
 
-def seen_on_a_terminal(place, *args, code=0):
-    """What a command of the program writes onto a terminal."""
+def seen_on_a_terminal(place, *args, code=0, **more):
+    """What a command of the program writes onto a terminal. more: of its environment."""
     process, terminal = pty.fork()
     if not process:
         argv = [sys.executable, SCRIPT, '--config', place.file, '--name', 'here', *args]
-        os.execve(sys.executable, argv, {**os.environ, 'LC_ALL': 'C.UTF-8'})
+        environ = {**os.environ, 'LC_ALL': 'C.UTF-8', 'NO_COLOR': '1', **more}
+        os.execve(sys.executable, argv, environ)
     data = b''
     with contextlib.suppress(OSError):  # EIO: it has ended
         while more := os.read(terminal, 65536):

@@ -420,6 +420,8 @@ def test_search_sort_and_pages(place):
     assert jobs_of(browser.get('/?sort=description&order=desc'))[:2] == [1, 2]
     assert jobs_of(browser.get('/?search_string=OB+081')) == [119]
     assert jobs_of(browser.get('/?search_string=of_12!')) == [12]
+    assert jobs_of(browser.get('/?search_string=081+run+JOB')) == [119]  # all words
+    assert jobs_of(browser.get('/?search_string=119+job')) == [81, 119]  # and an id
     assert jobs_of(browser.get('/?search_string=100%25+of')) == [*range(1, 51)]
     assert jobs_of(browser.get('/?search_string=0%25%25')) == []
     assert jobs_of(browser.get('/?search_string=o__')) == []
@@ -458,7 +460,10 @@ def test_a_run_and_its_log(place):
     add_history(
         place, job, 2, 'ERROR: exit 3', 'there-9', output='<i>ended</i>', exit_code=3
     )
+    assert 'Note' not in browser.get('/run/1/2')
+    place.store.change("UPDATE run SET note = '6 min late: <b>' WHERE run_no = 2")
     text = browser.get('/run/1/2')
+    assert '<dt>Note</dt><dd>6 min late: &lt;b&gt;</dd>' in text
     assert '&lt;i&gt;ended' in text and 'ERROR: exit 3' in text
     assert '1.log in the log folder of there' in text
     assert browser.get('/run/1/2/log') == '<i>ended</i>'

@@ -231,7 +231,7 @@ def test_what_only_sqlite_stores_stops_that_job_only(sqlite_place, name):
     sqlite_place.store.plan(sqlite_place.store.now())
     assert sqlite_place.job(bad).next_run_utc in (None, '9999-12-31 00:00:00')
     assert sqlite_place.job(good).next_run_utc < '9999'
-    assert sqlite_place.run('list').count('every minute') == 2
+    assert sqlite_place.run('list', '--wide').count('every minute') == 2
 
 
 def test_next_is_in_the_jobs_zone(place):
@@ -247,7 +247,7 @@ def test_next_is_in_the_jobs_zone(place):
         '2026-09-27 02:30:00',
         '2026-09-28 02:30:00',
     ]
-    assert 'at 02:30, ' + AUCKLAND in place.run('list')
+    assert 'at 02:30, ' + AUCKLAND in place.run('list', '--wide')
 
 
 def test_import_takes_cron_tz(place):

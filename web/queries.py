@@ -43,7 +43,7 @@ WORDS = {
     ),
 }
 QUARTER = 15 * dc.MINUTE
-SEARCHED = ('description', 'command', 'schedule', 'last_status', 'last_worker')
+SEARCHED = (*dc.SEARCHED, 'schedule', 'last_status', 'last_worker')
 
 # The jobs with their states. The CASE is dc.state_of in SQL; a test holds the two
 # together. :now and :late, a minute before it, are UTC.
@@ -80,12 +80,8 @@ def found(now, search, below=0):
     }
     if not search:
         return FOUND % '1 = 1', values
-    for sign in '!%_':
-        search = search.replace(sign, '!' + sign)
-    values['search'] = '%%%s%%' % search.lower()
-    values['below'] = below
-    tests = ["LOWER(%s) LIKE :search ESCAPE '!'" % name for name in SEARCHED]
-    return FOUND % ('id > :below AND (%s)' % ' OR '.join(tests)), values
+    which, words = dc.having_words(search.split(), SEARCHED)
+    return FOUND % ('id > :below AND ' + which), {**values, **words, 'below': below}
 
 
 def counts(store, now, search='', below=0):
