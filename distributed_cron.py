@@ -6164,9 +6164,9 @@ def is_failing(job):
 SEARCHED = ('name', 'description', 'command', 'run_on')
 
 
-def having_words(words, columns=SEARCHED):
+def having_words(words, columns=SEARCHED, more=None):
     """(SQL, values): whether a job has each of some words in one of these columns, or
-    as its id."""
+    as its id. more: {word: other tests by which a job has it}."""
     tests = ['1 = 1']
     values = {}
     for number, word in enumerate(words):
@@ -6177,6 +6177,8 @@ def having_words(words, columns=SEARCHED):
         ]
         if re.fullmatch('[1-9][0-9]{0,8}', word):
             either.append('id = ' + word)
+        if more:
+            either += more[word]
         tests.append('(%s)' % ' OR '.join(either))
     return ' AND '.join(tests), values
 
@@ -6222,8 +6224,9 @@ def job_status(job, now, zone, facts):
             text += ', past its deadline'
         return state, text
     if state == 'paused':
-        until = zone.local(moment(job.paused_until_utc))
-        text = clock_text(until, today)
+        until = moment(job.paused_until_utc)
+        local = until and zone.local(until)  # SQLite takes any text for a time
+        text = clock_text(local, today)
         return state, 'paused until %s by %s' % (text, job.paused_by)
     if state == 'overdue':
         late = now - moment(job.next_run_utc)
