@@ -82,6 +82,8 @@ class Browser(webdriver.Chrome):
 
     def press(self, value, within=''):
         """Press the button of an action; returns once the next page is there."""
+        if self.all('%s .menu:not([open]) button[value="%s"]' % (within, value)):
+            self.click(within + ' .menu summary')
         self.leave(lambda: self.click('%s button[value="%s"]' % (within, value)))
 
     def leave(self, act):
@@ -410,10 +412,9 @@ def test_no_page_scrolls_sideways(some_jobs, browser, width):
         wide = browser.execute_script('return document.documentElement.scrollWidth')
         assert wide <= width, (path, wide)
         for button in browser.all('button, input:not([type=hidden])') * (width < 500):
-            assert button.size['height'] >= 24 or button.get_attribute('type') in (
-                'radio',
-                'checkbox',
-            ), button.get_attribute('outerHTML')
+            small = button.is_displayed() and button.size['height'] < 24
+            kind = button.get_attribute('type')
+            assert not small or kind in ('radio', 'checkbox'), kind
 
 
 @on('sqlite')
