@@ -3264,8 +3264,8 @@ class Evidence:
         return ' and '.join(texts or ['unknown'])
 
     def explained(self, spans, due):
-        """The texts of the first spans that cover the time since then, but for a minute and
-        at most half of it; None if they don't."""
+        """The texts of the first spans that cover the time since then, but for a minute
+        and at most half of it; None if they don't."""
         allowed = min(LATE, (self.now - due) / 2)
         rest = [(due, self.now)]
         found = []

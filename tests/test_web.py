@@ -342,12 +342,12 @@ def test_the_list_shows_a_job(place):
         '/cron/job/7/delete',
     ):
         assert part in row, part
-    assert 'value="stop"' not in row
+    assert '/stop"' not in row
     row = re.search(r'(?s)<tr data-job="2".*?</tr>', text)[0]
-    assert 'value="stop"' in row and 'value="run-now"' not in row
+    assert '/stop"' in row and '/run-now"' not in row
     assert '>running now</a>' in row
     row = re.search(r'(?s)<tr data-job="3".*?</tr>', text)[0]
-    assert 'value="enable"' in row and 'disabled' in row
+    assert '/enable"' in row and 'disabled' in row
     assert '0 4 * * *' in text and 'at 04:00' in text and '22:00 to 04:00' in text
     assert '9 min late' in text and 'never' in text
     assert 'failing.svg' in re.search('<link rel="icon".*?href="(.*?)"', text)[1]

@@ -60,16 +60,18 @@ def job_page(request, id):
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
 
+    statuses = dc.statuses_of(request.store, [job], request.now)
+    title = job.description or 'job %d' % id
     return page(
         request,
         'job',
-        job.description or 'job %d' % id,
+        title,
         job=job,
         pages=pages,
         number=number,
         link=link,
         runs=runs,
-        health=dc.statuses_of(request.store, [job], request.now)[id],
+        health=statuses[id],
         outcomes=queries.outcomes(request.store, id),
         why=dc.why_lines(request.store, job),
         signature=signature_in_words(request, job),
@@ -125,10 +127,11 @@ def run_page(request, id, run_no):
     """A run and what it wrote."""
     job, run = found_run(request, id, run_no)
     strips = queries.strips(request.store, [id], 9)
+    title = 'Run %d of job %d' % (run_no, id)
     return page(
         request,
         'run',
-        'Run %d of job %d' % (run_no, id),
+        title,
         job=job,
         run=run,
         near=queries.beside(request.store, id, run_no),
@@ -170,4 +173,5 @@ def metrics_page(request):
     """Metrics for Prometheus."""
     from .metrics import CONTENT_TYPE, metrics  # no other page needs it
 
-    return Answer(200, [('Content-Type', CONTENT_TYPE)], metrics(request))
+    headers = [('Content-Type', CONTENT_TYPE)]
+    return Answer(200, headers, metrics(request))
