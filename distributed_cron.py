@@ -3173,7 +3173,7 @@ def retry_of(ending, job, ended, now, zone):
 # from when it was due, the reason is unknown.
 
 FIRST = EPOCH + DAY  # as the begin of a span: always until its end
-SLOTS_TAKEN = 'had all slots taken, %d of %d'
+SLOTS_TAKEN = '%s had all slots taken, %d of %d'
 LATE = MINUTE  # a run that starts no later after its time needs no reason
 Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
 # The evidence, in one statement: of hosts, of their pauses, and of the runs before.
@@ -3245,22 +3245,24 @@ class Evidence:
         """The first reason for which there is evidence."""
         hosts = [host for host in self.hosts if may_take(job, host.name, host.text)]
         common = [*self.of_job(job, due), *self.of_tags(job, hosts, due)]
-        text = self.explained(common, due)
-        if text:
-            return text
-        found = []
+        texts = self.explained(common, due)
+        if texts:
+            return ' and '.join(texts)
+        found = {}  # by text: what all hosts have in common is said once
         for host in hosts:
-            text = self.explained([*common, *self.of_host(host, due)], due)
-            if text is None:
+            texts = self.explained([*common, *self.of_host(host, due)], due)
+            if texts is None:
                 return 'unknown'
-            if text != self.explained([*common, *self.silences(host)], due):
-                found.append('%s %s' % (host.name, text))
-        silence = self.explained([*common, *self.nobody_seen(job, hosts)], due)
-        return ', '.join(found) or silence or 'unknown'
+            if texts != self.explained([*common, *self.silences(host)], due):
+                found.update(dict.fromkeys(texts))
+        if found:
+            return ', '.join(found)
+        texts = self.explained([*common, *self.nobody_seen(job, hosts)], due)
+        return ' and '.join(texts or ['unknown'])
 
     def explained(self, spans, due):
-        """The first spans that cover the time since then, in words; None if they don't,
-        but for a minute and at most half of it."""
+        """The texts of the first spans that cover the time since then, but for a minute
+        and at most half of it; None if they don't."""
         allowed = min(LATE, (self.now - due) / 2)
         rest = [(due, self.now)]
         found = []
@@ -3273,7 +3275,7 @@ class Evidence:
             if rest != before:
                 found.append(span.text)
             if sum([end - begin for begin, end in rest], 0 * DAY) <= allowed:
-                return ' and '.join(found)
+                return found
         return None
 
     def utc(self, local):
@@ -3326,7 +3328,7 @@ class Evidence:
                 spans.append(self.span_until(begun, until, what))
         return spans
 
-    def of_pauses(self, target, subject=''):
+    def of_pauses(self, target, subject):
         """The pauses of a host, or of all (*)."""
         spans = []
         for row in self.pauses:
@@ -3372,29 +3374,32 @@ class Evidence:
     def silences(self, host):
         """The times in which it was not seen."""
         spans = []
+        what = host.name + ' not seen'
         begin, end, seen = map(self.utc, (host.begin_at, host.end_at, host.at))
         if end:
-            spans.append(self.span_from(begin or FIRST, end, 'not seen'))
+            spans.append(self.span_from(begin or FIRST, end, what))
         if seen and seen < self.now - SILENCE:
-            spans.append(self.span_from(seen, self.now, 'not seen'))
+            spans.append(self.span_from(seen, self.now, what))
         return spans
 
     def of_host(self, host, due):
-        spans = self.of_pauses(host.name.lower())
+        spans = self.of_pauses(host.name.lower(), host.name + ' ')
         this_host = self.store.config.name
         if host.name == this_host:
             spans += self.of_this_host()
         elif host.number >= host.most > 0 and self.utc(host.at) >= due:
-            what = SLOTS_TAKEN % (host.number, host.most)
+            what = SLOTS_TAKEN % (host.name, host.number, host.most)
             spans.append(Span(due, self.now, what))
         return [*spans, *self.silences(host)]
 
     def of_this_host(self):
         """What this worker has noted."""
+        name = self.store.config.name
         most = self.store.config.max_tasks
-        full = SLOTS_TAKEN % (most, most)
+        full = SLOTS_TAKEN % (name, most, most)
+        failure = '%s %.80s' % (name, self.pace.failure)
         return [
-            *self.own_span(self.pace.outage, self.pace.failure[:80]),
+            *self.own_span(self.pace.outage, failure),
             *self.own_span(self.pace.full, full + ','),
         ]
 
@@ -8408,9 +8413,9 @@ def neighbours(job, moments, now, zone):
 
 def last_before(job, when, now, zone):
     """The last time of a job before a UTC datetime; None if it has none in 50 years."""
-    for hours in (1, 24, 7 * 24, 31 * 24, 366 * 24, 50 * 366 * 24):
+    for days in (0.003, 0.05, 1, 7, 31, 366, 50 * 366):
         last = None
-        for found in regular_times(job, when - hours * 60 * MINUTE, now, zone):
+        for found in regular_times(job, when - days * DAY, now, zone):
             if found >= when:
                 break
             last = found

@@ -472,3 +472,127 @@ def test_a_start_in_a_pause():
         assert found(job, runs, records, pauses=[Pause(target, 90, 120)]) == []
     asked = job._replace(asked=True, due=[100])
     assert found(asked, *late, pauses=[Pause('*', 90, 120)]) == ['late']
+
+
+# Why a run was late.
+
+
+def noted(text, *faults, more=(), **how):
+    """The kinds of finds of a job that was due at 100, and started at 130 with a note."""
+    job, runs, records = once(**how.pop('job', {}))
+    runs = [runs[0]._replace(start=130.5, end=131.5)]
+    records = [records[0]._replace(started=130, due=100.0, note='30 s late: ' + text)]
+    others = [(Job(2 + n, 'maybe', [0]), *one) for n, one in enumerate(more)]
+    return found(job, runs, records, *faults, others=others, **how)
+
+
+AWAY = [fault('kill-host', [host], 99, 128)._replace(silences=True) for host in HOSTS]
+SEEN = 'no worker was seen from 12:00 to 12:01'
+TAKEN = 'one had all slots taken, 2 of 2'
+STARTED = [Words(host, 0, [host, host[0]]) for host in HOSTS]
+
+
+@pytest.mark.parametrize(
+    'text, faults, how',
+    [
+        ('unknown', [], {}),
+        ('unknown; 5 more times passed', [], {}),
+        (SEEN, AWAY, {}),
+        (SEEN, AWAY[:1], {'job': {'names': ('one',)}}),
+        (
+            'no worker of one was seen until 12:01',
+            AWAY[:1],
+            {'job': {'names': ('one',)}},
+        ),
+        (SEEN, [], {'words': [Words(host, 120, [host]) for host in HOSTS]}),
+        (SEEN, [Fault(SLOW, [], 110, 115, 120)], {}),
+        ('one not seen until 12:01, guest1 not seen from 12:00 to 12:01', AWAY[:1], {}),
+        ('one could not reach the database from 12:00 to 12:01', AWAY[:1], {}),
+        (
+            'one failed: disk full from 12:00 to 12:01',
+            [fault('x', ['one'], 99, 110)],
+            {},
+        ),
+        ('paused until 12:00 by ann: all hosts', [], {'pauses': [Pause(1, 90, 129)]}),
+        (
+            'all hosts were paused until 12:00 by x',
+            [],
+            {'pauses': [Pause('*', 90, 129)]},
+        ),
+        ('one paused until 12:00 by ann', [], {'pauses': [Pause('one', 90, 129)]}),
+        ('no host had the tag red until 12:01', [], {'words': STARTED}),
+        ('no host had the tag o until 12:01', AWAY[:1], {'words': STARTED}),
+        (
+            'no host had the tag o until 12:01',
+            [],
+            {'words': [*STARTED, Words('one', 120, ['one'])]},
+        ),
+    ],
+)
+def test_a_true_note(text, faults, how):
+    assert 'untrue' not in noted(text, *faults, **how)
+
+
+@pytest.mark.parametrize(
+    'text, faults, how',
+    [
+        ('it was too late', [], {}),
+        (SEEN, [], {}),
+        (SEEN, AWAY[:2], {}),
+        (SEEN, AWAY[:2], {'words': STARTED}),
+        (SEEN, [fault._replace(silences=False) for fault in AWAY], {}),
+        (SEEN, [*AWAY[:2], AWAY[2]._replace(begin=140, end=150)], {}),
+        (SEEN, [*AWAY[:2], AWAY[2]._replace(begin=50, end=60)], {}),
+        (SEEN, [Fault(SLOW, [], 110, 110.5, 120)], {}),
+        ('two not seen until 12:01', AWAY[:1], {}),
+        ('one not seen until 12:01, two not seen until 12:01', AWAY[:1], {}),
+        ('two could not reach the database from 12:00 to 12:01', AWAY[:1], {}),
+        (
+            'two had all slots taken, 0 of 0, from 12:00 to 12:01 and not seen until 12:01',
+            AWAY[:1],
+            {},
+        ),
+        ('two failed: disk full from 12:00', [fault('x', ['one'], 99, 110)], {}),
+        ('paused until 12:00 by ann', [], {'pauses': [Pause(2, 90, 129)]}),
+        ('paused until 12:00 by ann', [], {'pauses': [Pause(1, 40, 60)]}),
+        (
+            'all hosts were paused until 12:00 by x',
+            [],
+            {'pauses': [Pause('one', 90, 129)]},
+        ),
+        ('two paused until 12:00 by ann', [], {'pauses': [Pause('one', 90, 129)]}),
+        (SEEN + ' and paused until 12:00 by ann', AWAY, {}),
+        ('no host had the tag o until 12:01', [], {'words': STARTED}),
+        (TAKEN, [], {}),
+    ],
+)
+def test_a_note_that_is_not_so(text, faults, how):
+    assert 'untrue' in noted(text, *faults, **how)
+
+
+def test_slots_that_were_taken():
+    def others(*spans):
+        for number, (start, end) in enumerate(spans, 2):
+            run = Run(number, 1, 'one', start, end, 0)
+            yield [run], [Record(number, 1, 'one', 'Success', start)]
+
+    both = [*others((99, 120), (101, 110))]
+    assert 'untrue' not in noted(TAKEN, more=both)
+    assert 'untrue' in noted(TAKEN, more=[*others((99, 104), (110, 114))])
+    assert 'untrue' in noted(TAKEN, more=[*others((10, 20), (11, 21))])
+    assert 'untrue' in noted(TAKEN.replace('2', '3'), more=both)
+    assert 'untrue' in noted(TAKEN.replace('one', 'two'), more=both)
+
+
+def test_the_run_before_that_had_not_ended():
+    text = 'run 1 on one had not ended until 12:01'
+
+    def judge(end, number=1):
+        job, _, _ = once()
+        runs = [Run(1, 1, 'one', 90, end, 0), Run(1, 2, 'one', 130.5, 131, 0)]
+        told = Record(1, 2, 'one', 'Success', 130, 100.0)
+        told = told._replace(note='30 s late: ' + text.replace('1', str(number), 1))
+        records = [Record(1, 1, 'one', 'Success', 90), told]
+        return 'untrue' in found(job, runs, records)
+
+    assert not judge(129) and judge(92) and judge(129, number=3)

@@ -140,6 +140,21 @@ def test_the_job_was_paused(at):
     assert note(at, job) == text
 
 
+def test_what_all_hosts_have_in_common_is_said_once_and_of_no_host(at):
+    job = ready(at)
+    seen(at, 30)
+    seen(at, 30, 'other', running=8)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=20), 'ann')
+    clock(at, 30)
+    pace = dc.Pace()
+    pace.full = dc.boottime() - 590, dc.boottime() - 1
+    assert note(at, job, pace) == (
+        '20 min late: paused until 12:20 by ann, '
+        'here had all slots taken, 8 of 8, from 12:20 to 12:29, '
+        'other had all slots taken, 8 of 8'
+    )
+
+
 @pytest.mark.parametrize('target', ['*', 'here'])
 def test_hosts_were_paused_until_somebody_resumed_them(at, target):
     job = ready(at)

@@ -274,6 +274,45 @@ def test_the_list_under_cgi(big):
     assert statistics.median(times) < 1.5, times
 
 
+# A job with a million runs, none of which was due: of the worst kind for `why`.
+MANY_RUNS = '''
+SET SESSION unique_checks = 0;
+INSERT INTO run (job_id, run_no, started_at, ended_at, worker, status)
+    SELECT 13, 1000 + seq, '2020-01-01', '2020-01-01', 'host1-1', 'Success'
+    FROM seq_1_to_1000000;
+UPDATE job SET run_no = 1001000 WHERE id = 13;
+'''
+
+
+def test_why_of_a_job_with_a_million_runs(big):
+    """Each view of a job's page asks for it."""
+    big.server.client(MANY_RUNS, database=big.values['db']['database'])
+    job = big.job(13)
+    for schedule in (
+        job.schedule,
+        '* * * * *',
+        'H/20 * * * *',
+        '0 0 29 2 *',
+        'H H(0-7) 31 12 5',
+        '0 0 1W * 5#5',
+        '@at 2020-01-01 00:00',
+    ):
+        for window in ((None, None), ('23:00', '23:01')):
+            row = job._replace(
+                schedule=schedule, start_anchor=window[0], stop_anchor=window[1]
+            )
+            times = []
+            for _ in range(5):
+                store = big.new_store()  # as each page, it knows nothing yet
+                began = time.perf_counter()
+                lines = dc.why_lines(store, row)
+                times.append(time.perf_counter() - began)
+                store.close()
+            print('%s %s: %.1f ms' % (schedule, window, 1000 * min(times)))
+            assert 'History: nothing of this time or before it' in lines
+            assert min(times) < 0.05, (schedule, window, times)
+
+
 MILLION = '''
 SET SESSION unique_checks = 0;
 INSERT INTO job (id, description, command, frequency, max_run_time, last_start,
@@ -318,7 +357,8 @@ def test_with_a_million_jobs_no_page_costs_more_than_the_list(big, ask):
     text = ask('/?search_string=number+77')
     assert 'Only jobs with an id above 910000 were searched' in text
     assert text.count('<tr data-job=') == 0
-    assert ask('/?search_string=1000000+of+many').count('<tr data-job=') == 1
+    # One by its description, one by its id, and one by its worker.
+    assert ask('/?search_string=1000000+of+many').count('<tr data-job=') == 3
     text = ask('/?page=20000')
     assert 'Only the first 10000 are listed' in text and 'of 200 pages' in text
     assert ask('/metrics').count('distributed_cron_runs_total{') == 20000

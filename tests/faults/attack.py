@@ -435,6 +435,7 @@ class Attack:
                 or 'nothing',
             )
         )
+        self.say_notes(records)
         if self.slow:
             self.say(
                 '%d times the machine was too busy: some starts may be late'
@@ -455,6 +456,14 @@ class Attack:
             else 'nothing lost, no duplicate, no overlap, no run without its record'
         )
         return lines
+
+    def say_notes(self, records):
+        """How many late starts are explained; with FAULTS_SHOW, how."""
+        noted = [record for record in records if record.note]
+        unknown = sum('late: unknown' in record.note for record in noted)
+        self.say('%d late starts have a note, %d times unknown' % (len(noted), unknown))
+        for record in noted if os.environ.get('FAULTS_SHOW') else ():
+            self.say('note: job %s: %s' % (record.job, record.note))
 
     def read_runs(self):
         runs = []
@@ -487,7 +496,7 @@ class Attack:
 
     def read_records(self):
         rows = self.cluster.query(
-            'SELECT job_id, run_no, worker, status, started_at, due_utc, attempt '
+            'SELECT job_id, run_no, worker, status, started_at, due_utc, attempt, note '
             'FROM run WHERE job_id >= ?',
             self.first,
         )
@@ -500,8 +509,9 @@ class Attack:
                 started and seconds_of(started) - wall(),
                 due and seconds_of(due) - wall(),
                 attempt,
+                note,
             )
-            for job, number, worker, status, started, due, attempt in rows
+            for job, number, worker, status, started, due, attempt, note in rows
         ]
 
 

@@ -36,15 +36,18 @@ Run = namedtuple(
     defaults=(None, None, False, 0, None, None, 0),
 )
 Record = namedtuple(
-    'Record', 'job run_no host status started due attempt', defaults=(None, 0)
+    'Record',
+    'job run_no host status started due attempt note',
+    defaults=(None, 0, None),
 )
 # hosts: those that it hits; none: it hits all, as one of the database. end: when it was
 # healed. until: when the last start that it explains has come. kills: it may kill runs.
 # forgets: hosts lose their state folders. withholds: results can't be written there.
+# silences: the workers of its hosts are stopped, or can't do all with the database.
 Fault = namedtuple(
     'Fault',
-    'kind hosts begin end until kills forgets withholds',
-    defaults=(False, False, False),
+    'kind hosts begin end until kills forgets withholds silences',
+    defaults=(False, False, False, False),
 )
 Find = namedtuple('Find', 'kind job run_no text')
 
@@ -64,6 +67,7 @@ def check(jobs, runs, records, faults, hosts, end, pauses=(), words=()):
     """(finds, costs) of a history. hosts: the names of all; end: when all had settled;
     pauses, words: those of rules."""
     judge = Judge(runs, records, faults, hosts, end)
+    judge.limits = {job.id: job.limit for job in jobs}
     judge.pauses, judge.words = pauses, sorted(words)
     judge.delays += [delay_of(pause) for pause in pauses]
     judge.delays.sort(key=begin_of)
@@ -92,6 +96,7 @@ class Judge:
         self.faults = [fault for fault in self.delays if fault.kind != SLOW]
         self.finds, self.costs = [], []
         self.pauses, self.words = (), ()
+        self.limits = {}
 
     @staticmethod
     def is_lost(record):

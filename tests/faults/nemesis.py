@@ -2,8 +2,9 @@
 
 `of`: what it hits: a 'host', the 'database', a 'node' of a cluster, or the 'table'.
 `seconds`: how long it lasts, at least and at most. `cost`: the seconds after its healing in
-which what it delayed has been made up for. `kills`: runs may die of it. `bites`: workers
-complain of it.
+which what it delayed has been made up for. `kills`: runs may die of it. `silences`: the
+workers of its hosts are stopped, or can't do all with the database. `bites`: workers complain
+of it.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ class Fault:
     """One fault of a cluster, perhaps of one of its hosts."""
 
     of, seconds = 'host', (0.3, 3)
-    kills = forgets = withholds = False
+    kills = forgets = withholds = silences = False
     mixed, bites = True, False
     loaded = True  # other jobs run meanwhile
     mounts = False  # whether it needs mounts of its own
@@ -67,6 +68,7 @@ class Fault:
             self.kills,
             self.forgets,
             self.withholds,
+            self.silences or self.of in ('database', 'node'),
         )
 
     def length(self):
@@ -95,6 +97,8 @@ class Fault:
 
 
 class KillWorker(Fault):
+    silences = True
+
     def start(self):
         self.host.worker.kill()
         self.host.worker.wait()
@@ -149,6 +153,8 @@ class LoseHost(KillHost):
 
 
 class StopWorker(Fault):
+    silences = True
+
     def length(self):
         return self.cluster.deadline + self.random.uniform(1, 3)
 

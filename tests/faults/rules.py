@@ -1,4 +1,5 @@
-"""What the checker demands of jobs that have a place, tries, a parent, a limit or a pause.
+"""What the checker demands of jobs that have a place, tries, a parent, a limit or a pause,
+and of what is noted of runs that were late.
 
 As the checker itself, it knows nothing of the program. Each rule is a function of a Judge,
 a Job, its runs and its records; runs are what the commands wrote themselves. Times are
@@ -27,6 +28,7 @@ def judge(judged, job, runs, records):
     limits(judged, job, runs, records)
     pauses(judged, job, runs, records)
     skips(judged, runs, records)
+    notes(judged, job, runs, records)
     if job.retries:
         tries(judged, job, runs, records)
     elif any(run.attempt for run in runs):
@@ -150,6 +152,164 @@ def is_unseen(run, record, judged):
         fault.begin <= record.due and record.due <= fault.until
         for fault in judged.faults
     )
+
+
+# Why late.
+
+LATE = re.compile(r'(?:retry \d+ of \d+, )?(\d+) (s|min|h|days) late: (.*)')
+SECONDS = {'s': 1, 'min': 60, 'h': 3600, 'days': 86400}
+WORD = r'[a-z0-9_.-]+'
+# What a note may say, in the order in which they are tried; the host is that before it, or
+# the last one named.
+SAYS = re.compile(
+    rf'''(?x)
+    (?P<nobody> no\ worker (?:\ of\ (?P<word> {WORD}))? \ was\ seen)
+    | (?P<all> all\ hosts\ were\ paused)
+    | (?P<tag> no\ host\ had\ the\ tag\ (?P<tagged> {WORD}))
+    | (?P<run> run\ (?P<number> \d+) \ on\ {WORD} \ had\ not\ ended)
+    | (?P<perl> a\ run\ of\ a\ Perl\ worker)
+    | (?:^|,\ | and\ ) (?P<host> (?!and\ ) {WORD}) \ (?= had\ all | could\ not
+        | failed: | paused | not\ seen)
+    | (?P<slots> had\ all\ slots\ taken,\ (?P<taken> \d+) )
+    | (?P<cut> could\ not\ reach\ the\ database)
+    | (?P<failed> failed:)
+    | (?P<paused> paused\ until)
+    | (?P<unseen> not\ seen)'''
+)
+
+
+def notes(judged, job, runs, records):
+    """What is noted of a run that came late is so. Times in it are to the minute, and are
+    not judged; that it is unknown may always be said."""
+    for record in records:
+        if is_skip(record) or not record.note or record.started is None:
+            continue
+        late = LATE.match(record.note)
+        says = list(SAYS.finditer(late[3])) if late else []
+        if not says and not (late and late[3].startswith('unknown')):
+            judged.find('untrue', record, '%r is not understood' % record.note)
+            continue
+        since = record.started - (int(late[1]) + 1) * SECONDS[late[2]]
+        if record.due is not None:
+            since = min(since, record.due)
+        between, host = (since, record.started + WHOLE), None
+        for one in says:
+            host = one['host'] or host
+            if not one['host'] and not is_true(judged, job, one, host, between):
+                text = '%r: %r is not so, from %.2f to %.2f'
+                facts = (record.note, one[0], *between)
+                judged.find('untrue', record, text % facts)
+
+
+def is_true(judged, job, one, host, between):
+    """Whether what a note says, a match of SAYS, is so. host: of which it says it."""
+    if one['nobody']:
+        names = job.names or judged.hosts
+        return all(is_silent(judged, name, between) for name in names)
+    if one['tag']:
+        return not had_tag(judged, one['tagged'], between)
+    if one['run']:
+        return still_ran(judged, job, int(one['number']), between[0])
+    if one['perl']:
+        return True  # the checker knows of none, and the harness runs none
+    if one['slots']:
+        return most_at_once(judged, host, between) >= int(one['taken'])
+    if one['failed']:
+        return is_hit(judged, host, between, judged.faults)
+    if one['all'] or one['paused']:
+        target = '*' if one['all'] else host or job.id
+        return is_paused(judged, target, between)
+    return is_silent(judged, host, between)
+
+
+BACK = 10  # seconds in which a host is back after a fault
+LONG = 1  # second: when a shell takes so long to start, a worker may time out
+
+
+def is_silent(judged, host, between):
+    """Whether a host's worker was stopped, or cut off, or not yet there at some time."""
+    if host not in judged.hosts:
+        return True  # a guest of the harness, which comes and goes
+    silent = [fault for fault in judged.faults if fault.silences]
+    silent += [
+        fault
+        for fault in judged.troubles
+        if fault not in judged.faults and fault.end - fault.begin > LONG
+    ]
+    starts = [epoch.begin for epoch in judged.words if host in epoch.words]
+    return is_hit(judged, host, between, silent) or between[0] < min(
+        starts, default=-math.inf
+    )
+
+
+def is_hit(judged, host, between, faults):
+    """Whether one of some faults hit a host at some time."""
+    return any(
+        fault.begin <= between[1]
+        and between[0] <= fault.end + BACK
+        and (host in fault.hosts or judged.is_of_all(fault))
+        for fault in faults
+    )
+
+
+def is_paused(judged, target, between):
+    """Whether a job, a host, or all were paused at some time."""
+    return any(
+        str(pause.target) == str(target)
+        and pause.begin - GRACE <= between[1]
+        and between[0] <= pause.until + WHOLE
+        for pause in judged.pauses
+    )
+
+
+def had_tag(judged, tag, between):
+    """Whether a host had a tag all the time, and was not silent."""
+    for place in {epoch.place for epoch in judged.words}:
+        epochs = [epoch for epoch in judged.words if epoch.place == place]
+        before = [epoch for epoch in epochs if epoch.begin < between[0]]
+        now = [*before[-1:], *epochs[len(before) :]]
+        now = [epoch for epoch in now if epoch.begin <= between[1]]
+        if before and all(tag in epoch.words for epoch in now):
+            return not is_silent(judged, before[-1].words[0], between)
+    return False
+
+
+def still_ran(judged, job, number, due):
+    """Whether a run had not ended when its job was due again, for all that others knew."""
+    return any(
+        run.run_no == number
+        and run.start - WHOLE <= due + GRACE
+        and ((run.end or math.inf) + WHOLE >= due or judged.hits(job, run))
+        for run in judged.runs[job.id]
+    ) or any(
+        record.run_no == number and judged.is_lost(record)
+        for record in judged.records[job.id]
+    )
+
+
+def most_at_once(judged, host, between):
+    """How many runs a host had at most at the same moment of some time."""
+    changes = []
+    for record in sum(judged.records.values(), []):
+        if record.host != host or record.started is None or is_skip(record):
+            continue
+        run = next(
+            (
+                run
+                for run in judged.runs[record.job]
+                if run.run_no == record.run_no and run.end
+            ),
+            None,
+        )
+        # A worker learns of an end in its next turn, which may wait for the database.
+        end = run.end + GRACE if run else record.started + judged.limits[record.job]
+        if record.started <= between[1] and between[0] <= end:
+            changes += [(record.started, 1), (end, -1)]
+    most = count = 0
+    for _, change in sorted(changes):
+        count += change
+        most = max(most, count)
+    return most
 
 
 # Again.
