@@ -6148,9 +6148,9 @@ def is_failing(job):
 SEARCHED = ('name', 'description', 'command', 'run_on')
 
 
-def having_words(words, columns=SEARCHED):
+def having_words(words, columns=SEARCHED, more=None):
     """(SQL, values): whether a job has each of some words in one of these columns, or
-    as its id."""
+    as its id. more: {word: other tests by which a job has it}."""
     tests = ['1 = 1']
     values = {}
     for number, word in enumerate(words):
@@ -6161,6 +6161,8 @@ def having_words(words, columns=SEARCHED):
         ]
         if re.fullmatch('[1-9][0-9]{0,8}', word):
             either.append('id = ' + word)
+        if more:
+            either += more[word]
         tests.append('(%s)' % ' OR '.join(either))
     return ' AND '.join(tests), values
 

@@ -172,10 +172,11 @@ def history_of(place, facts):
 
 
 def row_of(text, host):
-    row = re.search(r'(?s)<th scope="row">%s</th>.*?</tr>' % re.escape(host), text)[0]
-    return [
-        ' '.join(cell.split()) for cell in re.findall('>([^<>]+)</(?:td|time)', row)
-    ]
+    row = re.search(
+        r'(?s)<th scope="row"><a [^>]*>%s</a>.*?</tr>' % re.escape(host), text
+    )[0]
+    cells = re.findall('>([^<>]+)</(?:td|time)', row)
+    return [' '.join(cell.split()) for cell in cells if cell.strip()]
 
 
 def test_hosts_count_every_run_of_the_day(place):
@@ -308,3 +309,64 @@ def test_a_run_elsewhere_is_shown_by_what_its_host_says(place):
     place.store.change("UPDATE live SET output = 'line 1'")
     assert browser.get('/run/1/1/log') == 'line 1'
     assert 'line 1' in browser.get('/run/1/1')
+
+
+# Status.
+
+
+def test_a_job_that_fails_every_other_time_is_not_ok(place):
+    place.add()
+    add_history(place, 1, 20)
+    place.store.change(
+        "UPDATE run SET status = 'ERROR: exit 1' WHERE run_no % 2 = 1 AND run_no < 18"
+    )
+    row = list_row(Browser(place).get())
+    assert 'flapping: 9 of 20 failed' in row and '>ok<' not in row
+    assert 'flapping: 9 of 20 failed' in Browser(place).get('/job/1')
+
+
+def test_a_failing_job_says_since_when_and_when_it_last_succeeded(place):
+    place.add()
+    add_history(place, 1, 9)
+    ends = [
+        row.ended_at for row in place.sql('SELECT ended_at FROM run ORDER BY run_no')
+    ]
+    place.store.change("UPDATE run SET status = 'ERROR: exit 1' WHERE run_no > 6")
+    place.store.change("UPDATE job SET last_status = 'ERROR: exit 1', failures = 3")
+    words = ' '.join(html.unescape(list_row(Browser(place).get())).split())
+    assert 'failing since %s (3 runs)' % ends[6][11:16] in words
+    assert 'last success %s' % ends[5][11:19] in words
+    place.store.change("UPDATE run SET status = 'ERROR: exit 1'")
+    assert 'no success on record' in list_row(Browser(place).get())
+
+
+def test_trouble_comes_first(place):
+    now = place.store.now()
+    for minutes, status in ((90, 'Success'), (30, 'Success'), (99, 'ERROR: x')):
+        due = dc.text_of(now + minutes * dc.MINUTE)
+        place.add(next_run_utc=due, last_status=status)
+    place.add(next_run_utc=dc.text_of(now - 9 * dc.MINUTE))
+    place.add(active=0)
+    place.add(next_run_utc=None)
+    start_run(place, place.add(next_run_utc=dc.text_of(now)))
+    rows = re.findall('<tr data-job="([0-9]+)"', Browser(place).get())
+    assert rows == ['4', '3', '7', '2', '1', '6', '5']
+
+
+# Words.
+
+
+def test_the_words_for_what_there_is_not(place):
+    browser = Browser(place)
+    assert 'No jobs yet' in browser.get() and '/job/add' in browser.get()
+    assert 'No job matches &lt;x&gt;' in browser.get('/?search_string=%3Cx%3E')
+    assert 'No job is failing' in browser.get('/?state=failing')
+    place.add(active=0)
+    assert 'not scheduled' in list_row(browser.get())
+    place.store.change('UPDATE job SET active = 1')
+    assert 'being planned' in list_row(browser.get())
+    start_run(place, 1)
+    assert 'running now' in list_row(browser.get())
+    assert 'Stop after' in browser.get('/job/1') and 'you can edit' in browser.get()
+    readers = Browser(place, user=None)
+    assert 'Actions' not in readers.get() and 'type="checkbox"' not in readers.get()

@@ -25,6 +25,8 @@ DONE = {  # what is said of a job after a form was sent
     'edit': 'saved',
     'same': 'is unchanged',
     'idle': 'is not running',
+    'pause': 'paused',
+    'resume': 'resumed',
 }
 for name, action in dc.ACTIONS.items():
     DONE[name] = action.done
@@ -69,11 +71,15 @@ def framed(request, title, content, status, truth=None, refresh='', headers=()):
 
 def told(request):
     """A sentence on what the last form did, once; '' when there is nothing to say."""
-    event, _, job = request.cookie(TOLD).partition('.')
-    if event not in DONE or not re.fullmatch('[0-9]{1,10}', job):
+    event, _, number = request.cookie(TOLD).partition('.')
+    many = event.startswith('many-')
+    done = DONE.get(event.removeprefix('many-'))
+    if done is None or not re.fullmatch('[0-9]{1,10}', number):
         return ''
     request.set_cookie(TOLD, '', 0)
-    return 'Job %s %s.' % (job, DONE[event])
+    if many:
+        return '%s: %s.' % (dc.counted(int(number), 'job'), done)
+    return 'Job %s %s.' % (number, done)
 
 
 def back(request, event, id, path):

@@ -234,17 +234,6 @@ def write(request, job, values):
     return id, {}
 
 
-def act(request, id, action):
-    """Do one of dc.ACTIONS to a job."""
-    request.form()
-    found_job(request, id)
-    with audit(request, 'job %d: %s' % (id, action)) as outcome:
-        done = dc.act(request.store, action, id)
-        outcome.append('job %d' % id if done else 'job %d: nothing to do' % id)
-    event = action if done else 'idle'
-    return back(request, event, id, request.came_from())
-
-
 def delete_page(request, id):
     """Ask whether a job is to be deleted."""
     request.check_right()

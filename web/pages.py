@@ -11,8 +11,10 @@ import distributed_cron as dc
 
 from .ahead import ahead_page
 from .answers import STATIC, TEXT, Answer, framed, static_page
-from .changes import act, delete, delete_page, form_page, preview_page, save
+from .acts import act, act_on_many, pause_hosts
+from .changes import delete, delete_page, form_page, preview_page, save
 from .hosts import hosts_page
+from .jobs import list_page
 from .render import one_line, render
 from .request import Refused, Request, throw_away_body
 from .runs import runs_page
@@ -20,7 +22,6 @@ from .views import (
     NUMBER,
     health_page,
     job_page,
-    list_page,
     log_page,
     metrics_page,
     run_page,
@@ -40,6 +41,7 @@ HEADERS = [  # of every answer
     ('Cross-Origin-Opener-Policy', 'same-origin'),
 ]
 JOB = '/job/(%s)' % NUMBER
+ACTION = '/(run-now|stop|enable|disable|pause|resume)'
 RUN = '/run/(%s)/(%s)' % (NUMBER, NUMBER)
 FILE = '/static/(%s)' % '|'.join(map(re.escape, STATIC))
 ROUTES = (  # pattern of a path, page of each method; groups become arguments
@@ -48,7 +50,9 @@ ROUTES = (  # pattern of a path, page of each method; groups become arguments
     (JOB, {'GET': job_page}),
     (JOB + '/edit', {'GET': form_page, 'POST': save}),
     (JOB + '/delete', {'GET': delete_page, 'POST': delete}),
-    (JOB + '/(run-now|stop|enable|disable)', {'POST': act}),
+    (JOB + ACTION, {'POST': act}),
+    ('/jobs' + ACTION, {'POST': act_on_many}),
+    ('/hosts/(pause|resume)', {'POST': pause_hosts}),
     ('/preview', {'GET': preview_page}),
     ('/runs', {'GET': runs_page}),
     ('/ahead', {'GET': ahead_page}),
@@ -146,6 +150,9 @@ def refusal_of(error):
     """What people are told of an error; its cause is for the error log only."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, dc.Away):
+        sentence = 'The database does not answer; the error log says why.'
+        return Refused(503, sentence, ('Retry-After', '10'), cause=error)
     if isinstance(error, dc.Problem) and not isinstance(error, dc.BadConfig):
         return Refused(
             503,

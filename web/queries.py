@@ -4,6 +4,8 @@ from collections import Counter
 
 import distributed_cron as dc
 
+from .search import ALL
+
 STATES = (
     'running',
     'overdue',
@@ -43,7 +45,6 @@ WORDS = {
     ),
 }
 QUARTER = 15 * dc.MINUTE
-SEARCHED = (*dc.SEARCHED, 'schedule', 'last_status', 'last_worker')
 
 # The jobs with their states. The CASE is dc.state_of in SQL; a test holds the two
 # together. :now and :late, a minute before it, are UTC.
@@ -57,6 +58,8 @@ FOUND = '''(SELECT job.*, CASE
     WHEN {is_failing} THEN 'failing'
     ELSE 'ok' END AS state
     FROM job WHERE %s) AS found'''
+TROUBLE_FIRST = '''CASE state WHEN 'overdue' THEN 0 WHEN 'failing' THEN 1
+    WHEN 'running' THEN 2 WHEN 'ok' THEN 3 ELSE 4 END,'''
 # The columns of a run but its output.
 RUN = 'job_id, run_no, started_at, ended_at, duration_ms, worker, status'
 
@@ -70,39 +73,39 @@ def not_searched(store):
     return max(0, newest - MOST_SEARCHED)
 
 
-def found(now, search, below=0):
-    """The jobs that a search finds, as a table in SQL, and its values.
-
-    below: see not_searched()."""
+def found(now, search):
+    """The jobs that a Search finds, as a table in SQL, and its values."""
     values = {
         'now': dc.text_of(now),
         'late': dc.text_of(now - dc.MINUTE),
     }
-    if not search:
-        return FOUND % '1 = 1', values
-    which, words = dc.having_words(search.split(), SEARCHED)
-    return FOUND % ('id > :below AND ' + which), {**values, **words, 'below': below}
+    return FOUND % search.which, {**values, **search.values}
 
 
-def counts(store, now, search='', below=0):
+def counts(store, now, search=ALL):
     """How many jobs are in each state, of those that a search finds."""
-    table, values = found(now, search, below)
+    table, values = found(now, search)
     text = 'SELECT state, COUNT(*) FROM %s GROUP BY state' % table
     there = dict(store.query(text, **values))
     return {state: there.get(state, 0) for state in STATES}
 
 
-def jobs(store, now, search, below, state, sort, order, first, size):
-    """A page of the list, in order; jobs without the value come last."""
-    table, values = found(now, search, below)
+def jobs(store, now, search, state, sort, order, first, size):
+    """A page of the list, in order: unless another one is asked for, trouble first and
+    then what runs next. Jobs without the value come last; the one that is meant, first.
+    """
+    table, values = found(now, search)
     where = 'state = :state' if state else '1 = 1'
-    sort = sort or 'id'
+    rank = '' if sort else TROUBLE_FIRST
+    sort = sort or 'next_run_utc'
     text = '''SELECT id FROM %s WHERE %s
-        ORDER BY CASE WHEN %s IS NULL THEN 1 ELSE 0 END, %s %s, id
+        ORDER BY CASE WHEN id = :meant THEN 0 ELSE 1 END, %s
+            CASE WHEN %s IS NULL THEN 1 ELSE 0 END, %s %s, id
         LIMIT :size OFFSET :first'''
     rows = store.query(
-        text % (table, where, sort, sort, order or 'ASC'),
+        text % (table, where, rank, sort, sort, order or 'ASC'),
         state=state,
+        meant=search.first,
         size=size,
         first=first,
         **values,

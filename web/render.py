@@ -5,10 +5,21 @@ import json
 import os
 import re
 from functools import lru_cache
+from urllib.parse import quote
 
 import distributed_cron as dc
 
+from .search import TAG
+
 HERE = os.path.dirname(os.path.realpath(__file__))
+LINK = r'https?://[^\s<>"\'`]+[\w/]'  # in a description
+PERIODS = {  # for which jobs or hosts are paused
+    '15m': '15 minutes',
+    '1h': '1 hour',
+    '8h': '8 hours',
+    '1d': '1 day',
+    '7d': '7 days',
+}
 UNITS = ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's'))  # seconds of each
 
 
@@ -145,6 +156,17 @@ def far(seconds):
     return words + ' late'
 
 
+def tags_of(job):
+    """The words of a description that begin with #."""
+    text = str(job.description)
+    return [tag.lower() for tag in re.findall(r'(?<!\S)' + TAG, text)]
+
+
+def links_of(job):
+    """The addresses in a description."""
+    return re.findall(LINK, str(job.description))
+
+
 def one_line(text):
     """Text for one line of a log: what nobody sees, and ends of lines, as in JSON."""
     return re.sub('[\t\n]|' + dc.UNSEEN, lambda match: json.dumps(match[0])[1:-1], text)
@@ -166,6 +188,7 @@ HELPERS = {  # what every template can call
     'PARKED': dc.PARKED,
     'MINUTE': dc.MINUTE,
     'DAY': dc.DAY,
+    'PERIODS': PERIODS,
 }
 for function in (
     badge,
@@ -177,12 +200,15 @@ for function in (
     far,
     unix_time,
     current,
+    quote,
     dc.label_of,
     dc.moment,
     dc.text_of,
     dc.state_of,
     dc.how_long,
     dc.clock_text,
+    tags_of,
+    links_of,
     dc.describe,
     dc.schedule_in_words,
     dc.window_in_words,

@@ -14,7 +14,7 @@ import distributed_cron as dc
 
 MOST_BODY = 262144  # bytes of a form
 MOST_QUERY = 4000  # bytes of a query string
-MOST_FIELDS = 20  # of either
+MOST_FIELDS = 60  # of either: the list has 50 rows that can be chosen
 PIECE = 65536  # bytes that are read at once
 MOST_COOKIES = 100
 COOKIE = 'distributed_cron'  # the name of the cookie with the session

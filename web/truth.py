@@ -17,6 +17,7 @@ Truth = namedtuple(
         'sentence',  # for people
         'wrong',  # how many jobs are not well
         'next',  # the job that runs next; None where nothing is planned
+        'pauses',  # of hosts, as of dc.pauses
     ),
 )
 
@@ -45,14 +46,15 @@ def truth_of(request, counts):
     text = '; '.join(bad + doubts)
     text = text[:1].upper() + text[1:]
     if bad:
-        return Truth(BAD, text, wrong, next_job)
+        return Truth(BAD, text, wrong, next_job, pauses)
     if doubts:
-        return Truth(DOUBT, text, wrong, next_job)
+        return Truth(DOUBT, text, wrong, next_job, pauses)
     if not there(counts):
-        return Truth(OK, 'No job yet', 0, None)
-    hosts = dc.counted(len(alive), 'host')
+        return Truth(OK, 'No job yet', 0, None, pauses)
+    count = len(alive)
+    hosts = dc.counted(count, 'host')
     text = 'All well: %s, %d running' % (hosts, counts['running'])
-    return Truth(OK, text, 0, next_job)
+    return Truth(OK, text, 0, next_job, pauses)
 
 
 def there(counts):

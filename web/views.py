@@ -12,53 +12,10 @@ from .request import Refused
 from .truth import BAD, truth_of
 
 PAGE_SIZE = 50  # rows of a list
-MOST_PAGES = 200  # of the list: to sort a million jobs for a later one takes long
 NUMBER = '[1-9][0-9]{0,8}'
 
 
 # Jobs.
-
-
-def list_page(request):
-    """The jobs that a search finds, in a state, in an order."""
-    asked = request.query(
-        search_string='(?s).{1,200}',
-        state='|'.join(queries.STATES),
-        sort='|'.join(queries.SORTS),
-        order='asc|desc',
-        page=NUMBER,
-    )
-    number = int(asked.pop('page') or 1)
-    state = asked['state']
-    search = asked['search_string']
-    most = PAGE_SIZE * MOST_PAGES
-    below = queries.not_searched(request.store) if search else 0
-    counts = queries.counts(request.store, request.now)
-    found = counts
-    if search:
-        found = queries.counts(request.store, request.now, search, below)
-    total = found[state] if state else sum(found.values())
-    number, pages = paged(number, min(total, most))
-    order = (asked['sort'], asked['order'], PAGE_SIZE * (number - 1), PAGE_SIZE)
-    jobs = queries.jobs(request.store, request.now, search, below, state, *order)
-    return page(
-        request,
-        'jobs',
-        'Jobs',
-        counts=counts,
-        refresh='#list',
-        found=found,
-        values=asked,
-        total=total,
-        most=most,
-        below=below,
-        jobs=jobs,
-        statuses=dc.statuses_of(request.store, jobs, request.now),
-        link=list_link(request, asked),
-        number=number,
-        pages=pages,
-        strips=queries.strips(request.store, [job.id for job in jobs]),
-    )
 
 
 def list_link(request, asked, path=''):
@@ -74,7 +31,8 @@ def list_link(request, asked, path=''):
 
 def paged(number, total):
     """The number of a page that is there, and how many there are, for so many rows."""
-    pages = max(1, math.ceil(total / PAGE_SIZE))
+    pages = math.ceil(total / PAGE_SIZE)
+    pages = max(1, pages)
     return min(number, pages), pages
 
 
