@@ -295,7 +295,7 @@ def test_a_chip_fills_the_schedule_and_leaves_the_rest(site, browser):
 
 @on('sqlite')
 def test_search_as_you_type(some_jobs, browser):
-    browser.css('#search').send_keys('number 1')
+    browser.css('#search').send_keys('exit number')
     wait_until(lambda: shown(browser) == ['2'], 10, 'one row')
     browser.css('#search').send_keys(Keys.CONTROL, 'a')
     browser.css('#search').send_keys(Keys.DELETE)
@@ -318,7 +318,7 @@ def test_columns_sort_and_states_filter(some_jobs, browser):
     def wait_for(*jobs):
         wait_until(lambda: shown(browser) == list(jobs), 10, 'jobs %s' % (jobs,))
 
-    wait_for('1', '2', '3', '4')
+    wait_until(lambda: set(shown(browser)[:2]) == {'2', '3'}, 10, 'trouble first')
     browser.click('#jobs th a[href*="sort=description"]')
     wait_for('1', '2', '3', '4')  # job number 0 …, sleeping
     browser.wait_text('Job', '#jobs th[aria-sort=ascending]')
@@ -410,6 +410,8 @@ def test_no_page_scrolls_sideways(some_jobs, browser, width):
         wide = browser.execute_script('return document.documentElement.scrollWidth')
         assert wide <= width, (path, wide)
         for button in browser.all('button, input:not([type=hidden])') * (width < 500):
+            if not button.is_displayed():
+                continue
             assert button.size['height'] >= 24 or button.get_attribute('type') in (
                 'radio',
                 'checkbox',
@@ -568,6 +570,47 @@ def test_what_one_is_at_stays_while_the_page_is_put_anew(some_jobs, browser):
     assert browser.css('details').get_attribute('open')
     focused = browser.switch_to.active_element
     assert focused.get_attribute('href').endswith('/run/1/1')
+
+
+@on('sqlite')
+def test_chosen_jobs_stay_chosen_until_something_is_done(some_jobs, browser):
+    assert not browser.css('#bulk').is_displayed()
+    for job in (1, 3):
+        browser.click('#job-%d' % job)
+    assert browser.css('#bulk').is_displayed()
+    some_jobs.store.change("UPDATE job SET description = 'renamed' WHERE id = 2")
+    browser.wait_text('renamed', '#jobs')
+    assert [box.is_selected() for box in browser.all('#jobs [type=checkbox]')].count(
+        True
+    ) == 2
+    browser.leave(lambda: browser.click('#bulk button[formaction$="/disable"]'))
+    assert '2 jobs: disabled.' in browser.text('.told')
+    states = [some_jobs.job(job).active for job in (1, 2, 3)]
+    assert states == [0, 1, 0]
+
+
+@on('sqlite')
+def test_all_is_paused_from_any_page(some_jobs, browser):
+    browser.get(some_jobs.visitor.url + 'job/1/edit')
+    browser.click('#truth summary')
+    browser.leave(lambda: browser.click('#truth button[value="8h"]'))
+    browser.wait_text('All hosts are paused until ', '#truth')
+    assert set(dc.pauses(some_jobs.store)) == {'*'}
+    browser.leave(lambda: browser.click('#truth button'))
+    assert 'paused' not in browser.text('#truth')
+
+
+@on('sqlite')
+def test_a_search_shows_at_once_what_the_server_finds(some_jobs, browser):
+    for words, jobs in (
+        ('exit number', ['2']),
+        ('failed echo also', ['3']),
+        ('#x', []),
+    ):
+        browser.css('#search').send_keys(Keys.CONTROL, 'a')
+        browser.css('#search').send_keys(words)
+        wait_until(lambda jobs=jobs: shown(browser) == jobs, 10, words)
+    browser.wait_text('No job matches #x')
 
 
 def test_the_pictures_are_of_this_page():
