@@ -6208,8 +6208,9 @@ def job_status(job, now, zone, facts):
             text += ', past its deadline'
         return state, text
     if state == 'paused':
-        until = zone.local(moment(job.paused_until_utc))
-        text = clock_text(until, today)
+        until = moment(job.paused_until_utc)
+        local = until and zone.local(until)  # SQLite takes any text for a time
+        text = clock_text(local, today)
         return state, 'paused until %s by %s' % (text, job.paused_by)
     if state == 'overdue':
         late = now - moment(job.next_run_utc)

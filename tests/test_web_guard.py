@@ -215,7 +215,7 @@ def test_the_key_becomes_a_cookie(sqlite_place):
     words = answer.headers['Set-Cookie'].split('; ')
     assert words[0] == 'distributed_cron_key_80=' + KEY
     assert {'HttpOnly', 'SameSite=Strict', 'Path=/cron'} <= set(words)
-    assert 'may change' in browser.get('/')
+    assert 'you can edit' in browser.get('/')
     browser.change('/job/1/disable')
     assert place.job(1).active == 0
     place.write(web={'readonly': True})
@@ -280,7 +280,7 @@ def test_a_terminal_shows_the_key(place):
     visitor = Visitor('http://127.0.0.1:%d/' % port)
     answer = visitor.request('GET', said.decode().strip())
     assert answer.status == 303 and answer.headers['Location'] == '/'
-    assert 'may change' in visitor.get()
+    assert 'you can edit' in visitor.get()
     assert not os.path.exists(os.path.join(place.folder, 'log', 'web.key'))
     for descriptor in ours, theirs:
         os.close(descriptor)
