@@ -46,16 +46,21 @@ def found_job(request, id):
 
 def job_page(request, id):
     """A job and its runs. Their numbers make the pages, also where some are gone."""
-    number = int(request.query(page=NUMBER)['page'] or 1)
+    store = request.store
+    asked = request.query(page=NUMBER)
+    number = int(asked['page'] or 1)
     job = found_job(request, id)
-    lowest, highest = queries.ends_of_history(request.store, id)
+    lowest, highest = queries.ends_of_history(store, id)
     last = max(job.run_no, highest or 0)
     first = lowest or last
     number, pages = paged(number, last - first + 1)
     top = last - PAGE_SIZE * (number - 1)
-    runs = queries.runs(request.store, id, top - PAGE_SIZE + 1, top)
+    bottom = top - PAGE_SIZE + 1
+    runs = queries.runs(store, id, bottom, top)
     if job.run_token is not None and number == 1:
-        runs.insert(0, run_of(job, request.local_now))
+        current = run_of(job, request.local_now)
+        runs.insert(0, current)
+    statuses = dc.statuses_of(store, [job], request.now)
 
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
@@ -69,9 +74,9 @@ def job_page(request, id):
         number=number,
         link=link,
         runs=runs,
-        health=dc.statuses_of(request.store, [job], request.now)[id],
-        outcomes=queries.outcomes(request.store, id),
-        why=dc.why_lines(request.store, job),
+        health=statuses[id],
+        outcomes=queries.outcomes(store, id),
+        why=dc.why_lines(store, job),
         signature=signature_in_words(request, job),
     )
 
