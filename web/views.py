@@ -65,6 +65,8 @@ def job_page(request, id):
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
 
+    store = request.store
+    statuses = dc.statuses_of(store, [job], request.now)
     return page(
         request,
         'job',
@@ -129,14 +131,15 @@ def run_of(job, local_now):
 def run_page(request, id, run_no):
     """A run and what it wrote."""
     job, run = found_run(request, id, run_no)
-    strips = queries.strips(request.store, [id], 9)
+    store = request.store
+    strips = queries.strips(store, [id], 9)
     return page(
         request,
         'run',
         'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
-        near=queries.beside(request.store, id, run_no),
+        near=queries.beside(store, id, run_no),
         last=strips[id],
         output=output_of(request, run),
     )
