@@ -342,12 +342,12 @@ def test_the_list_shows_a_job(place):
         '/cron/job/7/delete',
     ):
         assert part in row, part
-    assert '/stop"' not in row
+    assert 'value="stop"' not in row
     row = re.search(r'(?s)<tr data-job="2".*?</tr>', text)[0]
-    assert '/stop"' in row and '/run-now"' not in row
+    assert 'value="stop"' in row and 'value="run-now"' not in row
     assert '>running now</a>' in row
     row = re.search(r'(?s)<tr data-job="3".*?</tr>', text)[0]
-    assert '/enable"' in row and 'disabled' in row
+    assert 'value="enable"' in row and 'disabled' in row
     assert '0 4 * * *' in text and 'at 04:00' in text and '22:00 to 04:00' in text
     assert '9 min late' in text and 'never' in text
     assert 'failing.svg' in re.search('<link rel="icon".*?href="(.*?)"', text)[1]
@@ -1057,7 +1057,7 @@ def test_bodies_that_are_no_forms(sqlite_place):
         b'&a=1' * 40,
         b'&x=%ed%a0%80',
         b'&a=1&a=2',
-        b''.join(b'&a%d=1' % number for number in range(70)),
+        b''.join(b'&a%d=1' % number for number in range(99)),
     ):
         assert status(body + more) == 400, more
 

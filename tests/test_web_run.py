@@ -66,7 +66,7 @@ def test_run_again_and_stop(place):
     assert 0 <= now - since < 60
     place.store.change('DELETE FROM job')
     text = browser.get('/run/1/1')
-    assert 'Run again' not in text and 'a job that was deleted' in text
+    assert 'action="/cron/job/1' not in text and 'a job that was deleted' in text
 
 
 def test_a_skipped_run(place):

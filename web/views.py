@@ -46,34 +46,39 @@ def found_job(request, id):
 
 def job_page(request, id):
     """A job and its runs. Their numbers make the pages, also where some are gone."""
-    number = int(request.query(page=NUMBER)['page'] or 1)
+    store = request.store
+    asked = request.query(page=NUMBER)
+    number = int(asked['page'] or 1)
     job = found_job(request, id)
-    lowest, highest = queries.ends_of_history(request.store, id)
+    lowest, highest = queries.ends_of_history(store, id)
     last = max(job.run_no, highest or 0)
     first = lowest or last
     number, pages = paged(number, last - first + 1)
     top = last - PAGE_SIZE * (number - 1)
-    runs = queries.runs(request.store, id, top - PAGE_SIZE + 1, top)
+    bottom = top - PAGE_SIZE + 1
+    runs = queries.runs(store, id, bottom, top)
     if job.run_token is not None and number == 1:
-        runs.insert(0, run_of(job, request.local_now))
+        current = run_of(job, request.local_now)
+        runs.insert(0, current)
+    statuses = dc.statuses_of(store, [job], request.now)
 
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
 
-    statuses = dc.statuses_of(request.store, [job], request.now)
-    title = job.description or 'job %d' % id
+    store = request.store
+    statuses = dc.statuses_of(store, [job], request.now)
     return page(
         request,
         'job',
-        title,
+        job.description or 'job %d' % id,
         job=job,
         pages=pages,
         number=number,
         link=link,
         runs=runs,
         health=statuses[id],
-        outcomes=queries.outcomes(request.store, id),
-        why=dc.why_lines(request.store, job),
+        outcomes=queries.outcomes(store, id),
+        why=dc.why_lines(store, job),
         signature=signature_in_words(request, job),
     )
 
@@ -126,15 +131,15 @@ def run_of(job, local_now):
 def run_page(request, id, run_no):
     """A run and what it wrote."""
     job, run = found_run(request, id, run_no)
-    strips = queries.strips(request.store, [id], 9)
-    title = 'Run %d of job %d' % (run_no, id)
+    store = request.store
+    strips = queries.strips(store, [id], 9)
     return page(
         request,
         'run',
-        title,
+        'Run %d of job %d' % (run_no, id),
         job=job,
         run=run,
-        near=queries.beside(request.store, id, run_no),
+        near=queries.beside(store, id, run_no),
         last=strips[id],
         output=output_of(request, run),
     )
@@ -173,5 +178,4 @@ def metrics_page(request):
     """Metrics for Prometheus."""
     from .metrics import CONTENT_TYPE, metrics  # no other page needs it
 
-    headers = [('Content-Type', CONTENT_TYPE)]
-    return Answer(200, headers, metrics(request))
+    return Answer(200, [('Content-Type', CONTENT_TYPE)], metrics(request))
