@@ -50,8 +50,8 @@ Exact behaviour
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
     with each_host never runs; each host that run_on allows has a copy that does.
-16. With sign.required, a host starts only jobs that are as somebody has signed them
-    whom it trusts. The run of another one ends as 'ERROR: refused: …' at once, and is
+16. With sign.required, a host starts only jobs that are as a signer whom it trusts
+    has signed them. A run of any other job ends at once as 'ERROR: refused: …', and is
     not tried again.
 
 Sections
@@ -5603,7 +5603,15 @@ JOB_OR_ALL = Option(
     {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
 )
 JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
-AT = Option('--at', {'metavar': 'TIME', 'help': 'once: YYYY-MM-DD HH:MM'})
+JOBS_OR_ALL = Option(
+    'id',
+    {
+        **BY_NAME,
+        'nargs': '*',
+        'help': 'the ids or the names of jobs; default: all jobs',
+    },
+)
+AT = Option('--at', {'metavar': 'TIME', 'help': 'once, at YYYY-MM-DD HH:MM'})
 FORCE = Option(
     '--force',
     {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
@@ -5636,7 +5644,7 @@ JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
 # What a column holds. json: the types that import accepts in a `#:` line. keywords: of
 # its option, for argparse.
 Type = namedtuple('Type', 'json keywords')
-TEXT = Type((str,), {})
+TEXT = Type((str,), {'metavar': 'TEXT'})
 MINUTES = Type((int,), {**WHOLE, 'metavar': 'MINUTES'})
 ACTIVE = Type(
     (int,),
@@ -6826,7 +6834,7 @@ def first_config(args):
         '--new-identity',
         {
             **FLAG,
-            'help': 'make this database another one than that of which it is a copy',
+            'help': 'give a copy of a database an identity of its own',
         },
     ),
     config_of=first_config,
@@ -7824,6 +7832,7 @@ WIDE = Option('--wide', {**FLAG, 'help': 'print all columns, and whole texts'})
 HAVING = Option(
     'word',
     {
+        'metavar': 'WORD',
         'nargs': '*',
         'help': 'only jobs that have all these words in id, name, description, command '
         'or host',
@@ -7888,7 +7897,7 @@ HISTORY_OPTIONS = (
         '--since',
         {
             'metavar': 'TIME',
-            'help': "only what ended since then: 2h, or 'YYYY-MM-DD HH:MM'",
+            'help': "only what ended in the last 2h, or since 'YYYY-MM-DD HH:MM'",
         },
     ),
     COUNT,
@@ -8047,7 +8056,7 @@ def for_people(job):
         'next run': job.next_run,
         'last run': last_run_in_words(job),
         'command': job.command,
-        'time limit': '%s minutes' % job.max_run_time,
+        'time limit': counted(job.max_run_time, 'minute'),
     }
     told = 'active start_anchor stop_anchor frequency schedule max_run_time'.split()
     for column in COLUMNS:
@@ -8070,7 +8079,7 @@ NEXT_OPTIONS = (
     Option(
         'what',
         {
-            'metavar': 'EXPR|ID',
+            'metavar': 'EXPR|JOB',
             'nargs': '?',
             'help': 'a cron expression, or a job; default: all jobs, until this time '
             'tomorrow',
@@ -8621,8 +8630,8 @@ def pauses(store):
 UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
 LONGEST_PAUSE = 366 * DAY
 PAUSED = (
-    Option('id', {**BY_NAME, 'nargs': '*', 'help': 'jobs; default: all hosts'}),
-    Option('--host', {'metavar': 'HOST', 'help': 'this host instead of jobs'}),
+    JOBS_OR_ALL,
+    Option('--host', {'metavar': 'HOST', 'help': 'all jobs, but on this host only'}),
 )
 
 
@@ -9775,6 +9784,8 @@ def servers_in_words(store):
     """Each of db.host: whether it can be used, and that their clocks are one."""
     from copy import copy
 
+    if store.config.db_engine == 'sqlite':
+        return 'none: it is a file'
     said = []
     skews = []
     for server in store.config.hosts:
@@ -9828,8 +9839,8 @@ def last_seen_in_words(store):
 
 
 IMPORTED = (
-    Option('file', {'help': 'the crontab; -: standard input'}),
-    Option('--system', {**FLAG, 'help': 'the file has a user column'}),
+    Option('file', {'metavar': 'FILE', 'help': 'the crontab; -: standard input'}),
+    Option('--system', {**FLAG, 'help': 'it has a user column, like /etc/crontab'}),
     Option(
         '--max-run-time',
         {
@@ -10163,14 +10174,17 @@ class Todo:
 
 
 APPLIED = (
-    Option('file', {'help': 'the file; -: standard input'}),
-    Option('--dry-run', {**FLAG, 'help': 'print what is to be done; then exit 3'}),
+    Option('file', {'metavar': 'FILE', 'help': 'the file; -: standard input'}),
+    Option(
+        '--dry-run',
+        {**FLAG, 'help': 'only print what is to be done, and exit 3 if anything is'},
+    ),
     Option('--sign', {**FLAG, 'help': 'sign the jobs of the file that are not signed'}),
     KEY,
-    Option('--prune', {**FLAG, 'help': 'remove what the file made and no longer has'}),
+    Option('--prune', {**FLAG, 'help': 'remove jobs that the file no longer has'}),
     Option(
         '--yes',
-        {**FLAG, 'help': 'remove more than half of its jobs; take over others'},
+        {**FLAG, 'help': 'also remove most of its jobs, or take over those of others'},
     ),
     FORCE,
 )
@@ -10908,7 +10922,7 @@ def write_signature(store, job, signature):
         raise Problem('job %d was changed meanwhile: it is not signed' % job.id)
 
 
-@command('verify', SOME_JOBS)
+@command('verify', JOBS_OR_ALL)
 def cmd_verify(args, config):
     """say of jobs, or of all, whether they are as they were signed, and by whom"""
     store = Store(config).connect()
