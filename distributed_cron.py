@@ -6423,7 +6423,12 @@ def described(store, jobs, now):
 def next_in_words(store, job, now):
     if job.run_token is not None:
         return 'running'
-    return when_text(store, moment(job.next_run_utc), now)
+    when = moment(job.next_run_utc)
+    if when == PARKED and job.active and job.each_host:
+        return 'on each host'
+    if when == PARKED and job.active and job.after_job:
+        return 'after job %d' % job.after_job
+    return when_text(store, when, now)
 
 
 def time_given(text, option='--from'):
@@ -7732,7 +7737,11 @@ def save(config, id, values, force):
     except BadJob as problem:
         options = {column.name: column.option for column in COLUMNS}
         raise BadJob(problem.wrong, options) from None
-    print('job %d, next run %s' % (id, when_text(store, when, store.now())))
+    now = store.now()
+    text = when_text(store, when, now)
+    if when == PARKED:
+        text = next_in_words(store, job_of(store, id), now)
+    print('job %d, next run %s' % (id, text))
     if values.get('run_on') and not hosts_with(store, values['run_on']):
         print('note: no host has the name or the tag %s yet' % values['run_on'])
     if before and 'max_run_time' not in values:
@@ -10085,7 +10094,8 @@ def cmd_export(args, config):
         schedule = job.schedule and shown_schedule(job)
         print('#: ' + to_json(exported_facts(job, schedule)))
         line = crontab_line(job.command, schedule, job.frequency)
-        if not job.active or is_once(schedule or ''):  # or cron would run it
+        is_for_cron = job.active and not job.after_job and not is_once(schedule or '')
+        if not is_for_cron:  # or cron would run it
             line = '#' + line
         print(on_terminal(line + '\n'))
 

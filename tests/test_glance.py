@@ -1,5 +1,6 @@
 """What `list`, `history` and `hosts` say at a glance: a status in words, trouble first."""
 
+import json
 import re
 
 import pytest
@@ -418,3 +419,18 @@ def test_hosts_that_are_paused(place):
     assert hosts[0]['paused'] is None and ': disk' in hosts[1]['paused']
     place.run('pause')
     assert place.run('hosts').count(' until ') == 2
+
+
+def test_jobs_that_never_run_by_themselves_say_when_they_do(place):
+    """For cron, they would run on their own: export keeps them from it."""
+    place.run('add', '--name', 'first', '--every', '60', 'echo 1')
+    out = place.run('add', '--after', 'first', 'echo 2')
+    assert out == 'job 2, next run after job 1\n'
+    out = place.run('add', '--every', '60', '--each-host', 'echo 3')
+    assert out.startswith('job 3, next run on each host\n')
+    listed = json.loads(place.run('list', '--json'))
+    said = {job['id']: job['next_run'] for job in listed}
+    assert said[2] == 'after job 1' and said[3] == 'on each host'
+    lines = place.run('export').splitlines()
+    assert '0 */1 * * * echo 1' in lines
+    assert any(line.startswith('#') and line.endswith(' echo 2') for line in lines)
