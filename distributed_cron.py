@@ -335,6 +335,15 @@ def moment(value):
         return datetime.fromisoformat(value)
 
 
+def with_numbers(job):
+    """A job whose tries can be counted: SQLite stores any text in a number's column."""
+    values = {}
+    for name in ('attempt', 'retries', 'retry_delay'):
+        if isinstance(getattr(job, name, None), (str, bytes)):
+            values[name] = 0
+    return job._replace(**values)
+
+
 def text_of(when):
     """A datetime as text for the database, to the second; None for None."""
     return when and when.isoformat(' ', 'seconds')
@@ -1062,7 +1071,7 @@ class Command:
         self.job = row.id
         self.name = row.name or ''
         self.run_no = row.run_no
-        self.attempt = row.attempt
+        self.attempt = with_numbers(row).attempt
         self.note = row.note  # why it starts late
         self.text = alert_command(config) if row.name == ALERT else row.command
         self.due = row.next_run_utc
@@ -2881,7 +2890,7 @@ def end_all(store, endings, history=True):
         % ENDED,
         ids=ids,
     )
-    jobs = {row.id: row for row in rows}
+    jobs = {row.id: with_numbers(row) for row in rows}
     now = moment(rows[0].now) if rows else store.now()
     runs = []
     most = min(65535, store.dialect.packet // 3)  # of output; each byte may be escaped
@@ -3517,7 +3526,7 @@ def plan_one(store, job, now):
         status=plan.status[:255],
         new_attempt=plan.attempt,
         skipped=skipped,
-        failed=int(skipped and job.attempt > 0),  # the last try will not come
+        failed=int(bool(skipped and job.attempt)),  # the last try will not come
         id=job.id,
         run_no=job.run_no,
         **{name: getattr(job, name) for name in UNEDITED_NAMES},
