@@ -1524,8 +1524,9 @@ class Signatures:
         if not which('ssh-keygen'):
             raise BadConfig('there is no ssh-keygen; install openssh-client')
         for path in files_of(self.config):
-            refuse_others(os.path.dirname(path))
-            refuse_others(path)
+            for file in (path, os.path.realpath(path)):
+                refuse_others(os.path.dirname(file))
+                refuse_others(file)
 
     def passed(self, rows, claim, store):
         """Those of the rows of a claim that may start. The runs of the others have
@@ -1562,13 +1563,13 @@ class Signatures:
     def flaw_of_run(self, row, cluster):
         """Why a run may not start; None if it may. What its environment tells must be
         what it seems, too."""
-        if row.name == ALERT:
-            return None  # its command is built in
         numbers = row.id, row.run_no, row.attempt
         if not all(isinstance(number, int) for number in numbers):
             return 'a number of it is none'
         if moment(row.next_run_utc) is None:
             return 'the time at which it is due is none'
+        if row.name == ALERT:
+            return None  # its command is built in
         return flaw_of(row, cluster, self.doubt, self.config.words)
 
     def doubt(self, signature):
@@ -1669,7 +1670,9 @@ def flaw_of(job, cluster, doubt, words=None):
     own = texts_of(job, cluster)
     if job.parent_id is not None:  # it is what a template has on a host
         of_template = {'id': str(job.parent_id), 'each_host': '1'}
-        own.update(of_template, name=texts['name'], run_on=texts['run_on'])
+        own.update(of_template, run_on=texts['run_on'])
+        if job.name is None:  # or its environment would have what nobody signed
+            own['name'] = texts['name']
     changed = [name for name in SIGNED if own[name] != texts[name]]
     if changed:
         names = ', '.join(changed)
@@ -1685,7 +1688,9 @@ def flaw_of(job, cluster, doubt, words=None):
 def is_over(when):
     """Whether a UTC time, as text, has passed by this host's clock. The database's is
     not asked: whoever writes into it may set that, too."""
-    end = moment(when) or EPOCH
+    end = moment(when)
+    if text_of(end) != when or end.tzinfo:  # no text of ours
+        return True
     return time.time() >= (end - EPOCH).total_seconds()
 
 
@@ -10829,7 +10834,7 @@ def print_changes(job, last, texts):
     said = 'has no good signature; all of it is new'
     if last is not None:
         old = last.texts
-        said = 'changed since %s signed it' % last.signer
+        said = 'changed since %s signed it at %s' % (last.signer, time_of(last.rev))
     changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
     if not changed:
         said = 'not ' + said
@@ -10840,6 +10845,14 @@ def print_changes(job, last, texts):
             if text is not None:
                 line = visible('  %s %s: %s' % (sign, name, text))
                 print(line.replace('\n', '\n      '))
+
+
+def time_of(rev):
+    """When a version was signed, in words."""
+    try:
+        return text_of(EPOCH + timedelta(microseconds=rev)) + ' UTC'
+    except OverflowError:  # whoever signed it chose another number
+        return 'rev %d' % rev
 
 
 def is_confirmed(question):
