@@ -5907,6 +5907,8 @@ def check_texts(job):
         if not fewest <= size <= most:
             text = '%d characters; allowed: %d to %d' % (size, fewest, most)
             wrong[column] = text
+        elif '\0' in str(getattr(job, column)):
+            wrong[column] = 'has a NUL character'
     for column, (pattern, words) in PATTERNS.items():
         value = getattr(job, column)
         if value is not None and not re.fullmatch(pattern, str(value)):
@@ -10560,6 +10562,8 @@ class JobFile:
         """The owner that a file names. Raises BadConfig."""
         if node.id != 'scalar' or len(node.value) not in range(1, 256):
             raise self.bad('owner: allowed: 1 to 255 characters')
+        if '\0' in node.value:
+            raise self.bad('owner: has a NUL character')
         return node.value
 
     def refuse(self, wrong):
@@ -10580,7 +10584,9 @@ class JobFile:
             return
         for key_node, node in mapping.value:
             line = line_of_node(key_node)
-            key = str(key_node.value)
+            key = '?'  # a list; with aliases it could be endless
+            if key_node.id == 'scalar':
+                key = key_node.value
             if key not in keys:
                 self.wrong.append((line, str(unknown('key', key, keys))))
             elif key in seen:

@@ -389,6 +389,17 @@ jobs:
     assert table(sqlite_place) == []
 
 
+# A key of 9 ** 9 words, if somebody were to write it out.
+BOMB = 'a0: &a0 [x]\n'
+for number in range(1, 10):
+    BOMB += 'a%d: &a%d [%s]\n' % (
+        number,
+        number,
+        ', '.join(['*a%d' % (number - 1)] * 9),
+    )
+BOMB += '? *a9\n: x\njobs: []\n'
+
+
 @pytest.mark.parametrize(
     'text, said',
     [
@@ -403,6 +414,13 @@ jobs:
         ("owner: ''\njobs: []", 'owner: allowed: 1 to 255 characters'),
         ('owner: [a]\njobs: []', 'owner: allowed: 1 to 255 characters'),
         ('owner: %s\njobs: []' % ('x' * 256), 'owner: allowed: 1 to 255 characters'),
+        ('owner: "a\\0"\njobs: []', 'owner: has a NUL character'),
+        ('? [a]\n: b\njobs: []', "line 1: unknown key '?'"),
+        (BOMB, 'line 1: unknown key'),
+        (
+            'jobs: [{name: a, frequency: 9, command: "x\\0"}]',
+            'line 1: a: command has a NUL character',
+        ),
     ],
 )
 def test_what_is_no_file_of_jobs(sqlite_place, text, said):
