@@ -330,9 +330,10 @@ def row_type(*names):
 
 
 def moment(value):
-    """The datetime of a database's text; None for NULL."""
+    """The datetime of a database's text; None for NULL, or if it has an offset."""
     with suppress(TypeError, ValueError):
-        return datetime.fromisoformat(value)
+        when = datetime.fromisoformat(value)
+        return when if when.tzinfo is None else None
 
 
 def with_numbers(job):
@@ -1689,7 +1690,7 @@ def is_over(when):
     """Whether a UTC time, as text, has passed by this host's clock. The database's is
     not asked: whoever writes into it may set that, too."""
     end = moment(when)
-    if text_of(end) != when or end.tzinfo:  # no text of ours
+    if text_of(end) != when:  # no text of ours
         return True
     return time.time() >= (end - EPOCH).total_seconds()
 
@@ -6162,7 +6163,7 @@ def state_of(job, now):
         return 'disabled'
     if job.each_host:
         return 'template'
-    if (job.paused_until_utc or '') > text_of(now) and not job.run_requested:
+    if str(job.paused_until_utc or '') > text_of(now) and not job.run_requested:
         return 'paused'
     if due and due < now - MINUTE:
         return 'overdue'
@@ -10339,7 +10340,7 @@ def row_of(entry, rows, ids):
     if named not in (None, id):
         raise BadSchedule('is that of job %d' % named, 'name')
     if row is not None and row.parent_id is not None:
-        raise BadSchedule('is that of a child of job %d' % row.parent_id, 'name')
+        raise BadSchedule('is that of a child of job %s' % row.parent_id, 'name')
     return row
 
 

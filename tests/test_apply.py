@@ -446,6 +446,14 @@ def test_a_mistake_that_only_the_id_shows(place):
     assert table(place) == []
 
 
+def test_a_child_of_a_job_that_is_no_number(sqlite_place):
+    """SQLite takes any text for a number."""
+    id = sqlite_place.add('true', frequency=60)
+    dc.update_job(sqlite_place.store, id, {'parent_id': 'a b'})
+    out = apply(sqlite_place, {'id': id, **SYNC}, code=2)
+    assert 'is that of a child of job a b' in out
+
+
 def test_a_job_of_each_host_is_left_to_its_template(place):
     apply(place, {**SYNC, 'each_host': 1})
     place.run('run')

@@ -604,6 +604,17 @@ def test_text_for_a_number_of_tries_ends_no_worker(sqlite_place, column, text):
     assert place.job(odd).run_token is None
 
 
+def test_times_that_are_none_end_no_list_and_no_plan(sqlite_place):
+    """SQLite takes any value for a time."""
+    place = sqlite_place
+    for value in (1.5, b'\x01', '2099-01-01 00:00:00+00:00'):
+        id = place.add('true', frequency=60)
+        dc.update_job(place.store, id, {'paused_until_utc': value})
+    assert len(place.run('list').splitlines()) == 4
+    place.run('run')
+    assert 'Traceback' not in place.worker_log('here')
+
+
 def test_text_for_a_number_of_tries_ends_no_plan(sqlite_place):
     place = sqlite_place
     id = place.add('true', schedule='0 4 * * *', start_within=5)
