@@ -1498,6 +1498,7 @@ SIGNED = (
 ).split()
 NO_SIGNERS = 'sign.signers is missing: a file with who may sign'
 ANSWER = 10  # seconds in which ssh-keygen has to verify a signature
+NO_CLUSTER = 'sign.cluster is missing: a word that no other installation has'
 LONGEST_ARMOR = 4096  # bytes: what a pipe holds at least
 # texts: {of SIGNED: its text}; rev: that of the texts as an int
 Signature = namedtuple('Signature', 'signer texts armor rev')
@@ -1522,6 +1523,8 @@ class Signatures:
 
         if not self.config.sign_signers:
             raise BadConfig(NO_SIGNERS)
+        if not self.config.sign_cluster:  # the database's identity is in a table
+            raise BadConfig(NO_CLUSTER)
         if not which('ssh-keygen'):
             raise BadConfig('there is no ssh-keygen; install openssh-client')
         for path in files_of(self.config):
@@ -1612,7 +1615,7 @@ def files_of(config):
 
 def cluster_of(store):
     """What the signatures that hold here name as their cluster."""
-    return store.config.sign_cluster or store.identity
+    return store.config.sign_cluster
 
 
 def ground_of(config):
@@ -6775,7 +6778,7 @@ history:
 #     revoked: revoked       # a file of keys that may sign no more, as `ssh-keygen -k`
 #                            # makes it; by default none
 #     cluster: production    # a word that is part of each signature, so that it holds
-#                            # here alone; by default the identity of the database
+#                            # here alone; yes, warn and `sign` need it; by default none
 
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
@@ -10801,6 +10804,8 @@ def store_for_signing(config):
     """The database of a host that knows who may sign. Raises BadConfig."""
     if not config.sign_signers:
         raise config.bad(NO_SIGNERS)
+    if not config.sign_cluster:
+        raise config.bad(NO_CLUSTER)
     return Store(config).connect()
 
 

@@ -596,6 +596,10 @@ def test_it_is_said_what_is_missing(sqlite_signing, required):
     assert 'sign.signers is missing' in signing.place.run('run', code=2)
     said = signing.place.run('sign', '1', '--yes', code=2)
     assert 'sign.signers is missing' in said
+    signing.place.write(sign={'required': required, 'signers': 'signers'})
+    assert 'sign.cluster is missing' in signing.place.run('run', code=2)
+    said = signing.place.run('sign', '1', '--yes', code=2)
+    assert 'sign.cluster is missing' in said
     signing.place.write(sign={'required': 'maybe'})
     assert 'allowed: yes or no, or one of: warn' in signing.place.run('run', code=2)
 
