@@ -6027,6 +6027,14 @@ def what_is_wrong(job, values, now, zone, find):
     return wrong
 
 
+def parent_problem(job, find):
+    """What check_parent() says of a job; None if all is well."""
+    try:
+        check_parent(job, find)
+    except BadSchedule as problem:
+        return problem
+
+
 def check_hosts(store, values):
     """Raise BadJob if hosts of version 1 were seen in the last hour, and values for a
     job say what they don't know: they would run it all the same."""
@@ -10289,6 +10297,10 @@ def difference(store, file, args):
     now = store.now()
     for entry in todo.added + todo.changed:
         wrong += mistakes(entry, now, store.zone, known.get)
+    for entry in todo.unchanged:  # what it runs after may be removed, or a template now
+        problem = parent_problem(entry.new, known.get)
+        if problem and not parent_problem(entry.new, rows.get):
+            wrong.append(entry.mistake('after_job', problem))
     file.refuse(wrong)
     if not args.force:
         check_hosts(store, todo.new)

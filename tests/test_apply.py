@@ -251,6 +251,18 @@ def test_prune_removes_half_of_the_jobs_but_not_more(place):
     assert names(place) == ['backup']
 
 
+def test_a_job_that_another_runs_after_stays_what_that_needs(place):
+    """Though the other is unchanged: it would never run again."""
+    apply(place, BACKUP, REPORT, SYNC)
+    id = by_name(place, 'backup').id
+    out = apply(place, REPORT, SYNC, args=['--prune'], code=2)
+    assert 'report: after_job %d: there is no such job' % id in out
+    out = apply(place, {**BACKUP, 'each_host': 1}, REPORT, SYNC, code=2)
+    assert 'report: after_job %d runs on each host' % id in out
+    assert names(place) == ['backup', 'report', 'sync']
+    assert '- backup: ' in apply(place, SYNC, args=['--prune', '--yes'])
+
+
 def test_two_files_side_by_side(place):
     apply(place, BACKUP, {**SYNC, 'name': 'b'}, file='a.yml')
     apply(place, SYNC, owner='team')
