@@ -330,9 +330,19 @@ def row_type(*names):
 
 
 def moment(value):
-    """The datetime of a database's text; None for NULL."""
+    """The datetime of a database's text; None for NULL, or if it has an offset."""
     with suppress(TypeError, ValueError):
-        return datetime.fromisoformat(value)
+        when = datetime.fromisoformat(value)
+        return when if when.tzinfo is None else None
+
+
+def with_numbers(job):
+    """A job whose tries can be counted: SQLite stores any text in a number's column."""
+    values = {}
+    for name in ('attempt', 'retries', 'retry_delay'):
+        if isinstance(getattr(job, name, None), (str, bytes)):
+            values[name] = 0
+    return job._replace(**values)
 
 
 def text_of(when):
@@ -1062,7 +1072,7 @@ class Command:
         self.job = row.id
         self.name = row.name or ''
         self.run_no = row.run_no
-        self.attempt = row.attempt
+        self.attempt = with_numbers(row).attempt
         self.note = row.note  # why it starts late
         self.text = alert_command(config) if row.name == ALERT else row.command
         self.due = row.next_run_utc
@@ -1488,6 +1498,7 @@ SIGNED = (
 ).split()
 NO_SIGNERS = 'sign.signers is missing: a file with who may sign'
 ANSWER = 10  # seconds in which ssh-keygen has to verify a signature
+NO_CLUSTER = 'sign.cluster is missing: a word that no other installation has'
 LONGEST_ARMOR = 4096  # bytes: what a pipe holds at least
 # texts: {of SIGNED: its text}; rev: that of the texts as an int
 Signature = namedtuple('Signature', 'signer texts armor rev')
@@ -1512,11 +1523,14 @@ class Signatures:
 
         if not self.config.sign_signers:
             raise BadConfig(NO_SIGNERS)
+        if not self.config.sign_cluster:  # the database's identity is in a table
+            raise BadConfig(NO_CLUSTER)
         if not which('ssh-keygen'):
             raise BadConfig('there is no ssh-keygen; install openssh-client')
         for path in files_of(self.config):
-            refuse_others(os.path.dirname(path))
-            refuse_others(path)
+            for file in (path, os.path.realpath(path)):
+                refuse_others(os.path.dirname(file))
+                refuse_others(file)
 
     def passed(self, rows, claim, store):
         """Those of the rows of a claim that may start. The runs of the others have
@@ -1553,13 +1567,13 @@ class Signatures:
     def flaw_of_run(self, row, cluster):
         """Why a run may not start; None if it may. What its environment tells must be
         what it seems, too."""
-        if row.name == ALERT:
-            return None  # its command is built in
         numbers = row.id, row.run_no, row.attempt
         if not all(isinstance(number, int) for number in numbers):
             return 'a number of it is none'
         if moment(row.next_run_utc) is None:
             return 'the time at which it is due is none'
+        if row.name == ALERT:
+            return None  # its command is built in
         return flaw_of(row, cluster, self.doubt, self.config.words)
 
     def doubt(self, signature):
@@ -1601,7 +1615,7 @@ def files_of(config):
 
 def cluster_of(store):
     """What the signatures that hold here name as their cluster."""
-    return store.config.sign_cluster or store.identity
+    return store.config.sign_cluster
 
 
 def ground_of(config):
@@ -1660,7 +1674,9 @@ def flaw_of(job, cluster, doubt, words=None):
     own = texts_of(job, cluster)
     if job.parent_id is not None:  # it is what a template has on a host
         of_template = {'id': str(job.parent_id), 'each_host': '1'}
-        own.update(of_template, name=texts['name'], run_on=texts['run_on'])
+        own.update(of_template, run_on=texts['run_on'])
+        if job.name is None:  # or its environment would have what nobody signed
+            own['name'] = texts['name']
     changed = [name for name in SIGNED if own[name] != texts[name]]
     if changed:
         names = ', '.join(changed)
@@ -1676,7 +1692,9 @@ def flaw_of(job, cluster, doubt, words=None):
 def is_over(when):
     """Whether a UTC time, as text, has passed by this host's clock. The database's is
     not asked: whoever writes into it may set that, too."""
-    end = moment(when) or EPOCH
+    end = moment(when)
+    if text_of(end) != when:  # no text of ours
+        return True
     return time.time() >= (end - EPOCH).total_seconds()
 
 
@@ -2881,7 +2899,7 @@ def end_all(store, endings, history=True):
         % ENDED,
         ids=ids,
     )
-    jobs = {row.id: row for row in rows}
+    jobs = {row.id: with_numbers(row) for row in rows}
     now = moment(rows[0].now) if rows else store.now()
     runs = []
     most = min(65535, store.dialect.packet // 3)  # of output; each byte may be escaped
@@ -3517,7 +3535,7 @@ def plan_one(store, job, now):
         status=plan.status[:255],
         new_attempt=plan.attempt,
         skipped=skipped,
-        failed=int(skipped and job.attempt > 0),  # the last try will not come
+        failed=int(bool(skipped and job.attempt)),  # the last try will not come
         id=job.id,
         run_no=job.run_no,
         **{name: getattr(job, name) for name in UNEDITED_NAMES},
@@ -5901,6 +5919,8 @@ def check_texts(job):
         if not fewest <= size <= most:
             text = '%d characters; allowed: %d to %d' % (size, fewest, most)
             wrong[column] = text
+        elif '\0' in str(getattr(job, column)):
+            wrong[column] = 'has a NUL character'
     for column, (pattern, words) in PATTERNS.items():
         value = getattr(job, column)
         if value is not None and not re.fullmatch(pattern, str(value)):
@@ -6013,6 +6033,14 @@ def what_is_wrong(job, values, now, zone, find):
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
     return wrong
+
+
+def parent_problem(job, find):
+    """What check_parent() says of a job; None if all is well."""
+    try:
+        check_parent(job, find)
+    except BadSchedule as problem:
+        return problem
 
 
 def check_hosts(store, values):
@@ -6154,7 +6182,7 @@ def state_of(job, now):
         return 'disabled'
     if job.each_host:
         return 'template'
-    if (job.paused_until_utc or '') > text_of(now) and not job.run_requested:
+    if str(job.paused_until_utc or '') > text_of(now) and not job.run_requested:
         return 'paused'
     if due and due < now - MINUTE:
         return 'overdue'
@@ -6771,7 +6799,7 @@ history:
 #     revoked: revoked       # a file of keys that may sign no more, as `ssh-keygen -k`
 #                            # makes it; by default none
 #     cluster: production    # a word that is part of each signature, so that it holds
-#                            # here alone; by default the identity of the database
+#                            # here alone; yes, warn and `sign` need it; by default none
 
 # web:                       # the page, see web/README.md
 #     readonly: no           # yes or no; yes: it changes nothing, whoever asks
@@ -10293,6 +10321,10 @@ def difference(store, file, args):
     now = store.now()
     for entry in todo.added + todo.changed:
         wrong += mistakes(entry, now, store.zone, known.get)
+    for entry in todo.unchanged:  # what it runs after may be removed, or a template now
+        problem = parent_problem(entry.new, known.get)
+        if problem and not parent_problem(entry.new, rows.get):
+            wrong.append(entry.mistake('after_job', problem))
     file.refuse(wrong)
     if not args.force:
         check_hosts(store, todo.new)
@@ -10347,7 +10379,7 @@ def row_of(entry, rows, ids):
     if named not in (None, id):
         raise BadSchedule('is that of job %d' % named, 'name')
     if row is not None and row.parent_id is not None:
-        raise BadSchedule('is that of a child of job %d' % row.parent_id, 'name')
+        raise BadSchedule('is that of a child of job %s' % row.parent_id, 'name')
     return row
 
 
@@ -10570,6 +10602,8 @@ class JobFile:
         """The owner that a file names. Raises BadConfig."""
         if node.id != 'scalar' or len(node.value) not in range(1, 256):
             raise self.bad('owner: allowed: 1 to 255 characters')
+        if '\0' in node.value:
+            raise self.bad('owner: has a NUL character')
         return node.value
 
     def refuse(self, wrong):
@@ -10590,7 +10624,9 @@ class JobFile:
             return
         for key_node, node in mapping.value:
             line = line_of_node(key_node)
-            key = str(key_node.value)
+            key = '?'  # a list; with aliases it could be endless
+            if key_node.id == 'scalar':
+                key = key_node.value
             if key not in keys:
                 self.wrong.append((line, str(unknown('key', key, keys))))
             elif key in seen:
@@ -10804,6 +10840,8 @@ def store_for_signing(config):
     """The database of a host that knows who may sign. Raises BadConfig."""
     if not config.sign_signers:
         raise config.bad(NO_SIGNERS)
+    if not config.sign_cluster:
+        raise config.bad(NO_CLUSTER)
     return Store(config).connect()
 
 
@@ -10844,7 +10882,7 @@ def print_changes(job, last, texts):
     said = 'has no good signature; all of it is new'
     if last is not None:
         old = last.texts
-        said = 'changed since %s signed it' % last.signer
+        said = 'changed since %s signed it at %s' % (last.signer, time_of(last.rev))
     changed = [name for name in SIGNED if name != 'rev' and old[name] != texts[name]]
     if not changed:
         said = 'not ' + said
@@ -10855,6 +10893,14 @@ def print_changes(job, last, texts):
             if text is not None:
                 line = visible('  %s %s: %s' % (sign, name, text))
                 print(line.replace('\n', '\n      '))
+
+
+def time_of(rev):
+    """When a version was signed, in words."""
+    try:
+        return text_of(EPOCH + timedelta(microseconds=rev)) + ' UTC'
+    except OverflowError:  # whoever signed it chose another number
+        return 'rev %d' % rev
 
 
 def is_confirmed(question):

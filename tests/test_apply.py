@@ -251,6 +251,18 @@ def test_prune_removes_half_of_the_jobs_but_not_more(place):
     assert names(place) == ['backup']
 
 
+def test_a_job_that_another_runs_after_stays_what_that_needs(place):
+    """Though the other is unchanged: it would never run again."""
+    apply(place, BACKUP, REPORT, SYNC)
+    id = by_name(place, 'backup').id
+    out = apply(place, REPORT, SYNC, args=['--prune'], code=2)
+    assert 'report: after_job %d: there is no such job' % id in out
+    out = apply(place, {**BACKUP, 'each_host': 1}, REPORT, SYNC, code=2)
+    assert 'report: after_job %d runs on each host' % id in out
+    assert names(place) == ['backup', 'report', 'sync']
+    assert '- backup: ' in apply(place, SYNC, args=['--prune', '--yes'])
+
+
 def test_two_files_side_by_side(place):
     apply(place, BACKUP, {**SYNC, 'name': 'b'}, file='a.yml')
     apply(place, SYNC, owner='team')
@@ -389,6 +401,17 @@ jobs:
     assert table(sqlite_place) == []
 
 
+# A key of 9 ** 9 words, if somebody were to write it out.
+BOMB = 'a0: &a0 [x]\n'
+for number in range(1, 10):
+    BOMB += 'a%d: &a%d [%s]\n' % (
+        number,
+        number,
+        ', '.join(['*a%d' % (number - 1)] * 9),
+    )
+BOMB += '? *a9\n: x\njobs: []\n'
+
+
 @pytest.mark.parametrize(
     'text, said',
     [
@@ -403,6 +426,13 @@ jobs:
         ("owner: ''\njobs: []", 'owner: allowed: 1 to 255 characters'),
         ('owner: [a]\njobs: []', 'owner: allowed: 1 to 255 characters'),
         ('owner: %s\njobs: []' % ('x' * 256), 'owner: allowed: 1 to 255 characters'),
+        ('owner: "a\\0"\njobs: []', 'owner: has a NUL character'),
+        ('? [a]\n: b\njobs: []', "line 1: unknown key '?'"),
+        (BOMB, 'line 1: unknown key'),
+        (
+            'jobs: [{name: a, frequency: 9, command: "x\\0"}]',
+            'line 1: a: command has a NUL character',
+        ),
     ],
 )
 def test_what_is_no_file_of_jobs(sqlite_place, text, said):
@@ -426,6 +456,14 @@ def test_a_mistake_that_only_the_id_shows(place):
     out = apply(place, *jobs, code=2)
     assert re.search(r'line \d+: job-\d: schedule .*has no time from %02d:' % hour, out)
     assert table(place) == []
+
+
+def test_a_child_of_a_job_that_is_no_number(sqlite_place):
+    """SQLite takes any text for a number."""
+    id = sqlite_place.add('true', frequency=60)
+    dc.update_job(sqlite_place.store, id, {'parent_id': 'a b'})
+    out = apply(sqlite_place, {'id': id, **SYNC}, code=2)
+    assert 'is that of a child of job a b' in out
 
 
 def test_a_job_of_each_host_is_left_to_its_template(place):

@@ -361,6 +361,47 @@ def test_the_alert_job_is_the_built_in_one(sqlite_signing):
     assert 'job %d' % id not in signing.place.run('verify')
 
 
+def test_the_numbers_of_the_alert_job_are_numbers(sqlite_signing):
+    """Its command passes its environment on to alert.command."""
+    signing = sqlite_signing
+    signing.place.write(alert={'command': 'true'})
+    signing.place.run('init')
+    id = dc.job_of(signing.place.store, 'alert').id
+    signing.change(id, attempt='a[$(echo evil)]')
+    signing.run(id)
+    assert signing.status(id) == 'ERROR: refused: a number of it is none'
+    assert signing.place.job(id).attempt == 0
+
+
+def test_a_time_that_is_none_ends_no_worker(sqlite_signing):
+    """Nor one with an offset, though nobody has to sign it to have it looked at."""
+    signing = sqlite_signing
+    good = signing.add('good', frequency=60)
+    for until in ('2099-01-01 00:00:00+00:00', '20990101', 'soon'):
+        id = signing.place.add('touch %s' % signing.path('bad'), frequency=60)
+        signing.change(id, not_after=until)
+        signing.forge(id)
+        signing.run(id)
+        text = 'ERROR: refused: its signature was good until %s' % until
+        assert signing.status(id) == text
+        assert text[16:] in signing.place.run('verify', str(id), code=1)
+    signing.run(good)
+    assert signing.ran('good') and not signing.ran('bad')
+
+
+def test_a_name_that_somebody_gives_a_child(sqlite_signing):
+    """Its command would find it in its environment."""
+    signing = sqlite_signing
+    template = signing.add('ran', frequency=60, each_host=1, name='each')
+    signing.run()
+    which = 'SELECT * FROM job WHERE parent_id = :id'
+    child = signing.place.sql(which, id=template)[0]
+    signing.change(child.id, name='evil')
+    signing.run(child.id)
+    text = 'ERROR: refused: it is not what alice@ops signed: name'
+    assert signing.status(child.id) == text
+
+
 def test_a_warning_alone(signing):
     signing.configure(required='warn')
     id = signing.place.add('touch %s' % signing.path('ran'), frequency=60)
@@ -517,6 +558,16 @@ def test_a_folder_that_others_can_write_is_refused(sqlite_signing):
     assert 'open: others can write there' in signing.place.run('run', code=2)
 
 
+def test_a_link_into_a_folder_that_others_can_write_is_refused(sqlite_signing):
+    signing = sqlite_signing
+    os.mkdir(signing.path('open'))
+    os.rename(signing.path('signers'), signing.path('open/signers'))
+    os.symlink('open/signers', signing.path('signers'))
+    signing.run()
+    os.chmod(signing.path('open'), 0o777)
+    assert 'open: others can write there' in signing.place.run('run', code=2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason='only root can give files away')
 def test_a_file_of_somebody_else_is_refused(sqlite_signing):
     signing = sqlite_signing
@@ -545,6 +596,10 @@ def test_it_is_said_what_is_missing(sqlite_signing, required):
     assert 'sign.signers is missing' in signing.place.run('run', code=2)
     said = signing.place.run('sign', '1', '--yes', code=2)
     assert 'sign.signers is missing' in said
+    signing.place.write(sign={'required': required, 'signers': 'signers'})
+    assert 'sign.cluster is missing' in signing.place.run('run', code=2)
+    said = signing.place.run('sign', '1', '--yes', code=2)
+    assert 'sign.cluster is missing' in said
     signing.place.write(sign={'required': 'maybe'})
     assert 'allowed: yes or no, or one of: warn' in signing.place.run('run', code=2)
 
@@ -560,7 +615,9 @@ def test_sign_shows_what_changed_before_it_asks(signing, monkeypatch):
     monkeypatch.setattr('builtins.input', lambda question: 'n')
     said = place.run('sign', str(id), '--key', signing.keys['bob'], code=1)
     lines = said.splitlines()
-    assert lines[0] == 'job %d the job: changed since alice@ops signed it' % id
+    at = dc.text_of(dc.EPOCH + place.job(id).rev * dc.timedelta(microseconds=1))
+    said = 'job %d the job: changed since alice@ops signed it at %s UTC'
+    assert lines[0] == said % (id, at)
     assert lines[1] == '  - command: touch %s' % signing.path('good')
     assert lines[2] == '  + command: touch good'
     assert lines[3] == '        not changed since alice@ops signed it\u241b[2J'
@@ -574,6 +631,20 @@ def test_sign_shows_what_changed_before_it_asks(signing, monkeypatch):
     monkeypatch.setattr('builtins.input', lambda question: 'y')
     assert 'signed by bob' in place.run('sign', str(id), '--key', signing.keys['bob'])
     assert 'signed by bob' in place.run('verify', str(id))
+
+
+def test_sign_says_of_when_a_version_is(sqlite_signing):
+    """An old one that somebody has put back is not changed since it was signed."""
+    signing = sqlite_signing
+    id = signing.add('old', frequency=60)
+    for rev, at in ((946684800 * 10**6, '2000-01-01 00:00:00 UTC'), (2**62, 'rev')):
+        job = signing.place.job(id)._replace(rev=rev)
+        texts = dc.texts_of(job, 'production')
+        armor = signing.armor(dc.signed_bytes(texts))
+        text = '\n'.join(('alice@ops', dc.list_of(texts), armor))
+        signing.change(id, rev=rev, signature=text)
+        said = 'not changed since alice@ops signed it at ' + at
+        assert said in signing.sign(id)
 
 
 def test_a_row_that_is_changed_while_somebody_signs(signing, monkeypatch):

@@ -588,6 +588,43 @@ def test_lines_of_a_claims_file_that_are_not_known_stop_no_worker(sqlite_place, 
     wait_until(lambda: (worker.turn(), not worker.claims)[1])
 
 
+@pytest.mark.parametrize('text', ['a[b]', b'\x01'])
+@pytest.mark.parametrize('column', ['attempt', 'retries', 'retry_delay'])
+def test_text_for_a_number_of_tries_ends_no_worker(sqlite_place, column, text):
+    """SQLite takes it. The failed run is recorded, and so are those of other jobs."""
+    place = sqlite_place
+    odd = place.add('false', frequency=60, retries=1)
+    good = place.add('true', frequency=60)
+    dc.update_job(place.store, odd, {column: text})
+    for id in (odd, good):
+        dc.act(place.store, 'run-now', id)
+    place.run('run')
+    assert place.job(good).last_status == 'Success'
+    assert place.runs(odd)[0].exit_code == 1
+    assert place.job(odd).run_token is None
+
+
+def test_times_that_are_none_end_no_list_and_no_plan(sqlite_place):
+    """SQLite takes any value for a time."""
+    place = sqlite_place
+    for value in (1.5, b'\x01', '2099-01-01 00:00:00+00:00'):
+        id = place.add('true', frequency=60)
+        dc.update_job(place.store, id, {'paused_until_utc': value})
+    assert len(place.run('list').splitlines()) == 4
+    place.run('run')
+    assert 'Traceback' not in place.worker_log('here')
+
+
+def test_text_for_a_number_of_tries_ends_no_plan(sqlite_place):
+    place = sqlite_place
+    id = place.add('true', schedule='0 4 * * *', start_within=5)
+    due = '2026-01-01 04:00:00'
+    values = {'next_run_utc': due, 'start_before_utc': '2026-01-01 04:05:00'}
+    dc.update_job(place.store, id, {**values, 'attempt': 'a[b]'})
+    place.run('run')
+    assert place.job(id).next_run_utc > due
+
+
 def test_a_bug_in_planning_is_logged_and_parks_no_job(sqlite_place, monkeypatch):
     place = sqlite_place
     bad, ended = place.add(schedule='0 5 * * *'), place.add('true')
