@@ -870,7 +870,8 @@ def jitter(seconds):
 
 
 def wait_for(fifo, enough, seconds):
-    """Wait so long; after the first byte from a FIFO, until there are enough."""
+    """Wait so long; after the first byte from a FIFO, until enough runs have ended, for
+    each of which it has a point. Signals put their numbers there."""
     until = boottime() + seconds
     woken = 0
     while woken < enough:
@@ -878,7 +879,7 @@ def wait_for(fifo, enough, seconds):
         # select() may oversleep by 0.1 % (timer slack).
         timeout = max(0, 0.998 * seconds_left)
         if select.select([fifo], [], [], timeout)[0]:
-            woken += len(os.read(fifo, 65536))
+            woken += os.read(fifo, 65536).count(b'.')
             until = min(until, boottime() + 0.02)
         elif seconds_left < 0.0001:
             break
@@ -914,7 +915,8 @@ class Pace:
     def note_ends(self, endings):
         """Note how long the runs took that have ended."""
         durations = [ending.duration_ms or 0 for ending in endings]
-        self.quick = max(durations, default=QUICK) < QUICK
+        if durations:
+            self.quick = max(durations) < QUICK
 
     def enough(self, running):
         """After how many ends, of so many runs, a turn is worth while. One report can

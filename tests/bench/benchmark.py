@@ -341,7 +341,8 @@ def signed(bench):
         )
         with open(os.path.join(place.folder, 'signers'), 'w') as file:
             file.write('bench ' + dc.read_text(key + '.pub'))
-        place.write(sign={'required': True, 'signers': 'signers'})
+        signing = {'required': True, 'signers': 'signers', 'cluster': 'bench'}
+        place.write(sign=signing)
         for one in (plain, place):
             one.fill(count)
         place.run('sign', '--all', '--key', key, '--yes')
@@ -397,20 +398,28 @@ def many(bench):
 
 @row
 def statements(bench):
-    counts = []
-    with bench.place(max_tasks=60) as place:
-        place.fill(60)
-        place.workers(1)
-        for _ in range(bench.count(7, 3)):
-            place.due_soon(2, 0.1)
-            before = place.status('Questions')
-            time.sleep(0.9)  # all the while nobody asks but the worker
-            counts.append((place.status('Questions') - before - 1) / 60)
-            place.wait_all(60)
-    count = median(counts)
-    yield Row(
-        'statements per run, 60 due', '%.2f' % count, '', None, '≤ 2.5', count <= 2.5
-    )
+    """With two slots, two quick commands share a claim and a report: each alone would
+    take eight statements, and two more look for what else there is."""
+    for slots, most in ((60, 2.5), (2, 6)):
+        counts = []
+        with bench.place(max_tasks=slots) as place:
+            place.fill(60)
+            place.workers(1)
+            for _ in range(bench.count(7, 3)):
+                place.due_soon(2, 0.1)
+                before = place.status('Questions')
+                time.sleep(0.9)  # all the while nobody asks but the worker
+                counts.append((place.status('Questions') - before - 1) / 60)
+                place.wait_all(60)
+        count = median(counts)
+        yield Row(
+            'statements per run, 60 due, %d slots' % slots,
+            '%.2f' % count,
+            '',
+            None,
+            '≤ %s' % most,
+            count <= most,
+        )
 
 
 @row

@@ -27,8 +27,10 @@ def rows_of(name, bench):
 
 @pytest.mark.slow
 def test_statements_per_run(bench):
-    (row,) = rows_of('statements', bench)
-    assert row.reached and 0.2 < float(row.measured) <= 2.5, row
+    many, two = rows_of('statements', bench)
+    assert many.reached and 0.2 < float(many.measured) <= 2.5, many
+    # On a busy machine quick commands end one by one.
+    assert 2 < float(two.measured) <= 11, two
 
 
 @pytest.mark.slow
