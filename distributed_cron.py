@@ -1542,7 +1542,7 @@ class Signatures:
         self.prepare()
         good = []
         for row in rows:
-            flaw = self.flaw_of_run(row, cluster_of(store))
+            flaw = self.flaw_of_run(row, store.config.sign_cluster)
             if flaw is None:
                 good.append(row)
             elif self.config.sign_required == 'warn':
@@ -1613,11 +1613,6 @@ class Signatures:
 def files_of(config):
     """The files that say who may sign."""
     return [path for path in (config.sign_signers, config.sign_revoked) if path]
-
-
-def cluster_of(store):
-    """What the signatures that hold here name as their cluster."""
-    return store.config.sign_cluster
 
 
 def ground_of(config):
@@ -1748,7 +1743,7 @@ def judged(store, job, doubt=None):
     flaw_of()."""
     if doubt is None:
         doubt = partial(doubt_of, store.config)
-    flaw = flaw_of(job, cluster_of(store), doubt)
+    flaw = flaw_of(job, store.config.sign_cluster, doubt)
     if flaw is not None:
         return None, flaw
     signer = signature_of(job).signer
@@ -6226,6 +6221,24 @@ def like(text):
     return re.sub('[!%_]', r'!\g<0>', text.lower())
 
 
+def on_host(host, column='worker', name='host'):
+    """(SQL, values): whether a worker is one of a host. It is called HOST-PID, and a
+    host's name may hold a -. name: of the first value."""
+    pattern = like(host) + '-%'
+    longer = name + '_longer'
+    test = "(LOWER({0}) LIKE :{1} ESCAPE '!' AND LOWER({0}) NOT LIKE :{2} ESCAPE '!')"
+    values = {name: pattern, longer: pattern + '-%'}
+    return test.format(column, name, longer), values
+
+
+def running_by_host(store):
+    """How many runs are in progress on each host."""
+    from collections import Counter
+
+    rows = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
+    return Counter(host_of(row.last_worker) for row in rows)
+
+
 # In these states somebody should look at a job; their colours on a terminal.
 TROUBLES = {'failing': 31, 'flapping': 31, 'overdue': 33}
 # What the row of a job does not tell of its status.
@@ -6264,8 +6277,8 @@ def job_status(job, now, zone, facts):
     if state == 'paused':
         until = moment(job.paused_until_utc)
         local = until and zone.local(until)  # SQLite takes any text for a time
-        text = clock_text(local, today)
-        return state, 'paused until %s by %s' % (text, job.paused_by)
+        facts = clock_text(local, today), job.paused_by
+        return state, 'paused until %s by %s' % facts
     if state == 'overdue':
         late = now - moment(job.next_run_utc)
         late = how_long(late.total_seconds())
@@ -6280,13 +6293,12 @@ def status_by_runs(job, state, now, today, facts):
     due = moment(job.next_run_utc)
     if job.attempt and due and due > now:
         wait = due - now
-        distance = how_far(wait.total_seconds())
-        return state, 'retry ' + distance
+        return state, 'retry ' + how_far(wait.total_seconds())
     if job.last_status.startswith('ERROR: schedule: '):
         _, _, reason = job.last_status.partition('schedule: ')
         return state, 'parked: ' + reason
     if facts.recovered >= FLAPPING and job.failures in range(FLAPPING):
-        counts = (facts.failed, facts.runs)
+        counts = facts.failed, facts.runs
         return 'flapping', 'flapping: %d of %d failed' % counts
     if state == 'failing':
         since = facts.since or job.last_end
@@ -6326,10 +6338,8 @@ def statuses_of(store, jobs, now):
             facts[row.id] = Facts(began, *row[2:])
         for job in some:
             known = facts.get(job.id, Facts())
-            missing = missing_for(job, hosts)
-            known = known._replace(waits_for=missing)
-            status = job_status(job, now, store.zone, known)
-            found[job.id] = status
+            known = known._replace(waits_for=missing_for(job, hosts))
+            found[job.id] = job_status(job, now, store.zone, known)
     return found
 
 
@@ -6365,13 +6375,12 @@ def first_failures(store, rows):
     ones = []
     for row in rows:
         if row.last_success is not None:
-            numbers = row.id, row.last_success, row.id
-            ones.append(FIRST_FAILURE % numbers)
+            ones.append(FIRST_FAILURE % (row.id, row.last_success, row.id))
     found = {}
     for first in range(0, len(ones), 100):
         some = ones[first : first + 100]
         pairs = store.query(' UNION ALL '.join(some))
-        found.update(dict(pairs))
+        found.update(pairs)
     return found
 
 
@@ -7961,9 +7970,9 @@ def cmd_history(args, config):
         tests.append('job_id = :id')
         order = 'run_no'
     if args.host is not None:
-        values['host'] = like(args.host) + '-%'
-        values['other'] = like(args.host) + '-%-%'
-        tests.append(IS_ON_HOST)
+        test, more = on_host(args.host)
+        tests.append(test)
+        values.update(more)
     if args.since is not None:
         values['since'] = text_of(since_given(store, args.since))
         tests.append('ended_at >= :since')
@@ -7990,9 +7999,6 @@ def cmd_history(args, config):
 
 HISTORY = """SELECT run.*, name, description FROM run LEFT JOIN job ON job_id = job.id
     WHERE %s ORDER BY %s DESC LIMIT :count"""
-# A worker is called HOST-PID, and a host's name may hold a -.
-IS_ON_HOST = """LOWER(worker) LIKE :host ESCAPE '!'
-    AND LOWER(worker) NOT LIKE :other ESCAPE '!'"""
 
 
 def seconds_of(run):
@@ -8025,16 +8031,13 @@ def since_given(store, text):
 )
 def cmd_hosts(args, config):
     """list the hosts, as each last reported (every minute), and how much they run"""
-    from collections import Counter
-
     store = Store(config).connect()
     if args.forget is not None:
         if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
             raise Problem('host %s is not known; see: hosts' % args.forget)
         print('host %s: forgotten, until a worker starts there' % args.forget)
         return
-    claimed = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
-    running = Counter(host_of(row.last_worker) for row in claimed)
+    running = running_by_host(store)
     now = store.now()
     paused = pauses(store)
     rows = []
@@ -10496,11 +10499,12 @@ def plan_entries(store, file, entries):
     plans = []
     wrong = []
     now = store.now()
-    planned = set()
-    for id, entry in entries.items():
-        if any(name in entry.values for name in PLANNED_FROM):
-            planned.add(id)
-    for part in parts_of(sorted(planned)):
+    planned = [
+        id
+        for id, entry in sorted(entries.items())
+        if not entry.values.keys().isdisjoint(PLANNED_FROM)
+    ]
+    for part in parts_of(planned):
         for job in store.query('SELECT * FROM job WHERE id IN (:ids)', ids=part):
             entry = entries[job.id]
             try:
@@ -10874,7 +10878,7 @@ def to_sign(store, job, last, until):
     if last is not None:
         rev = max(rev, last.rev + 1)
     job = job._replace(rev=rev, not_after=until)
-    return texts_of(job, cluster_of(store))
+    return texts_of(job, store.config.sign_cluster)
 
 
 def print_changes(job, last, texts):
@@ -11023,7 +11027,7 @@ def tell_unsigned(store, before, id):
     matters = store.config.sign_required if before is None else before.signature
     if not matters:
         return
-    flaw = flaw_of(job_of(store, id), cluster_of(store), lambda _: None)
+    flaw = flaw_of(job_of(store, id), store.config.sign_cluster, lambda _: None)
     if flaw is not None:
         print('note: %s; to sign it: %s sign %d' % (flaw, command_line(), id))
 

@@ -43,7 +43,7 @@ def hosts_page(request):
         is_there=is_there,
         hosts=hosts,
         silence=silences,
-        running=queries.running_by_host(store),
+        running=dc.running_by_host(store),
         pauses=dc.pauses(store),
         span=SPANS[span],
         most=most,

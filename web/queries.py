@@ -1,7 +1,5 @@
 """What the pages ask the database. Nothing here changes anything."""
 
-from collections import Counter
-
 import distributed_cron as dc
 
 from .search import ALL
@@ -273,9 +271,3 @@ def runs_by_host(store, since):
             host = dc.host_of(row.host)
             counted.append((host, dc.EPOCH + since_1970, row.kind, row.runs))
     return counted
-
-
-def running_by_host(store):
-    """How many runs are in progress on each host."""
-    rows = store.query('SELECT last_worker FROM job WHERE run_token IS NOT NULL')
-    return Counter(dc.host_of(row.last_worker) for row in rows)

@@ -207,6 +207,7 @@ for function in (
     dc.state_of,
     dc.how_long,
     dc.clock_text,
+    dc.last_line,
     tags_of,
     links_of,
     dc.describe,

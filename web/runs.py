@@ -23,9 +23,7 @@ LOOKED = '''(SELECT run.*, CASE WHEN {was_skipped} THEN 'skipped'
     WHEN status = 'Success' THEN 'success' ELSE 'failed' END AS result
     FROM (%s) AS newest JOIN run
     ON run.job_id = newest.job_id AND run.run_no = newest.run_no
-    WHERE ended_at >= :since AND ended_at < :until AND (:host = '' OR
-        (LOWER(worker) LIKE :worker ESCAPE '!'
-        AND LOWER(worker) NOT LIKE :longer ESCAPE '!'))) AS looked'''
+    WHERE ended_at >= :since AND ended_at < :until AND %s) AS looked'''
 
 
 def runs_page(request):
@@ -91,22 +89,18 @@ def looked_at(store, asked, since, until):
     if asked['job']:
         ids = ids_of(store, asked['job']) or [0]
         keys = ' UNION ALL '.join(OF_JOB % (id, id) for id in ids)
-    worker = like(asked['host']) + '-%'  # HOST-PID
+    is_chosen = '1 = 1'
+    of_host = {}
+    if asked['host']:
+        is_chosen, of_host = dc.on_host(asked['host'])
     values = {
         'since': dc.text_of(since) or '0001-01-01 00:00:00',
         'until': dc.text_of(until) or '9999-12-31 00:00:00',
         'most': MOST_RUNS,
         'each': MOST_RUNS // MOST_JOBS,
-        'host': asked['host'],
-        'worker': worker,
-        'longer': worker + '-%',
+        **of_host,
     }
-    return LOOKED % keys, values
-
-
-def like(text):
-    """A text in lower case as a part of a pattern, for LIKE … ESCAPE '!'."""
-    return ''.join('!' + sign if sign in '!%_' else sign for sign in text.lower())
+    return LOOKED % (keys, is_chosen), values
 
 
 def ids_of(store, text):
@@ -118,7 +112,7 @@ def ids_of(store, text):
             OR LOWER(description) LIKE :words ESCAPE '!') ORDER BY id LIMIT :most''',
         below=queries.not_searched(store),
         name=text,
-        words='%%%s%%' % like(text),
+        words='%%%s%%' % dc.like(text),
         most=MOST_JOBS,
     )
     return [row.id for row in rows]

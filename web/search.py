@@ -12,10 +12,6 @@ STATES = {  # words for how a job is
     'failing': '{is_failing}',
     'running': 'run_token IS NOT NULL',
 }
-# A worker is called HOST-PID, and a host's name may hold a -.
-ON_HOST = '''(LOWER(run_on) = :host_%(number)d
-    OR (LOWER(last_worker) LIKE :worker_%(number)d ESCAPE '!'
-        AND LOWER(last_worker) NOT LIKE :longer_%(number)d ESCAPE '!'))'''
 # A tag ends where a word ends.
 ENDS = ('', ' %', ',%', '.%', ';%', ':%', ')%', '#%', '\n%')
 TAG = r'#[\w-]+'
@@ -58,13 +54,10 @@ def facet(number, word):
         return STATES[word], {}
     kind, colon, host = word.partition(':')
     if kind == 'host' and colon and host:
-        worker = dc.like(host) + '-%'
-        values = {
-            'host_%d' % number: host,
-            'worker_%d' % number: worker,
-            'longer_%d' % number: worker + '-%',
-        }
-        return ON_HOST % {'number': number}, values
+        test, values = dc.on_host(host, 'last_worker', 'worker_%d' % number)
+        name = 'host_%d' % number
+        values[name] = host
+        return '(LOWER(run_on) = :%s OR %s)' % (name, test), values
     if not re.fullmatch(TAG, word):
         return '', {}
     tests = []

@@ -65,8 +65,6 @@ def job_page(request, id):
     def link(page):
         return '%s/job/%d?page=%d' % (request.base, id, page)
 
-    store = request.store
-    statuses = dc.statuses_of(store, [job], request.now)
     return page(
         request,
         'job',
