@@ -1,10 +1,12 @@
 """The pages of a run and of a job: the reason first, what is usual, and what is beside."""
 
+import html
+import os
 import re
 
 import pytest
 from conftest import dc
-from test_web import EVIL, Browser, Page, add_history, start_run
+from test_web import COLUMNS, EVIL, Browser, Page, add_history, start_run
 from test_web_runs import add_run
 
 
@@ -143,3 +145,87 @@ def test_hostile_texts(place):
 )
 def test_when_it_was(local, expected):
     assert dc.clock_text(local, dc.moment('2026-05-21 12:00:00')) == expected
+
+
+# Who changed what on a job's page.
+
+
+def changes(text):
+    """What a job's page says of its changes: (who, what, what came of it) of each."""
+    found = []
+    for row in re.findall('(?s)<details id="changes">.*</details>', text):
+        for who, what in re.findall('(?s)<td>([^<]*)</td><td><code>(.*?)</td>', row):
+            found.append((who, *re.sub('<.*?>', '', what).split('\n')[:2]))
+    return found
+
+
+def test_a_job_tells_who_changed_it(place):
+    alice, bob = Browser(place), Browser(place, user='bob@example.com')
+    alice.change('/job/add', **COLUMNS, action='save')
+    place.add()
+    assert changes(alice.get('/job/2')) == []
+    bob.change('/job/1/edit', **{**COLUMNS, 'frequency': '90'}, action='save')
+    alice.change('/job/2/disable')
+    bob.change('/job/1/stop')
+    bad = {**COLUMNS, 'max_run_time': '999999'}
+    assert alice.post('/job/1/edit', **bad, action='save').status == 422
+    for browser in (alice, bob):
+        found = changes(browser.get('/job/1'))
+        assert [(who, came.strip()[:20]) for who, _, came in found] == [
+            ('alice', 'failed: max_run_time'),
+            ('bob@example.com', 'nothing to do'),
+            ('bob@example.com', ''),
+            ('alice', ''),
+        ]
+        texts = [what for _, what, _ in found]
+        assert texts[1] == 'stop' and 'frequency 60 -&gt; 90' in texts[2]
+        assert texts[3].startswith('add: description &quot;tidy up&quot;, command ')
+    (change,) = changes(alice.get('/job/2'))
+    assert change[:2] == ('alice', 'disable')
+    # What an edit has removed is kept from who may only view.
+    assert 'id="changes"' not in Browser(place, None).get('/job/1')
+
+
+def test_a_change_of_which_no_end_is_known(sqlite_place):
+    place = sqlite_place
+    browser, _ = Browser(place), place.add()
+    browser.change('/job/1/disable')
+    path = os.path.join(place.folder, 'log', 'web.log')
+    with open(path) as file:
+        asked = file.readline()
+    with open(path, 'w') as file:
+        file.write(asked)
+    (change,) = changes(browser.get('/job/1'))
+    assert change == ('alice', 'disable', 'it is not known whether it was made')
+
+
+def test_web_log_may_hold_anything(sqlite_place):
+    """Whoever writes it: with SQLite a job can."""
+    place = sqlite_place
+    browser = Browser(place, user=EVIL)
+    browser.change('/job/add', **{**COLUMNS, 'command': EVIL}, action='save')
+    forged = "x@1: [Mon] asked 00000000: job 1: 'forged'"
+    browser.change(
+        '/job/1/edit', **{**COLUMNS, 'command': forged + 9999 * 'y'}, action='save'
+    )
+    text = browser.get('/job/1')
+    Page(text)
+    assert [who for who, _, _ in changes(text)] == [html.escape(EVIL)] * 2
+    assert len(text) < 40000
+    path = os.path.join(place.folder, 'log', 'web.log')
+    for number in range(3000):  # many more than are read, or shown
+        line = 'eve@1: [Mon] asked %08x: job 1: %s\n' % (number, 'z' * 90)
+        with open(path, 'a') as file:
+            file.write(line)
+    found = changes(browser.get('/job/1'))
+    assert len(found) == 20 and {who for who, _, _ in found} == {'eve'}
+    with open(path, 'wb') as file:
+        file.write(b'\xff\0 [ ] @: asked\n' * 99)
+    assert changes(browser.get('/job/1')) == []
+    os.unlink(path)
+    for make in (os.mkdir, os.mkfifo, lambda path: os.symlink('/dev/zero', path)):
+        make(path)
+        before = len(os.listdir('/proc/self/fd'))
+        assert changes(browser.get('/job/1')) == []
+        assert len(os.listdir('/proc/self/fd')) == before
+        os.rmdir(path) if os.path.isdir(path) else os.unlink(path)

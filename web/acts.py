@@ -6,10 +6,10 @@ import distributed_cron as dc
 
 from . import queries
 from .answers import TEXT, Answer, back
-from .changes import audit
 from .render import PERIODS
 from .request import Refused
 from .views import found_job
+from .weblog import audit
 
 CHOSEN = 'job-([1-9][0-9]{0,8})'  # the field of a job that was chosen
 

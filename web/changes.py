@@ -1,25 +1,17 @@
 """The forms, and what they change: each change of a job is written into web.log."""
 
-import errno
-import json
-import os
 import re
-import sys
-import syslog
-import time
-from contextlib import contextmanager
 from itertools import islice
 
 import distributed_cron as dc
 
 from . import queries
 from .answers import HTML, Answer, back, page
-from .render import one_line, render
-from .request import Refused
+from .render import render
 from .views import NUMBER, found_job
+from .weblog import audit, differences
 
 PREVIEWED = 5  # times of a schedule
-MOST_TOLD = 4000  # characters of a change that syslog gets
 LABELS = {column.name: column.label for column in dc.COLUMNS}
 PLANNED = [column for column in dc.COLUMNS if column.name in dc.PLANNED_FROM]
 OWN_FIELDS = ('after_job', 'each_host')  # of the newer columns; the form lists the rest
@@ -260,83 +252,3 @@ def delete(request, id):
         dc.act(request.store, 'remove', id)
         outcome.append('job %d' % id)
     return back(request, 'remove', id, '/')
-
-
-# Their log.
-
-
-@contextmanager
-def audit(request, text):
-    """Change a job inside this: web.log says before what is asked for, and afterwards
-    what came of it, which is to be appended to the list that this yields.
-
-    Raises Refused, before the change, if nothing can be written there."""
-    number = os.urandom(4).hex()  # by which the two lines are found again
-    try:
-        note(request, 'asked %s: %s' % (number, text))
-    except OSError as error:
-        raise Refused(
-            503,
-            'Nothing was changed, because web.log can not be written; '
-            'the error log says why.',
-            cause=dc.line_of(error),
-        ) from None
-    outcome = []
-    word = 'failed'
-    try:
-        yield outcome
-        word = 'done'
-    except Exception as error:
-        outcome.append(str(error))
-        raise
-    finally:
-        note_outcome(request, '%s %s: %s' % (word, number, '; '.join(outcome)))
-
-
-def note_outcome(request, text):
-    """Write what came of a change; it is made already, so no error may hide that."""
-    try:
-        note(request, text)
-    except OSError as error:
-        print('index.cgi: %s' % dc.line_of(error), file=sys.stderr, flush=True)
-
-
-def note(request, text):
-    """Write a line into web.log, down to the disk, and to syslog. Raises OSError."""
-    who = '%s@%s' % (request.user or '-', request.environ.get('REMOTE_ADDR'))
-    line = one_line('%s: [%s] %s' % (who, time.ctime(), text))
-    path = os.path.join(request.config.log_location, 'web.log')
-    append_safely(path, line.encode('utf-8', 'replace') + b'\n')
-    tell_syslog(one_line('%s: %s' % (who, text)))
-
-
-def tell_syslog(line):
-    line = line[:MOST_TOLD].encode('utf-8', 'replace')
-    syslog.openlog('distributed_cron_web', syslog.LOG_PID, syslog.LOG_AUTHPRIV)
-    syslog.syslog(line.decode())
-
-
-def append_safely(path, data):
-    """Append to a file, all of it, down to the disk. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    handle = os.open(path, flags, 0o640)
-    with open(handle, 'ab', buffering=0) as file:
-        written = file.write(data)
-        if written != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        os.fsync(file)
-
-
-def differences(job, values):
-    """Which columns change, and from what to what; of a new job, None, only to what."""
-    parts = []
-    for name, value in values.items():
-        text = in_json(value)
-        if job is not None:
-            text = '%s -> %s' % (in_json(getattr(job, name)), text)
-        parts.append('%s %s' % (name, text))
-    return ', '.join(parts)
-
-
-def in_json(value):
-    return json.dumps(value, ensure_ascii=False, default=str)

@@ -10,6 +10,7 @@ from . import queries
 from .answers import TEXT, Answer, page
 from .request import Refused
 from .truth import BAD, truth_of
+from .weblog import changes_of
 
 PAGE_SIZE = 50  # rows of a list
 NUMBER = '[1-9][0-9]{0,8}'
@@ -78,6 +79,7 @@ def job_page(request, id):
         outcomes=queries.outcomes(store, id),
         why=dc.why_lines(store, job),
         signature=signature_in_words(request, job),
+        changes=changes_of(request, id),
     )
 
 
