@@ -141,7 +141,12 @@ def test_jobs_that_do_not_run(place, now):
     add_due(place, now, 60, 5, active=0)
     add_due(place, now, 60, 5, each_host=1)
     add_due(place, now, 25 * 60, 5)
-    add_due(place, now, 60, 5, after_job=1)
+    waits = add_due(place, now, 60, 5, after_job=1)
+    place.store.change(
+        'UPDATE job SET next_run_utc = :never WHERE id = :job',
+        never=dc.text_of(dc.PARKED),
+        job=waits,
+    )
     text = Browser(place).get('/ahead')
     assert 'No job is due in the next 24 hours.' in text
     place.add(schedule='bad', next_run_utc=None)
@@ -177,7 +182,8 @@ def test_times_are_those_of_the_planner(place, now):
         # A retry, or the end of a pause: as the plan says, and then by the schedule.
         retry = now + timedelta(seconds=77)
         job = job._replace(next_run_utc=dc.text_of(retry))
-        assert list(ahead.times_of(place.store, job, now)) == [retry, *expected]
+        later = [when for when in expected if when > retry]
+        assert list(ahead.times_of(place.store, job, now)) == [retry, *later]
     job = place.job(place.add(schedule=None, frequency=600))
     times = list(ahead.times_of(place.store, job, now))
     assert times == [now + minutes(600 * number) for number in range(3)]
@@ -186,15 +192,141 @@ def test_times_are_those_of_the_planner(place, now):
 def test_frequent_jobs_are_one_line(place, now):
     add_host(place, slots=4)
     for _ in range(3):
-        add_due(place, now, 1, 30, schedule=None, frequency=60)
+        add_due(place, now, 1, 30, schedule=None, frequency=59)
     add_due(place, now, 1, 0, schedule='* * * * *')
     add_due(place, now, 1, 0, schedule='0 */2 * * *')
     text = Browser(place).get('/ahead')
-    assert '4 that run hourly or more often' in text
-    assert 'every hour × 3, every minute × 1' in text
+    assert '4 that run more often than hourly' in text
+    assert 'every 59 minutes × 3, every minute × 1' in text
     assert '1.5 slots all the time' in text
     assert troubles(place) == {5: []}
     assert 'at most 3 of 4 at once' in text
+
+
+def test_hourly_jobs_have_a_lane_each_if_these_are_not_too_many(
+    place, now, monkeypatch
+):
+    add_host(place, slots=4)
+    for _ in range(3):
+        add_due(place, now, 1, 9, schedule=None, frequency=60)
+    text = Browser(place).get('/ahead')
+    assert troubles(place) == {1: [], 2: [], 3: []}
+    assert '… 24 in all' in text and ' hourly' not in text
+    monkeypatch.setattr(ahead, 'MOST_STARTS', 71)
+    assert troubles(place) == {}
+    assert '3 that run hourly or more often' in Browser(place).get('/ahead')
+
+
+def park(place, job, **more):
+    """A job that waits for another one."""
+    values = {'next_run_utc': dc.text_of(dc.PARKED), **more}
+    names = ', '.join('%s = :%s' % (name, name) for name in values)
+    place.store.change('UPDATE job SET %s WHERE id = :job' % names, job=job, **values)
+
+
+def starts(place):
+    """The bars of each job, as the tips of the mouse tell them, by its id."""
+    text = Browser(place).get('/ahead')
+    Page(text)
+    found = {}
+    for row in re.findall('(?s)<tr><th scope="row"><a href=.*?</tr>', text):
+        job = int(re.search('/cron/job/([0-9]+)"', row)[1])
+        found[job] = re.findall('class="(.*?)" x=.*?<title>(.*?) *</title>', row)
+        assert len(re.findall('<title>', row)) == len(found[job]) or not found[job]
+    return found
+
+
+def clock(place, now, ahead_by):
+    return place.store.zone.local(now + minutes(ahead_by)).strftime('%H:%M')
+
+
+def test_jobs_that_run_after_others(place, now):
+    """Each when the run before it usually ends; by its own window, pause and words."""
+    add_host(place, 'here', 9)
+    parent = add_due(place, now, 60, 30)
+    local = place.store.zone.local(now + minutes(200))
+    closes = local + minutes(60)
+    opens = {'start_anchor': '%s' % local.time(), 'stop_anchor': '%s' % closes.time()}
+    for more in (
+        {},
+        {'after_job': 2},
+        {'paused_until_utc': dc.text_of(now + minutes(150))},
+        opens,
+        {'active': 0},
+        {'run_on': 'nowhere'},
+    ):
+        job = add_due(place, now, 60, 10, **{'after_job': parent, **more})
+        park(place, job)
+    add_due(place, now, 60, 10, after_job=99)
+    park(place, 8)
+    at = 'about ' + clock(place, now, 90)
+    assert starts(place) == {
+        1: [],
+        2: [('after', at)],
+        3: [('after', 'about ' + clock(place, now, 100))],
+        4: [('after', 'about ' + clock(place, now, 150))],
+        5: [('after', 'about ' + clock(place, now, 200))],
+        7: [('late', at + ' no host that is up may run it')],
+    }
+    text = Browser(place).get('/ahead')
+    assert re.sub('<.*?>', '', text).count('after job 1') == 4
+    assert '1 of 6 runs do not fit.' in text
+
+
+def test_what_can_not_start_has_no_followers(place, now):
+    add_host(place, 'here', 1)
+    add_due(place, now, 60, 5, run_on='nowhere')
+    park(place, add_due(place, now, 0, 5, after_job=1))
+    assert set(starts(place)) == {1}
+
+
+def test_a_follower_that_still_runs_runs_once_more(place, now):
+    add_host(place, 'here', 9)
+    add_due(place, now, 60, 5, schedule=None, frequency=300)
+    park(place, add_due(place, now, 0, 400, after_job=1))
+    assert [len(found) for found in starts(place).values()] == [0, 4]
+
+
+def test_followers_of_frequent_jobs_are_as_frequent(place, now):
+    add_host(place, 'here', 9)
+    add_due(place, now, 1, 10, schedule='*/20 * * * *')
+    park(place, add_due(place, now, 0, 5, after_job=1))
+    text = Browser(place).get('/ahead')
+    assert '2 that run more often than hourly' in text
+    assert 'every 20 minutes × 1, after job 1 × 1' in text
+    assert '0.8 slots all the time' in text and starts(place) == {}
+
+
+def test_a_circle_of_jobs_ends(place, now):
+    """It can only be written by hand; one of them is due."""
+    add_host(place, 'here', 9)
+    job = add_due(place, now, 60, 0)
+    park(place, add_due(place, now, 60, 0, after_job=job))
+    place.store.change('UPDATE job SET after_job = 2 WHERE id = 1')
+    park(place, 1, next_run_utc=dc.text_of(now + minutes(60)))
+    began = time.monotonic()
+    assert [len(found) for found in starts(place).values()] == [48, 48]
+    assert time.monotonic() - began < 5
+    place.store.change("UPDATE job SET after_job = id")
+    assert Browser(place).ask('/ahead').status == 200
+
+
+def test_what_runs_now_goes_on_for_what_is_left(place, now):
+    add_host(place)
+    job = add_due(place, now, 0, 57, schedule=None, frequency=120)
+    start_run(place, job, 'here-9')
+    local = place.store.zone.local
+    park(
+        place,
+        job,
+        last_start=dc.text_of(local(now - minutes(50))),
+        next_run_utc=dc.text_of(now - minutes(50)),
+    )
+    (lane,) = ahead.lanes_of(place.store, now, [([], [now])])
+    ahead.simulate([lane], now + dc.DAY, place.store.zone)
+    first, second = lane.starts[:2]
+    assert (first.begins, first.ends) == (now, now + minutes(7))
+    assert second.due == now + minutes(70)
 
 
 def test_peaks(now):
@@ -268,7 +400,7 @@ def test_frequent_jobs_take_their_slots(place, now):
     add_due(place, now, 60, 30)
     add_due(place, now, 60, 30)
     assert troubles(place) == {1: [], 2: []}
-    add_due(place, now, 1, 60, schedule=None, frequency=60)
+    add_due(place, now, 1, 60, schedule=None, frequency=59)
     assert troubles(place) == {1: [], 2: ['waits 30 min']}
-    add_due(place, now, 1, 60, schedule=None, frequency=60)
+    add_due(place, now, 1, 60, schedule=None, frequency=59)
     assert troubles(place) == {1: [], 2: ['waits 30 min']}  # one is left to it
