@@ -20,6 +20,7 @@ MOST_JOBS = 1000  # at which it looks: those that run next
 MOST_STARTS = 5000  # that are drawn; where there are more, hourly jobs are not
 HOURLY = 24  # times a day; more frequent jobs are counted and not drawn
 PARTS = 96  # of the day, in the picture of the slots
+DUE = 'run_token IS NULL AND (next_run_utc IS NULL OR next_run_utc < :until)'
 
 # Times are UTC; trouble: why it is late, or never comes.
 Start = namedtuple('Start', 'due begins ends trouble comes')
@@ -88,7 +89,8 @@ class Lane:
     def fill(self, store, now):
         """Find the times of the next 24 hours. Raises BadSchedule."""
         if self.job.run_token is not None:
-            lasted = now - started(store, self.job, now)
+            start = started(store, self.job, now)
+            lasted = now - start
             self.left = max(dc.SECOND, self.took - lasted)
         self.times += times_of(store, self.job, now)
 
@@ -190,22 +192,17 @@ def jobs_until(store, until):
     others."""
     found = {}
     for test, order in (
-        ('run_token IS NOT NULL', 'next_run_utc'),
-        (
-            'run_token IS NULL AND (next_run_utc IS NULL OR next_run_utc < :until)',
-            'next_run_utc',
-        ),
+        ("run_token > ''", 'run_token'),  # an index serves each of them
+        (DUE, 'run_token, next_run_utc'),
         ('after_job > 0', 'after_job'),
     ):
         text = '''SELECT * FROM job WHERE %s AND active = 1 AND each_host = 0
-            ORDER BY %s LIMIT :most'''
-        for job in store.query(
-            text % (test, order),
-            until=dc.text_of(until),
-            most=MOST_JOBS,
-        ):
+            ORDER BY %s LIMIT :most''' % (test, order)
+        rows = store.query(text, until=dc.text_of(until), most=MOST_JOBS)
+        for job in rows:
             found.setdefault(job.id, job)
-    return list(found.values())[:MOST_JOBS]
+    jobs = list(found.values())
+    return jobs[:MOST_JOBS]
 
 
 def usual_times(store, ids):

@@ -126,7 +126,7 @@ def next_job(store, now):
     """The job that runs next, None where nothing is planned."""
     text = '''SELECT id, name, description, next_run_utc FROM job
         WHERE run_token IS NULL AND next_run_utc >= :now AND next_run_utc < :parked
-        AND active = 1 AND each_host = 0 ORDER BY next_run_utc LIMIT 1'''
+        AND active = 1 AND each_host = 0 ORDER BY run_token, next_run_utc LIMIT 1'''
     rows = store.query(text, now=dc.text_of(now), parked=dc.text_of(dc.PARKED))
     return rows[0] if rows else None
 

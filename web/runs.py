@@ -14,16 +14,21 @@ RESULTS = ('failed', 'success', 'skipped')
 SPANS = ('hour', 'night', 'today', 'day', 'week')
 HOUR = timedelta(hours=1)
 TIME = '[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}'
-# The keys of the newest runs, of all jobs or of some, each from an index alone.
-OF_ALL = '''SELECT job_id, run_no FROM run WHERE ended_at >= :since
-    AND ended_at < :until ORDER BY ended_at DESC LIMIT :most'''
-OF_JOB = '''SELECT * FROM (SELECT job_id, run_no FROM run WHERE job_id = %d
-    ORDER BY job_id DESC, run_no DESC LIMIT :each) AS r%d'''
-LOOKED = '''(SELECT run.*, CASE WHEN {was_skipped} THEN 'skipped'
+# The newest runs, of all jobs or of one, without what they wrote; by an index.
+OF_ALL = '''SELECT job_id, run_no, ended_at, worker, status FROM run
+    WHERE ended_at >= :since AND ended_at < :until
+    ORDER BY ended_at DESC LIMIT :most'''
+OF_JOB = '''SELECT * FROM (SELECT job_id, run_no, ended_at, worker, status FROM run
+    WHERE job_id = %d ORDER BY job_id DESC, run_no DESC LIMIT :each) AS r%d'''
+LOOKED = '''(SELECT job_id, run_no, ended_at, CASE WHEN {was_skipped} THEN 'skipped'
     WHEN status = 'Success' THEN 'success' ELSE 'failed' END AS result
-    FROM (%s) AS newest JOIN run
-    ON run.job_id = newest.job_id AND run.run_no = newest.run_no
-    WHERE ended_at >= :since AND ended_at < :until AND %s) AS looked'''
+    FROM (%s) AS newest WHERE ended_at >= :since AND ended_at < :until AND %s)
+    AS looked'''
+ONE_PAGE = '''SELECT run.* FROM (SELECT job_id, run_no FROM %s
+        WHERE :result IN ('', result)
+        ORDER BY ended_at DESC, job_id DESC, run_no DESC LIMIT :size OFFSET :first)
+    AS chosen JOIN run ON run.job_id = chosen.job_id AND run.run_no = chosen.run_no
+    ORDER BY run.ended_at DESC, run.job_id DESC, run.run_no DESC'''
 
 
 def runs_page(request):
@@ -45,10 +50,9 @@ def runs_page(request):
     found = dict(store.query(text, **values))
     total = sum(found.values())
     number, pages = paged(number, found.get(asked['result'], total))
-    text = '''SELECT * FROM %s WHERE :result IN ('', result)
-        ORDER BY ended_at DESC, job_id DESC, run_no DESC LIMIT :size OFFSET :first'''
-    values.update(result=asked['result'], size=PAGE_SIZE)
-    runs = store.query(text % table, first=PAGE_SIZE * (number - 1), **values)
+    first = PAGE_SIZE * (number - 1)
+    values.update(result=asked['result'], size=PAGE_SIZE, first=first)
+    runs = store.query(ONE_PAGE % table, **values)
     ids = {run.job_id for run in runs}
     return page(
         request,
