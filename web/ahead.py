@@ -5,6 +5,7 @@ job's runs usually do, to succeed, and to start on the host that is free first."
 
 from collections import namedtuple
 from contextlib import suppress
+from datetime import timedelta
 from heapq import heappop, heappush, heapreplace
 from operator import itemgetter
 
@@ -125,7 +126,8 @@ class Lane:
 def lanes_of(store, now, rooms):
     """The Lanes of the jobs of the next 24 hours, with their times."""
     jobs = jobs_until(store, now + dc.DAY)
-    usual = usual_times(store, [job.id for job in jobs])
+    ids = [job.id for job in jobs]
+    usual = usual_times(store, ids)
     lanes = {}
     for job, took in zip(jobs, usual):
         lanes[job.id] = Lane(job, took, rooms)
@@ -212,7 +214,7 @@ def usual_times(store, ids):
         strips = queries.strips(store, some, 9)
         for runs in strips.values():
             took = usual(runs) or 1000
-            yield took * dc.SECOND / 1000
+            yield timedelta(milliseconds=took)
 
 
 def times_a_day(job):
@@ -243,7 +245,9 @@ def times_of(store, job, now):
 def started(store, job, now):
     """When the last run of a job has started, UTC; now, if that is not known."""
     start = dc.moment(job.last_start)
-    return store.zone.utc_before(start, now) if start else now
+    if start is None:
+        return now
+    return store.zone.utc_before(start, now)
 
 
 def rooms_of(request, hosts, without):

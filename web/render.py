@@ -20,7 +20,6 @@ PERIODS = {  # for which jobs or hosts are paused
     '1d': '1 day',
     '7d': '7 days',
 }
-UNITS = ((86400, 'days'), (3600, 'h'), (60, 'min'), (1, 's'))  # seconds of each
 
 
 class Markup(str):
@@ -144,11 +143,7 @@ def usual(runs):
 
 def far(seconds):
     """How far ahead a time is, or how long ago it was; script.js says it alike."""
-    distance = abs(seconds)
-    for size, unit in UNITS:
-        words = '%d %s' % (distance // size, unit)
-        if distance >= 2 * size:
-            break
+    words = dc.how_long(abs(seconds))
     if seconds > 0:
         return 'in ' + words
     if seconds > -60:

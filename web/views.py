@@ -62,10 +62,6 @@ def job_page(request, id):
         current = run_of(job, request.local_now)
         runs.insert(0, current)
     statuses = dc.statuses_of(store, [job], request.now)
-
-    def link(page):
-        return '%s/job/%d?page=%d' % (request.base, id, page)
-
     return page(
         request,
         'job',
@@ -73,7 +69,7 @@ def job_page(request, id):
         job=job,
         pages=pages,
         number=number,
-        link=link,
+        link=list_link(request, {}, 'job/%d' % id),
         runs=runs,
         health=statuses[id],
         outcomes=queries.outcomes(store, id),
