@@ -1,6 +1,7 @@
 """The web page in a real browser: Debian's chromium, driven by selenium."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -154,14 +155,18 @@ def on(engine):
 
 @pytest.fixture
 def some_jobs(site, browser):
+    fill_some(site)
+    browser.refresh()
+    return site
+
+
+def fill_some(site):
     """Jobs in several states, with a history."""
     for number, command in enumerate(('echo fine', 'echo bad; exit 3', 'echo also')):
         site.add(command, description='job number %d' % number, frequency=600)
     site.run('run')
     site.add(active=0, description='sleeping')
     site.store.change("UPDATE job SET last_status = 'ERROR: lost: x' WHERE id = 3")
-    browser.refresh()
-    return site
 
 
 # A job's life
@@ -433,18 +438,85 @@ def test_dark_and_light(some_jobs, browser):
     )
 
 
-AXE = '''axe.run({rules: {'target-size': {enabled: true}}}).then(
+AXE = '''axe.run(document.querySelector('.menu[open]') || document,
+    {rules: {'target-size': {enabled: true}}}).then(
     arguments[0], error => arguments[0]({error: `${error}`}))'''
+WIDTHS = (390, 768, 1024, 1440)
 
 
-@on('sqlite')
-@pytest.mark.parametrize('look', ['light', 'dark'])
-@pytest.mark.parametrize('width', [390, 768, 1440])
-def test_axe_finds_nothing(some_jobs, browser, width, look):
-    """Accessibility, contrast in both looks and the size of what one clicks on included,
-    as far as a program can tell."""
-    package = find_spec('axe_playwright_python').submodule_search_locations[0]
-    axe, found = dc.read_text(os.path.join(package, 'axe.min.js')), []
+@pytest.fixture
+def all_states(site):
+    return fill_states(site)
+
+
+def fill_states(place):
+    """Jobs, runs and hosts in every state that a page shows in a way of its own."""
+    fill_some(place)
+    now = place.store.now()
+    places = (
+        {'paused_until_utc': dc.text_of(now + dc.DAY), 'paused_by': 'bob'},
+        {'run_token': 'x' * 32, 'run_no': 9, 'last_start': dc.text_of(now)},
+        {'run_token': 'y' * 32, 'run_deadline_utc': '2020-01-01 00:00:00'},
+        {'each_host': 1},
+        {'next_run_utc': '2020-01-01 00:00:00'},
+        {'run_on': 'nowhere', 'next_run_utc': dc.text_of(now + 60 * dc.MINUTE)},
+        {'after_job': 1, 'next_run_utc': dc.text_of(dc.PARKED)},
+    )
+    for number, values in enumerate(places, 5):
+        place.add(description='state %d #backup https://example.com/x' % number)
+        names = ', '.join('%s = :%s' % (name, name) for name in values)
+        text = 'UPDATE job SET %s WHERE id = %d' % (names, number)
+        place.store.change(text, **values)
+    for number in range(60):  # two pages of runs
+        run = dc.Run(1, number + 2, None, *['2020-01-01 00:00:00'] * 2, 5 * number)
+        run = run._replace(worker='a-1', status='Success', output='done', attempt=0)
+        if number % 9 == 0:
+            run = run._replace(status='SKIPPED: late', note='gamma was full')
+        place.store.upsert('run', [run])
+    place.store.change('UPDATE job SET run_no = 61 WHERE id = 1')
+    host = dc.Host('away', '2020-01-01 00:00:00', 'away-1', '2.0', 8, 0, 0, 'db ssd')
+    place.store.upsert('host', [host])
+    until = now + 60 * dc.MINUTE
+    dc.pause_hosts(place.store, 'away', until, 'bob')
+    for action in 'disable', 'enable':  # stands in web.log
+        place.visitor.submit('', 'job/1/' + action)
+    return place
+
+
+# Pages beside PATHS, and what is done on them first: a selector is clicked on, a text
+# after it is typed there.
+STATES = (
+    ('', ()),
+    ('?page=9', ()),
+    ('?state=overdue', ()),
+    ('?sort=description&order=desc', ()),
+    ('?search_string=%23backup', ()),
+    ('', ('.menu summary[aria-label^=More]',)),
+    ('', ('#truth .menu summary',)),
+    ('', ('#job-1', '#job-2')),
+    ('job/1', ('details:not(.menu, #changes) summary', '#changes summary')),
+    ('job/1?page=2', ()),
+    ('job/5', ()),
+    ('job/6', ()),
+    ('job/7', ()),
+    ('job/8', ()),
+    ('run/6/9', ()),
+    ('run/1/2', ()),
+    ('runs?result=skipped', ()),
+    ('runs?job=nothing', ()),
+    ('ahead', ()),
+    ('ahead?without=' + os.uname().nodename, ()),
+    ('hosts', ('#hosts .menu summary',)),
+    ('job/add', ('#job-form details summary',)),
+    ('job/add', ('#command=true', '#schedule=61 * * * *', 'button[value=save]')),
+    ('job/add', ('#command=true', '#schedule=0 2 * * *', 'button[value=preview]')),
+    ('job/1/disable', ()),
+    ('job/999', ()),
+    ('nothing', ()),
+)
+
+
+def look_at(browser, width, look):
     browser.emulate('setEmulatedMedia', features=[{'name': LOOKS, 'value': look}])
     browser.emulate(
         'setDeviceMetricsOverride',
@@ -453,17 +525,119 @@ def test_axe_finds_nothing(some_jobs, browser, width, look):
         deviceScaleFactor=1,
         mobile=width < 500,
     )
-    for path in PATHS:
-        browser.get(some_jobs.visitor.url + path)
-        browser.execute_script(axe)
-        result = browser.execute_async_script(AXE)
-        assert result['passes'], result
-        found += [
-            (path, violation['id'], violation['impact'], node['html'][:200])
-            for violation in result['violations']
-            for node in violation['nodes']
-        ]
+
+
+def findings(browser, what):
+    """What axe finds on the page that is there; of an open menu, which lies above the
+    rest of it, in that."""
+    package = find_spec('axe_playwright_python').submodule_search_locations[0]
+    browser.execute_script(dc.read_text(os.path.join(package, 'axe.min.js')))
+    result = browser.execute_async_script(AXE)
+    assert result['passes'], result
+    return [
+        (what, violation['id'], violation['impact'], node['html'][:200])
+        for violation in result['violations']
+        for node in violation['nodes']
+    ]
+
+
+def axe_on(browser, place, pages):
+    found = []
+    for path, steps in pages:
+        browser.get(place.visitor.url + path)
+        for step in steps:
+            selector, _, text = (
+                step.partition('=') if step[0] == '#' else (step, '', '')
+            )
+            element = browser.css(selector)
+            if not element.is_displayed():  # not at this width
+                continue
+            if text:
+                element.send_keys(text)
+            else:
+                browser.click(selector)
+        found += findings(browser, (path, *steps))
+        wide = browser.execute_script(
+            'return [document.documentElement.scrollWidth, innerWidth]'
+        )
+        assert wide[0] <= wide[1], (path, steps, wide)
+    return found
+
+
+@on('sqlite')
+@pytest.mark.parametrize('look', ['light', 'dark'])
+@pytest.mark.parametrize('width', WIDTHS)
+def test_axe_finds_nothing(all_states, browser, width, look):
+    """Accessibility, contrast in both looks and the size of what one clicks on included,
+    as far as a program can tell. And nothing scrolls sideways."""
+    look_at(browser, width, look)
+    found = axe_on(browser, all_states, [*((path, ()) for path in PATHS), *STATES])
+    browser.get_log('browser')  # the browser itself notes a status of 404
     assert not found, '\n'.join(map(str, found))
+
+
+@on('sqlite')
+def test_axe_finds_nothing_without_javascript(all_states, browser):
+    """The page's own, which the browser does not get here: axe needs it to run."""
+    browser.execute_cdp_cmd('Network.enable', {})
+    browser.execute_cdp_cmd('Network.setCacheDisabled', {'cacheDisabled': True})
+    browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': ['*script.js*']})
+    try:
+        browser.get(all_states.visitor.url)
+        assert not browser.execute_script('return typeof countDown == "function"')
+        found = []
+        for width, look in itertools.product(WIDTHS, ('light', 'dark')):
+            look_at(browser, width, look)
+            found += axe_on(browser, all_states, STATES)
+    finally:
+        browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': []})
+        browser.execute_cdp_cmd('Network.disable', {})
+    browser.get_log('browser')  # that it was blocked
+    assert not found, '\n'.join(map(str, found))
+
+
+@on('sqlite')
+def test_axe_finds_nothing_for_readers_and_on_an_empty_page(place, browser):
+    """Who may not change anything sees no buttons; a new site has no jobs."""
+    place.visitor = place.page()
+    found = []
+    for start in (place.visitor.url, place.visitor.start):
+        browser.get(start)
+        for width, look in itertools.product(WIDTHS, ('light', 'dark')):
+            look_at(browser, width, look)
+            paths = ('', 'runs', 'ahead', 'hosts', 'job/add')
+            found += axe_on(browser, place, [(path, ()) for path in paths])
+    fill_states(place)
+    browser.delete_all_cookies()
+    for width in WIDTHS:
+        look_at(browser, width, 'light')
+        paths = ('', 'job/1', 'job/6', 'run/1/2', 'ahead', 'hosts')
+        found += axe_on(browser, place, [(path, ()) for path in paths])
+    browser.get_log('browser')  # the browser itself notes a status of 403
+    assert not found, '\n'.join(map(str, found))
+
+
+@on('sqlite')
+def test_axe_finds_nothing_where_there_is_no_answer(all_states, browser):
+    for look in ('light', 'dark'):
+        look_at(browser, 390, look)
+        browser.get(all_states.visitor.url)
+        (server,) = all_states.started[-1:]
+        server.send_signal(signal.SIGSTOP)
+        try:
+            browser.wait_text('Not up to date', '#stale', 30)
+            found = findings(browser, 'stale')
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert not found, '\n'.join(map(str, found))
+
+
+@on('sqlite')
+def test_the_picture_of_hosts_opens_at_its_newest_end(all_states, browser):
+    look_at(browser, 390, 'light')
+    browser.get(all_states.visitor.url + 'hosts')
+    box = browser.css('.lanes').rect
+    assert box['width'] > 900 and box['x'] + box['width'] < 390
 
 
 @on('sqlite')

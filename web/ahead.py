@@ -127,9 +127,9 @@ def lanes_of(store, now, rooms):
     """The Lanes of the jobs of the next 24 hours, with their times."""
     jobs = jobs_until(store, now + dc.DAY)
     ids = [job.id for job in jobs]
-    usual = usual_times(store, ids)
+    took_by = usual_times(store, ids)
     lanes = {}
-    for job, took in zip(jobs, usual):
+    for job, took in zip(jobs, took_by):
         lanes[job.id] = Lane(job, took, rooms)
     for lane in lanes.values():
         parent = lanes.get(lane.job.after_job)
@@ -195,7 +195,7 @@ def jobs_until(store, until):
     found = {}
     for test, order in (
         ("run_token > ''", 'run_token'),  # an index serves each of them
-        (DUE, 'run_token, next_run_utc'),
+        (DUE, queries.by_due(store)),
         ('after_job > 0', 'after_job'),
     ):
         text = '''SELECT * FROM job WHERE %s AND active = 1 AND each_host = 0
@@ -203,8 +203,7 @@ def jobs_until(store, until):
         rows = store.query(text, until=dc.text_of(until), most=MOST_JOBS)
         for job in rows:
             found.setdefault(job.id, job)
-    jobs = list(found.values())
-    return jobs[:MOST_JOBS]
+    return list(found.values())[:MOST_JOBS]
 
 
 def usual_times(store, ids):
@@ -256,7 +255,9 @@ def rooms_of(request, hosts, without):
     rooms = []
     for host in hosts:
         seconds = silence(request, host.last_seen)
-        if host.name == without or not is_there(seconds):
+        if host.name == without:
+            continue
+        if not is_there(seconds):
             continue
         words = dc.words_of_host(host.name, host.tags)
         free = request.now
