@@ -36,6 +36,7 @@ PATIENCE = 80  # seconds: cron's minute, and some more
 SEVERAL = '## Several hosts'
 FIVE_MINUTES = '## Five minutes on one host'
 KEEPING = '### Back up, restore, uninstall'
+POSTGRESQL = '### With PostgreSQL'
 ENVIRONMENT = {
     'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     'HOME': '/root',
@@ -356,6 +357,7 @@ class Walk:
             self.dead_host,
             self.restore,
             self.uninstall,
+            self.postgresql,
         ]
 
     def walk(self):
@@ -549,6 +551,43 @@ class Walk:
         assert not host.run(left), host.run(left)
         host.run('getent passwd cronjob', code=2)
         self.database.run('mariadb', command(KEEPING, 'DROP USER'))
+
+    def postgresql(self):
+        """With PostgreSQL, on the host that has just been emptied: a job runs"""
+        server, host = self.database, self.beta
+        admits = command(POSTGRESQL, 'hostssl') + '\n'
+        server.install('apt-get install --no-install-recommends postgresql')
+        server.run('cd /etc/postgresql/*/main; cat >> pg_hba.conf', admits)
+        server.run(
+            'cd /etc/postgresql/*/main; cat >> postgresql.conf', postgresql_settings()
+        )
+        server.run(
+            'cd /etc/mysql; install -o postgres -m 600 server.key /etc/postgresql/; '
+            'service postgresql restart'
+        )
+        server.run('su postgres -c psql', block(POSTGRESQL, having='CREATE ROLE').text)
+        host.install('apt-get install python3-psycopg')
+        self.install_program(host)
+        host.run(
+            "sed -i 's/^db:/&\\n    engine: postgresql/' "
+            '/opt/distributed_cron/distributed_cron.yml'
+        )
+        host.run(host.define(block(SEVERAL, '5.').text), code=1)
+        host.write(block(SEVERAL, '6a.'))
+        host.run('distributed_cron.py add --every 1 echo hello')
+        host.wait('distributed_cron.py history', 'beta.*hello', 'no run')
+        host.run('distributed_cron.py check')
+
+
+def postgresql_settings():
+    """What the README says of postgresql.conf, with the files of this walk."""
+    lines = [
+        command(POSTGRESQL, 'listen_addresses'),
+        command(POSTGRESQL, 'ssl = on'),
+        command(POSTGRESQL, 'ssl_cert_file') + " = '/etc/mysql/ca.pem'",
+        command(POSTGRESQL, 'ssl_key_file') + " = '/etc/postgresql/server.key'",
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def main():
