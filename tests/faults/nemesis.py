@@ -662,11 +662,12 @@ class Pausing:
 
     of, seconds = 'table', (2, 12)
     hosts = ['nobody']
+    longer = 8  # seconds for which it is paused, beside the fault's length
 
     def inflict(self, length):
         self.begin = now()
         # In whole seconds, as the database's times are.
-        self.until = self.attack.whole(now() + 8 + length)
+        self.until = self.attack.whole(now() + self.longer + length)
         self.prepare()
         if not self.typed(
             'pause', *self.what(), '--until', self.attack.utc(self.until)
@@ -723,9 +724,12 @@ class PauseAll(Pausing, Fault):
 
 
 class ResumeEarly(PauseAll):
-    """Somebody ends the pause before its time: from then on all goes on."""
+    """Somebody ends the pause long before its time: from then on all goes on."""
+
+    longer = 90
 
     def heal(self):
+        self.cost = BACK
         resumed = now()
         self.attack.pauses[-1] = self.attack.pauses[-1]._replace(until=resumed)
         if not self.typed('resume'):  # it may have been done, and may not
