@@ -1,7 +1,6 @@
 """The web page in a real browser: Debian's chromium, driven by selenium."""
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -577,7 +576,8 @@ def test_axe_finds_nothing(all_states, browser, width, look):
 
 
 @on('sqlite')
-def test_axe_finds_nothing_without_javascript(all_states, browser):
+@pytest.mark.parametrize('width', WIDTHS)
+def test_axe_finds_nothing_without_javascript(all_states, browser, width):
     """The page's own, which the browser does not get here: axe needs it to run."""
     browser.execute_cdp_cmd('Network.enable', {})
     browser.execute_cdp_cmd('Network.setCacheDisabled', {'cacheDisabled': True})
@@ -586,7 +586,7 @@ def test_axe_finds_nothing_without_javascript(all_states, browser):
         browser.get(all_states.visitor.url)
         assert not browser.execute_script('return typeof countDown == "function"')
         found = []
-        for width, look in itertools.product(WIDTHS, ('light', 'dark')):
+        for look in ('light', 'dark'):
             look_at(browser, width, look)
             found += axe_on(browser, all_states, STATES)
     finally:
@@ -597,20 +597,21 @@ def test_axe_finds_nothing_without_javascript(all_states, browser):
 
 
 @on('sqlite')
-def test_axe_finds_nothing_for_readers_and_on_an_empty_page(place, browser):
+@pytest.mark.parametrize('width', WIDTHS)
+def test_axe_finds_nothing_for_readers_and_on_an_empty_page(place, browser, width):
     """Who may not change anything sees no buttons; a new site has no jobs."""
     place.visitor = place.page()
     found = []
     for start in (place.visitor.url, place.visitor.start):
         browser.get(start)
-        for width, look in itertools.product(WIDTHS, ('light', 'dark')):
+        for look in ('light', 'dark'):
             look_at(browser, width, look)
             paths = ('', 'runs', 'ahead', 'hosts', 'job/add')
             found += axe_on(browser, place, [(path, ()) for path in paths])
     fill_states(place)
     browser.delete_all_cookies()
-    for width in WIDTHS:
-        look_at(browser, width, 'light')
+    for look in ('light', 'dark'):
+        look_at(browser, width, look)
         paths = ('', 'job/1', 'job/6', 'run/1/2', 'ahead', 'hosts')
         found += axe_on(browser, place, [(path, ()) for path in paths])
     browser.get_log('browser')  # the browser itself notes a status of 403
