@@ -5556,11 +5556,20 @@ TOLD_BY = 'alert.mail', 'alert.smtp', 'alert.webhook', 'alert.command', 'alert.p
 
 # An argument of a command: its name or options, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
-# A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: returns the configuration for these
-# arguments.
-Subcommand = namedtuple('Subcommand', 'function summary options config_of')
+# A command of the command line. function: of its arguments, and of what `given` makes
+# of them; it returns the exit status, None for 0.
+Subcommand = namedtuple('Subcommand', 'function summary options given')
 COMMANDS = {}  # by name, in the order of --help
+
+
+def argument(flag, help, **keywords):
+    """An Option, by its help and more keywords for argparse."""
+    return Option(flag, {'help': help, **keywords})
+
+
+def switch(flag, help):
+    """An Option without a value."""
+    return argument(flag, help, action='store_true')
 
 
 def given_config(args):
@@ -5568,87 +5577,116 @@ def given_config(args):
     return load_config(args.config or find_config(), args.name)
 
 
-def command(name, *options, summary=None, config_of=given_config):
+def given_store(args):
+    """The database of that configuration, connected."""
+    return Store(given_config(args)).connect()
+
+
+def command(name, *options, summary=None, given=given_store):
     """Register a function as a command. Without a summary, its docstring is that."""
 
     def register(function):
         text = summary or function.__doc__
-        COMMANDS[name] = Subcommand(function, text, options, config_of)
+        COMMANDS[name] = Subcommand(function, text, options, given)
         return function
 
     return register
 
 
-def whole_number(text):
-    """An argument of the command line as an int; argparse reports what is wrong."""
-    if not re.fullmatch('[0-9]{1,9}', text):
-        from argparse import ArgumentTypeError
+def typed(convert, allowed):
+    """A type for argparse, which reports what is wrong. convert: returns what a text
+    stands for; None if it is not allowed."""
 
-        raise ArgumentTypeError('%r; allowed: a whole number, up to 9 digits' % text)
-    return int(text)
+    def type_of(text):
+        value = convert(text)
+        if value is None:
+            from argparse import ArgumentTypeError
 
+            raise ArgumentTypeError('%.80r; allowed: %s' % (text, allowed))
+        return value
+
+    return type_of
+
+
+# What people type, each as `convert` of typed().
 
 NAME = '[a-z][a-z0-9_.-]{0,63}'  # of a job
+UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
+
+
+def whole_number(text):
+    if re.fullmatch('[0-9]{1,9}', text):
+        return int(text)
+    return None
 
 
 def id_or_name(text):
-    """What names a job on the command line: its id as an int, or its name; argparse
-    reports what is neither."""
-    if re.fullmatch('[0-9]{1,9}', text):
-        return int(text)
-    if text and not re.fullmatch(NAME, text):
-        from argparse import ArgumentTypeError
-
-        raise ArgumentTypeError('%.80r; allowed: the id or the name of a job' % text)
-    return text
+    """The id of a job as an int, or its name; '' stands for none."""
+    if not text or re.fullmatch(NAME, text):
+        return text
+    return whole_number(text)
 
 
 def clock_time(text):
-    """A time of day as typed, with two digits for the hour: 9:00 is 09:00."""
+    """A time of day, with two digits for the hour: 9:00 is 09:00."""
     return text.zfill(5) if re.fullmatch('[0-9]:[0-9]{2}', text) else text
 
 
+def time_given(text):
+    """A datetime."""
+    if re.fullmatch(YEARS + '[-0-9 :]+', text):
+        return moment(text)
+    return None
+
+
+def period_given(text):
+    """A length of time, as a timedelta."""
+    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
+    if given:
+        return int(given[1]) * UNITS[given[2]]
+    return None
+
+
+def start_given(text):
+    """A datetime, or how long ago it was, as a timedelta."""
+    return period_given(text) or time_given(text)
+
+
+def host_given(text):
+    """The name of a host, in lower case."""
+    host = text.lower()
+    if re.fullmatch(WORD, host):
+        return host
+    return None
+
+
 # Keywords of argparse.
-WHOLE = {'type': whole_number}
-FLAG = {'action': 'store_true'}
-BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
-JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
-JOB_OR_ALL = Option(
-    'id',
-    {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
+WHOLE = {'type': typed(whole_number, 'a whole number, up to 9 digits')}
+BY_NAME = {
+    'type': typed(id_or_name, 'the id or the name of a job'),
+    'metavar': 'JOB',
+}
+TIME = {'type': typed(time_given, "'YYYY-MM-DD HH:MM:SS'"), 'metavar': 'TIME'}
+JOB = argument('id', 'the id or the name of a job', **BY_NAME)
+JOB_OR_ALL = argument(
+    'id', 'the id or the name of a job; default: all jobs', nargs='?', **BY_NAME
 )
-JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
-JOBS_OR_ALL = Option(
-    'id',
-    {
-        **BY_NAME,
-        'nargs': '*',
-        'help': 'the ids or the names of jobs; default: all jobs',
-    },
+JOBS = argument('id', 'the ids or the names of jobs', nargs='+', **BY_NAME)
+JOBS_OR_ALL = argument(
+    'id', 'the ids or the names of jobs; default: all jobs', nargs='*', **BY_NAME
 )
-AT = Option('--at', {'metavar': 'TIME', 'help': 'once, at YYYY-MM-DD HH:MM'})
-FORCE = Option(
-    '--force',
-    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
+AT = argument('--at', 'once, at YYYY-MM-DD HH:MM', metavar='TIME')
+FORCE = switch('--force', 'also while hosts of version 1 run, which ignore what is new')
+COUNT = argument(
+    '-n', 'print at most so many; default: 20', default=20, metavar='COUNT', **WHOLE
 )
-COUNT = Option(
-    '-n',
-    {
-        **WHOLE,
-        'default': 20,
-        'metavar': 'COUNT',
-        'help': 'print at most so many; default: 20',
-    },
-)
-KEY = Option(
+KEY = argument(
     '--key',
-    {
-        'metavar': 'FILE',
-        'help': 'a private key, or the public half of one that the ssh agent has; '
-        'default: a key of the agent that sign.signers lists',
-    },
+    'a private key, or the public half of one that the ssh agent has; '
+    'default: a key of the agent that sign.signers lists',
+    metavar='FILE',
 )
-JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
+JSON = switch('--json', 'print JSON')
 
 
 ########################################################################################
@@ -5673,7 +5711,7 @@ CLOCK = Type((str, type(None)), {'type': clock_time, 'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
 WORDING = Type((str, type(None)), {'metavar': 'WORD'})
 NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
-ANOTHER_JOB = Type((int, str, type(None)), {'type': id_or_name, 'metavar': 'JOB'})
+ANOTHER_JOB = Type((int, str, type(None)), BY_NAME)
 TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 
 # A column of `job` that people may change. Options, checks, import and export, the form
@@ -6470,14 +6508,6 @@ def next_in_words(store, job, now):
     return when_text(store, when, now)
 
 
-def time_given(text, option='--from'):
-    """What was typed after an option, as a datetime."""
-    when = moment(text)
-    if when is None or not re.fullmatch(YEARS + '[-0-9 :]+', text):
-        raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
-    return when
-
-
 def upcoming(job, after, zone):
     """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
     local is in the job's time zone. Each run is taken to start at its time. Raises
@@ -6866,22 +6896,12 @@ def first_config(args):
 
 @command(
     'init',
-    Option(
+    switch(
         '--print',
-        {
-            **FLAG,
-            'help': 'print the SQL that makes the tables, and change nothing in the '
-            'database',
-        },
+        'print the SQL that makes the tables, and change nothing in the database',
     ),
-    Option(
-        '--new-identity',
-        {
-            **FLAG,
-            'help': 'give a copy of a database an identity of its own',
-        },
-    ),
-    config_of=first_config,
+    switch('--new-identity', 'give a copy of a database an identity of its own'),
+    given=first_config,
 )
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
@@ -7550,7 +7570,7 @@ def main(arguments=None):
             return work(given_config(options))
         args = parser().parse_args(arguments)
         chosen = COMMANDS[args.action]
-        return chosen.function(args, chosen.config_of(args))
+        return chosen.function(args, chosen.given(args))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
         return 0
@@ -7643,18 +7663,13 @@ EXAMPLES = {
     'log': 'log -f 1',
 }
 EVERYWHERE = (  # before the command or after it
-    Option(
+    argument(
         '--config',
-        {
-            'metavar': 'FILE',
-            'help': 'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
-            'distributed_cron.yml beside the script, in ~/.config or in /etc',
-        },
+        'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
+        'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        metavar='FILE',
     ),
-    Option(
-        '--name',
-        {'metavar': 'HOST', 'help': 'the name of this host; default: its own'},
-    ),
+    argument('--name', 'the name of this host; default: its own', metavar='HOST'),
 )
 
 
@@ -7690,7 +7705,11 @@ def with_default(column):
     return Option(flag, {**keywords, 'help': text})
 
 
-@command('run', Option('--forever', {**FLAG, 'help': 'keep running, until SIGTERM'}))
+@command(
+    'run',
+    switch('--forever', 'keep running, until SIGTERM'),
+    given=given_config,
+)
 def cmd_run(args, config):
     """run what is due, until nothing is"""
     return work(config, args.forever)
@@ -7701,16 +7720,14 @@ def cmd_run(args, config):
     *[with_default(column) for column in COLUMNS if column.name != 'command'],
     AT,
     FORCE,
-    Option(
+    argument(
         'job_command',
-        {
-            'nargs': 'A...',  # argparse.PARSER
-            'metavar': 'COMMAND',
-            'help': 'the rest of the line; /bin/sh runs it',
-        },
+        'the rest of the line; /bin/sh runs it',
+        nargs='A...',  # argparse.PARSER
+        metavar='COMMAND',
     ),
 )
-def cmd_add(args, config):
+def cmd_add(args, store):
     """add a job"""
     words = args.job_command
     if words[0] == '--':  # which some versions of argparse leave there
@@ -7723,11 +7740,11 @@ def cmd_add(args, config):
             'example: %s add --every 60 COMMAND' % command_line()
         )
     description = words_of(args.job_command)[:255]
-    save(config, None, {'description': description, **values}, args.force)
+    save(store, None, {'description': description, **values}, args.force)
 
 
 @command('edit', *JOB_OPTIONS.values(), AT, FORCE, JOB)
-def cmd_edit(args, config):
+def cmd_edit(args, store):
     """change a job"""
     values = given_values(args)
     if not values:
@@ -7735,7 +7752,7 @@ def cmd_edit(args, config):
             'edit %s: nothing to change; see: %s edit --help'
             % (args.id, command_line())
         )
-    save(config, args.id, values, args.force)
+    save(store, args.id, values, args.force)
 
 
 def given_values(args):
@@ -7764,9 +7781,8 @@ def given_values(args):
     return values
 
 
-def save(config, id, values, force):
+def save(store, id, values, force):
     """Save columns of a job, and report the next run."""
-    store = Store(config).connect()
     before = None
     if id is not None:
         before = job_of(store, id)
@@ -7816,9 +7832,8 @@ def tell_run_time(before, job):
         )
 
 
-def cmd_act(args, config):
+def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
-    store = Store(config).connect()
     jobs = [job_of(store, job) for job in args.id]
     for job in jobs:
         text = 'is not running'
@@ -7862,10 +7877,7 @@ def run_after(store, job):
         time.sleep(0.5)
 
 
-WAIT = Option(
-    '--wait',
-    {**FLAG, 'help': 'wait for the end, and print the result; exit 1 if it failed'},
-)
+WAIT = switch('--wait', 'wait for the end, and print the result; exit 1 if it failed')
 for name, action in ACTIONS.items():
     more = [WAIT] if name == 'run-now' else []
     command(name, *more, JOBS, summary=action.help)(cmd_act)
@@ -7876,19 +7888,7 @@ for name, action in ACTIONS.items():
 ########################################################################################
 
 
-WIDE = Option('--wide', {**FLAG, 'help': 'print all columns, and whole texts'})
-HAVING = Option(
-    'word',
-    {
-        'metavar': 'WORD',
-        'nargs': '*',
-        'help': 'only jobs that have all these words in id, name, description, command '
-        'or host',
-    },
-)
-FAILING = Option('--failing', {**FLAG, 'help': 'only jobs that fail'})
-
-
+WIDE = switch('--wide', 'print all columns, and whole texts')
 REST = (
     cell('run_on'),
     ('SCHEDULE', describe),
@@ -7898,10 +7898,20 @@ REST = (
 )
 
 
-@command('list', HAVING, FAILING, WIDE, JSON)
-def cmd_list(args, config):
+@command(
+    'list',
+    argument(
+        'word',
+        'only jobs that have all these words in id, name, description, command or host',
+        metavar='WORD',
+        nargs='*',
+    ),
+    switch('--failing', 'only jobs that fail'),
+    WIDE,
+    JSON,
+)
+def cmd_list(args, store):
     """list the jobs: those in trouble first, then those that run next"""
-    store = Store(config).connect()
     now = store.now()
     which, values = having_words(args.word)
     if not (args.word or args.wide or args.json):  # a template tells of its jobs
@@ -7939,14 +7949,13 @@ def cmd_list(args, config):
 
 HISTORY_OPTIONS = (
     JOB_OR_ALL,
-    Option('--failed', {**FLAG, 'help': 'only runs that failed'}),
-    Option('--host', {'metavar': 'HOST', 'help': 'only runs on this host'}),
-    Option(
+    switch('--failed', 'only runs that failed'),
+    argument('--host', 'only runs on this host', metavar='HOST'),
+    argument(
         '--since',
-        {
-            'metavar': 'TIME',
-            'help': "only what ended in the last 2h, or since 'YYYY-MM-DD HH:MM'",
-        },
+        "only what ended in the last 2h, or since 'YYYY-MM-DD HH:MM'",
+        type=typed(start_given, "90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'"),
+        metavar='TIME',
     ),
     COUNT,
     WIDE,
@@ -7955,9 +7964,8 @@ HISTORY_OPTIONS = (
 
 
 @command('history', *HISTORY_OPTIONS)
-def cmd_history(args, config):
+def cmd_history(args, store):
     """list the last runs of all jobs, or of one"""
-    store = Store(config).connect()
     values = {'count': args.n}
     order = 'ended_at'
     tests = ['1 = 1']
@@ -8013,25 +8021,20 @@ def last_line(run):
     return text.rpartition('\n')[2]
 
 
-def since_given(store, text):
-    """The local time that was typed after --since, or so long ago. Raises BadConfig."""
-    length = period_given(text)
-    if length is not None:
-        return store.zone.local(store.now()) - length
-    with suppress(BadConfig):
-        return time_given(text)
-    allowed = "90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'"
-    raise BadConfig('--since %r; allowed: %s' % (text, allowed))
+def since_given(store, start):
+    """The local time from which on runs are listed. start: see start_given."""
+    if isinstance(start, datetime):
+        return start
+    return store.zone.local(store.now()) - start
 
 
 @command(
     'hosts',
     JSON,
-    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
+    argument('--forget', 'delete the row of this host', metavar='NAME'),
 )
-def cmd_hosts(args, config):
+def cmd_hosts(args, store):
     """list the hosts, as each last reported (every minute), and how much they run"""
-    store = Store(config).connect()
     if args.forget is not None:
         if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
             raise Problem('host %s is not known; see: hosts' % args.forget)
@@ -8071,9 +8074,8 @@ def seen_in_words(store, host, now):
 
 
 @command('show', JSON, JOB)
-def cmd_show(args, config):
+def cmd_show(args, store):
     """show all about a job"""
-    store = Store(config).connect()
     job = job_of(store, args.id)
     now = store.now()
     (job,) = described(store, [job], now)
@@ -8118,37 +8120,30 @@ def last_run_in_words(job):
 
 
 NEXT_OPTIONS = (
-    Option(
+    argument(
         'what',
-        {
-            'metavar': 'EXPR|JOB',
-            'nargs': '?',
-            'help': 'a cron expression, or a job; default: all jobs, until this time '
-            'tomorrow',
-        },
+        'a cron expression, or a job; default: all jobs, until this time tomorrow',
+        metavar='EXPR|JOB',
+        nargs='?',
     ),
-    Option(
+    argument(
         '--from',
-        {
-            'metavar': "'YYYY-MM-DD HH:MM:SS'",
-            'dest': 'after',
-            'help': "list times after this one, in the job's time zone; default: now",
-        },
+        "list times after this one, in the job's time zone; default: now",
+        dest='after',
+        **TIME,
     ),
-    Option(
-        '--time-zone',
-        {'metavar': 'ZONE', 'help': "such as Europe/Berlin; default: the job's"},
+    argument(
+        '--time-zone', "such as Europe/Berlin; default: the job's", metavar='ZONE'
     ),
     COUNT,
 )
 
 
 @command('next', *NEXT_OPTIONS)
-def cmd_next(args, config):
+def cmd_next(args, store):
     """list the next times of a cron expression, of a job, or of all jobs"""
     from itertools import islice
 
-    store = Store(config).connect()
     now = after = store.now()
     job = Job()
     if args.what is not None:
@@ -8157,7 +8152,7 @@ def cmd_next(args, config):
         job = job._replace(time_zone=args.time_zone)
     zone = zone_of(job, store.zone)
     if args.after is not None:
-        after = zone.utc(time_given(args.after))
+        after = zone.utc(args.after)
     if args.what is None:
         print_agenda(store, after, now, args.n)
         return
@@ -8215,8 +8210,9 @@ def times_until(store, job, after, until):
 def job_or_expression(store, text):
     """The job whose id was typed, or one with the expression that was typed; active
     in any case."""
-    if re.fullmatch('[0-9]{1,9}', text) or re.fullmatch(NAME, text):
-        return job_of(store, id_or_name(text))._replace(active=1)
+    id = id_or_name(text)
+    if id:
+        return job_of(store, id)._replace(active=1)
     return Job(active=1, schedule=text)
 
 
@@ -8227,11 +8223,10 @@ PATIENCE = 5  # seconds to wait for what a run has written so far
     'log',
     JOB,
     COUNT,
-    Option('-f --follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
+    switch('-f --follow', 'print what it writes until the run ends'),
 )
-def cmd_log(args, config):
+def cmd_log(args, store):
     """show what a job's last run wrote, on whichever host"""
-    store = Store(config).connect()
     job = with_last_run(store, args.id)
     if job.last_start is None:
         print('it never ran')
@@ -8248,7 +8243,7 @@ def cmd_log(args, config):
     job = with_last_run(store, args.id)
     print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
     whole = 'the whole log: %s, with worker %s'
-    print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
+    print(whole % (store.config.job_log(job.id), job.last_worker), file=sys.stderr)
 
 
 def with_last_run(store, id):
@@ -8307,28 +8302,20 @@ def unseen_part(seen, output):
 ########################################################################################
 
 
-ASKED = (
-    Option('id', {**BY_NAME, 'metavar': 'JOB', 'help': 'the id or the name of a job'}),
-    Option(
+@command(
+    'why',
+    JOB,
+    argument(
         'time',
-        {
-            'nargs': '?',
-            'metavar': "'YYYY-MM-DD HH:MM'",
-            'help': "a time in the job's time zone; default: now",
-        },
+        "a time in the job's time zone; default: now",
+        nargs='?',
+        **TIME,
     ),
 )
-
-
-@command('why', *ASKED)
-def cmd_why(args, config):
+def cmd_why(args, store):
     """say why a job did, does or does not run"""
-    store = Store(config).connect()
     job = job_of(store, args.id)
-    when = None
-    if args.time is not None:
-        when = time_given(args.time, 'time')
-    for line in why_lines(store, job, when):
+    for line in why_lines(store, job, args.time):
         if not line.startswith(' '):  # the others are columns
             line = one_line(line)
         print(visible(line))
@@ -8669,37 +8656,36 @@ def pauses(store):
     return {row.target: row for row in rows}
 
 
-UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
 LONGEST_PAUSE = 366 * DAY
 PAUSED = (
     JOBS_OR_ALL,
-    Option('--host', {'metavar': 'HOST', 'help': 'all jobs, but on this host only'}),
+    argument(
+        '--host',
+        'all jobs, but on this host only',
+        type=typed(host_given, 'the name of a host'),
+        metavar='HOST',
+    ),
 )
 
 
 PAUSE_OPTIONS = (
     *PAUSED,
-    Option(
+    argument(
         '--for',
-        {
-            'metavar': '2h',
-            'dest': 'period',
-            'help': 'how long: 90s, 15m, 2h, 3d; default: 1h',
-        },
+        'how long: 90s, 15m, 2h, 3d; default: 1h',
+        type=typed(period_given, '90s, 15m, 2h, 3d'),
+        metavar='2h',
+        dest='period',
     ),
-    Option(
-        '--until',
-        {'metavar': 'TIME', 'help': "or until when, in the database's time zone"},
-    ),
-    Option('--note', {'metavar': 'TEXT', 'default': '', 'help': 'why'}),
+    argument('--until', "or until when, in the database's time zone", **TIME),
+    argument('--note', 'why', metavar='TEXT', default=''),
     FORCE,
 )
 
 
 @command('pause', *PAUSE_OPTIONS)
-def cmd_pause(args, config):
+def cmd_pause(args, store):
     """start no runs for a while: of jobs, on a host, or at all"""
-    store = Store(config).connect()
     if not args.force:
         check_hosts(store, {'pause': 1})
     jobs = jobs_to_pause(store, args)
@@ -8708,7 +8694,7 @@ def cmd_pause(args, config):
     for job in jobs:
         pause_job(store, job.id, until, by)
     if not jobs:
-        pause_hosts(store, target_of(args), until, by)
+        pause_hosts(store, args.host or '*', until, by)
     report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
 
 
@@ -8727,15 +8713,14 @@ def report_pause(args, jobs, text):
 
 
 @command('resume', *PAUSED)
-def cmd_resume(args, config):
+def cmd_resume(args, store):
     """end a pause"""
-    store = Store(config).connect()
     jobs = jobs_to_pause(store, args)
     for job in jobs:
         resumed = resume_job(store, job.id)
         report_pause(args, [job], 'resumed' if resumed else 'is not paused')
     if not jobs:
-        resumed = resume_hosts(store, target_of(args))
+        resumed = resume_hosts(store, args.host or '*')
         report_pause(args, [], 'resumed' if resumed else 'not paused')
 
 
@@ -8745,36 +8730,15 @@ def jobs_to_pause(store, args):
     return [job_of(store, job) for job in args.id]
 
 
-def target_of(args):
-    """Of the table `pause`. Raises BadConfig."""
-    if args.host is None:
-        return '*'
-    if not re.fullmatch(WORD, args.host.lower()):
-        raise BadConfig('--host %r; allowed: the name of a host' % args.host)
-    return args.host.lower()
-
-
-def period_given(text):
-    """What was typed for a length of time, as a timedelta; None if it is none."""
-    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
-    if given is None:
-        return None
-    number, unit = given.groups()
-    return int(number) * UNITS[unit]
-
-
 def end_of_pause(store, args):
     """When a pause ends, a UTC datetime. Raises BadConfig."""
     now = store.now()
     if args.until and args.period:
         raise BadConfig('--for and --until; allowed: one of them')
+    length = args.period or 60 * MINUTE
+    until = now + length
     if args.until:
-        until = store.zone.utc(time_given(args.until, '--until'))
-    else:
-        length = period_given(args.period or '1h')
-        if length is None:
-            raise BadConfig('--for %r; allowed: 90s, 15m, 2h, 3d' % args.period)
-        until = now + length
+        until = store.zone.utc(args.until)
     if not now < until <= now + LONGEST_PAUSE:
         raise BadConfig(
             'the end of the pause, %s; allowed: from now to %d days from now'
@@ -8812,7 +8776,11 @@ SNAPSHOT = {
 NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
 
 
-@command('alert', Option('--test', {**FLAG, 'help': 'only send a test message'}))
+@command(
+    'alert',
+    switch('--test', 'only send a test message'),
+    given=given_config,
+)
 def cmd_alert(args, config):
     """tell what is wrong, and what is well again; the job named alert does so"""
     if not config.alerts:
@@ -9651,7 +9619,7 @@ CREATORS = """SELECT quote_ident(nspname),
     ORDER BY grantee"""
 
 
-@command('check')
+@command('check', given=given_config)
 def cmd_check(args, config):
     """check what a worker needs, one line each"""
     store = Store(config)
@@ -9880,27 +9848,24 @@ def last_seen_in_words(store):
 ########################################################################################
 
 
-IMPORTED = (
-    Option('file', {'metavar': 'FILE', 'help': 'the crontab; -: standard input'}),
-    Option('--system', {**FLAG, 'help': 'it has a user column, like /etc/crontab'}),
-    Option(
+IMPORT_OPTIONS = (
+    argument('file', 'the crontab; -: standard input', metavar='FILE'),
+    switch('--system', 'it has a user column, like /etc/crontab'),
+    argument(
         '--max-run-time',
-        {
-            **MINUTES.keywords,
-            'help': 'minutes after which a run is killed; default: 1440',
-        },
+        'minutes after which a run is killed; default: 1440',
+        **MINUTES.keywords,
     ),
-    Option('--each-host', {**FLAG, 'help': 'jobs that run on each host'}),
+    switch('--each-host', 'jobs that run on each host'),
 )
 
 
-@command('import', *IMPORTED)
-def cmd_import(args, config):
+@command('import', *IMPORT_OPTIONS)
+def cmd_import(args, store):
     """add the entries of a crontab as jobs"""
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     lines = lines_of_crontab(args.file)
-    store = Store(config).connect()
     present = {
         (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
@@ -10112,13 +10077,10 @@ def as_user(script, user):
 AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 
 
-YAML = Option('--yaml', {**FLAG, 'help': 'print a file for apply instead'})
-
-
-@command('export', YAML)
-def cmd_export(args, config):
+@command('export', switch('--yaml', 'print a file for apply instead'))
+def cmd_export(args, store):
     """print all jobs as a crontab"""
-    jobs = Store(config).connect().query('SELECT * FROM job ORDER BY id')
+    jobs = store.query('SELECT * FROM job ORDER BY id')
     if args.yaml:
         text = yaml_of(jobs)
         print(on_terminal(text), end='')
@@ -10216,24 +10178,18 @@ class Todo:
                 self.new[name] = value
 
 
-APPLIED = (
-    Option('file', {'metavar': 'FILE', 'help': 'the file; -: standard input'}),
-    Option(
-        '--dry-run',
-        {**FLAG, 'help': 'only print what is to be done, and exit 3 if anything is'},
-    ),
-    Option('--sign', {**FLAG, 'help': 'sign the jobs of the file that are not signed'}),
+APPLY_OPTIONS = (
+    argument('file', 'the file; -: standard input', metavar='FILE'),
+    switch('--dry-run', 'only print what is to be done, and exit 3 if anything is'),
+    switch('--sign', 'sign the jobs of the file that are not signed'),
     KEY,
-    Option('--prune', {**FLAG, 'help': 'remove jobs that the file no longer has'}),
-    Option(
-        '--yes',
-        {**FLAG, 'help': 'also remove most of its jobs, or take over those of others'},
-    ),
+    switch('--prune', 'remove jobs that the file no longer has'),
+    switch('--yes', 'also remove most of its jobs, or take over those of others'),
     FORCE,
 )
 
 
-@command('apply', *APPLIED)
+@command('apply', *APPLY_OPTIONS, given=given_config)
 def cmd_apply(args, config):
     """make jobs as a YAML file says"""
     file = JobFile(args.file)
@@ -10779,35 +10735,29 @@ def said_of(job, names):
 # sign: jobs are signed, and their signatures looked at
 ########################################################################################
 
-SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
-
 
 SIGN_OPTIONS = (
-    SOME_JOBS,
-    Option('--all', {**FLAG, 'help': 'sign all jobs'}),
+    argument('id', 'the ids or the names of jobs', nargs='*', **BY_NAME),
+    switch('--all', 'sign all jobs'),
     KEY,
-    Option(
+    argument(
         '--not-after',
-        {
-            'metavar': 'TIME',
-            'help': 'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
-            'default: until it is replaced',
-        },
+        'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
+        'default: until it is replaced',
+        **TIME,
     ),
-    Option('--yes', {**FLAG, 'help': 'do not ask'}),
+    switch('--yes', 'do not ask'),
 )
 
 
-@command('sign', *SIGN_OPTIONS)
+@command('sign', *SIGN_OPTIONS, given=given_config)
 def cmd_sign(args, config):
     """show what has changed in jobs since they were signed, ask, and sign them"""
     if bool(args.id) == args.all:
         raise BadConfig('sign: name the jobs, or --all')
-    until = None
-    if args.not_after is not None:
-        until = text_of(time_given(args.not_after, '--not-after'))
-        if is_over(until):
-            raise BadConfig('--not-after %s UTC is in the past' % until)
+    until = text_of(args.not_after)
+    if until and is_over(until):
+        raise BadConfig('--not-after %s UTC is in the past' % until)
     store = store_for_signing(config)
     jobs = []
     for job in signable(store, args.id):
@@ -10985,9 +10935,8 @@ def write_signature(store, job, signature):
 
 
 @command('verify', JOBS_OR_ALL)
-def cmd_verify(args, config):
+def cmd_verify(args, store):
     """say of jobs, or of all, whether they are as they were signed, and by whom"""
-    store = Store(config).connect()
     status = 0
     for job in signable(store, args.id):
         signer, said = judged(store, job)
@@ -11061,7 +11010,7 @@ Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
 DEMO_SECONDS = 14  # after which it gives up
 
 
-@command('demo', config_of=lambda args: None)
+@command('demo', given=lambda args: None)
 def cmd_demo(args, _):
     """run three workers on an embedded database; needs only Python"""
     import tempfile

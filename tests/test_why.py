@@ -186,7 +186,7 @@ def test_what_ran_and_what_was_skipped(at):
     assert 'History: not over at this time: ' + skipped in text
     clock(at, 60)
     assert 'the last before it: ' + skipped in lines(at, job)
-    assert "time 'soon'; allowed" in at.run('why', 'ticks', 'soon', code=2)
+    assert "TIME: 'soon'; allowed" in at.run('why', 'ticks', 'soon', code=2)
 
 
 # What it waits for now.
