@@ -5675,7 +5675,13 @@ JOBS = argument('id', 'the ids or the names of jobs', nargs='+', **BY_NAME)
 JOBS_OR_ALL = argument(
     'id', 'the ids or the names of jobs; default: all jobs', nargs='*', **BY_NAME
 )
-AT = argument('--at', 'once, at YYYY-MM-DD HH:MM', metavar='TIME')
+AT = argument(
+    '--at',
+    'once, at YYYY-MM-DD HH:MM',
+    metavar='TIME',
+    dest='job_schedule',
+    type='@at {}'.format,
+)
 FORCE = switch('--force', 'also while hosts of version 1 run, which ignore what is new')
 COUNT = argument(
     '-n', 'print at most so many; default: 20', default=20, metavar='COUNT', **WHOLE
@@ -5719,12 +5725,11 @@ TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
 #   option    of the commands `add` and `edit`
-#   exported  whether it is a fact above each exported line, which does not tell it
 #   label     on the page, and as help of its option
 Column = namedtuple(
     'Column',
-    'name type default option exported label',
-    defaults=(None, None, False, ''),
+    'name type default option label',
+    defaults=(None, None, ''),
 )
 COLUMNS = (
     Column(
@@ -5732,7 +5737,6 @@ COLUMNS = (
         TEXT,
         default='Yet another cron',
         option='--description',
-        exported=True,
         label='Description',
     ),
     Column('command', TEXT, option='--command', label='Command'),
@@ -5741,21 +5745,18 @@ COLUMNS = (
         ACTIVE,
         default=1,
         option='--inactive',
-        exported=True,
         label='Active: it runs when it is due',
     ),
     Column(
         'start_anchor',
         CLOCK,
         option='--start',
-        exported=True,
         label='No start before this time',
     ),
     Column(
         'stop_anchor',
         CLOCK,
         option='--stop',
-        exported=True,
         label='No start at or after this time',
     ),
     Column(
@@ -5769,7 +5770,6 @@ COLUMNS = (
         'max_run_time',
         MINUTES,
         option='--max-run-time',
-        exported=True,
         label='Minutes after which a run is killed',
     ),
     Column(
@@ -5831,28 +5831,45 @@ COLUMNS = (
         label="Mail address for its alerts, if not the configuration's",
     ),
 )
+DEFAULTS = {column.name: column.default for column in COLUMNS}
 SINCE_2 = [  # version 1 knows none of these
     column
     for column in COLUMNS
     if JOB_COLUMNS.index(column.name) >= JOB_COLUMNS.index('start_before_utc')
 ]
 
-LENGTHS = {  # fewest and most characters
-    'description': (0, 255),
-    'command': (1, 12000),
-    'schedule': (0, 255),
-}
-ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
-PATTERNS = {  # of columns that may be empty, and what that is in words
-    'name': (NAME, 'a to z, then also 0-9 _ . -, up to 64 in all'),
-    'run_on': (WORD, 'a host or a tag, such as db or web-1: a-z, 0-9, _ . -'),
-    'alert_to': (ADDRESS, 'one mail address'),
-}
-RANGES = {  # of columns that may be empty
-    'start_within': (1, LONGEST_RUN),
-    'retries': (0, 99),
-    'retry_delay': (0, LONGEST_DELAY),
-    'alert_after': (0, 1000),
+
+def has_length(fewest, most):
+    """A check for the length of a text."""
+    return Check(
+        '%d to %d characters, without NUL' % (fewest, most),
+        lambda text: fewest <= len(text) <= most and '\0' not in text,
+    )
+
+
+def in_range(low, high, unit=''):
+    """A check for whole numbers."""
+    return Check(
+        '%d to %d%s' % (low, high, unit),
+        lambda value: type(value) is int and low <= value <= high,
+    )
+
+
+# What a column may have, if anything; see check_job().
+CHECKS = {
+    'description': has_length(0, 255),
+    'command': has_length(1, 12000),
+    'schedule': has_length(0, 255),
+    'frequency': in_range(1, LONGEST_FREQUENCY, ' minutes'),
+    'name': Check('a to z, then also 0-9 _ . -, up to 64 in all', matches(NAME)),
+    'run_on': Check(
+        'a host or a tag, such as db or web-1: a-z, 0-9, _ . -', matches(WORD)
+    ),
+    'start_within': in_range(1, LONGEST_RUN),
+    'retries': in_range(0, 99),
+    'retry_delay': in_range(0, LONGEST_DELAY),
+    'alert_after': in_range(0, 1000),
+    'alert_to': Check('one mail address', matches(ADDRESS)),
 }
 
 
@@ -5928,43 +5945,23 @@ class BadJob(BadConfig):
 def check_job(job, now, zone):
     """What is wrong with a job, as {column: text}; the text does not name the column.
     An inactive job is checked like an active one. now: a UTC datetime."""
-    wrong = check_texts(job)
-    for column, (low, high) in RANGES.items():
-        value = getattr(job, column)
-        if value is not None and not (isinstance(value, int) and low <= value <= high):
-            wrong[column] = '%s; allowed: %d to %d' % (value, low, high)
-    if not is_minutes(job.frequency, LONGEST_FREQUENCY):
-        wrong['frequency'] = ALLOWED_MINUTES % (job.frequency, LONGEST_FREQUENCY)
+    wrong = {}
+    checks = dict(CHECKS)
+    if CHECKS['frequency'].allows(job.frequency):
+        checks['max_run_time'] = in_range(1, longest_run(job), ' minutes')
+    for name, check in checks.items():
+        value = getattr(job, name)
+        if name == 'command':
+            value = value or ''
+        if value is not None and not check.allows(value):
+            wrong[name] = '%s; allowed: %s' % (short(value), check.words)
+    if 'frequency' in wrong:
         return wrong
-    most = longest_run(job)
-    if not is_minutes(job.max_run_time, most):
-        wrong['max_run_time'] = ALLOWED_MINUTES % (job.max_run_time, most)
     try:
         next_run(job._replace(active=1), now, now, zone)
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
     return wrong
-
-
-def check_texts(job):
-    """What is wrong with the texts of a job by themselves, as check_job()."""
-    wrong = {}
-    for column, (fewest, most) in LENGTHS.items():
-        size = len(getattr(job, column) or '')
-        if not fewest <= size <= most:
-            text = '%d characters; allowed: %d to %d' % (size, fewest, most)
-            wrong[column] = text
-        elif '\0' in str(getattr(job, column)):
-            wrong[column] = 'has a NUL character'
-    for column, (pattern, words) in PATTERNS.items():
-        value = getattr(job, column)
-        if value is not None and not re.fullmatch(pattern, str(value)):
-            wrong[column] = '%.80r; allowed: %s' % (value, words)
-    return wrong
-
-
-def is_minutes(value, most):
-    return isinstance(value, int) and 1 <= value <= most
 
 
 def longest_run(job):
@@ -5996,10 +5993,7 @@ def save_job(store, id, values, force=False):
     run, a UTC datetime. force: also what hosts of version 1 would run otherwise. Raises
     BadJob."""
     values = settled(store, values)
-    if id is None:
-        old = Job(**{column.name: column.default for column in COLUMNS})
-    else:
-        old = job_of(store, id)
+    old = Job(**DEFAULTS) if id is None else job_of(store, id)
     job = with_run_time(old._replace(**values), values)
     check_values(store, job, values)
     if not force:
@@ -6061,8 +6055,7 @@ def what_is_wrong(job, values, now, zone, find):
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
     try:
-        if job.after_job is not None:
-            check_parent(job, find)
+        check_parent(job, find)
         if not wrong and values.keys() & {'schedule', 'time_zone'}:
             refuse_past(job, now, zone)
     except BadSchedule as problem:
@@ -6094,6 +6087,11 @@ def check_hosts(store, values):
             'host %s runs version %s, which does not know this; upgrade it, or: --force'
         )
         raise BadJob({new[0]: text % host})
+
+
+def parts_of(values, size=500):
+    """A list as lists of at most so many, for one statement each."""
+    return [values[at : at + size] for at in range(0, len(values), size)]
 
 
 def words_of(text):
@@ -6318,8 +6316,7 @@ def job_status(job, now, zone, facts):
         facts = clock_text(local, today), job.paused_by
         return state, 'paused until %s by %s' % facts
     if state == 'overdue':
-        late = now - moment(job.next_run_utc)
-        late = how_long(late.total_seconds())
+        late = lasted(now - moment(job.next_run_utc))
         if facts.waits_for is None:
             return state, 'overdue ' + late
         return state, 'waiting %s for %s' % (late, facts.waits_for)
@@ -6330,8 +6327,7 @@ def status_by_runs(job, state, now, today, facts):
     """As job_status(), of a job that waits for its next time. today: local time."""
     due = moment(job.next_run_utc)
     if job.attempt and due and due > now:
-        wait = due - now
-        return state, 'retry ' + how_far(wait.total_seconds())
+        return state, 'retry ' + how_far(due - now)
     if job.last_status.startswith('ERROR: schedule: '):
         _, _, reason = job.last_status.partition('schedule: ')
         return state, 'parked: ' + reason
@@ -6365,8 +6361,7 @@ def statuses_of(store, jobs, now):
     """{id: job_status()} of some jobs: rows of `job`, in any number."""
     found = {}
     hosts = hosts_there(store, now)
-    for first in range(0, len(jobs), 1000):
-        some = jobs[first : first + 1000]
+    for some in parts_of(jobs):
         ids = [job.id for job in some]
         rows = store.query(STATUS_FACTS, jobs=ids)
         since = first_failures(store, rows)
@@ -6415,8 +6410,7 @@ def first_failures(store, rows):
         if row.last_success is not None:
             ones.append(FIRST_FAILURE % (row.id, row.last_success, row.id))
     found = {}
-    for first in range(0, len(ones), 100):
-        some = ones[first : first + 100]
+    for some in parts_of(ones, 100):
         pairs = store.query(' UNION ALL '.join(some))
         found.update(pairs)
     return found
@@ -6469,14 +6463,23 @@ def when_text(store, when, now):
         return 'to be planned'
     if when == PARKED:
         return 'never'
-    distance = how_far((when - now).total_seconds())
-    return '%s, %s' % (text_of(store.zone.local(when)), distance)
+    local = text_of(store.zone.local(when))
+    return '%s, %s' % (local, how_far(when - now))
 
 
 def pause_in_words(store, pause, now):
     """Until when hosts are paused, and by whom."""
     until = when_text(store, moment(pause.until_utc), now)
     return 'until %s, by %s' % (until, pause.paused_by)
+
+
+def seen_in_words(store, host, now):
+    """When a host was last seen, and how long ago that is."""
+    seen = moment(host.last_seen)
+    if seen is None:
+        return 'never'
+    silence = now - store.zone.utc_before(seen, now)
+    return '%s, %s ago' % (host.last_seen, lasted(max(silence, 0 * SECOND)))
 
 
 def described(store, jobs, now):
@@ -6521,9 +6524,16 @@ def upcoming(job, after, zone):
         job = job._replace(last_start=start, claimed_start=start)
 
 
-def how_far(seconds):
-    """A distance in time in words: `in 3 h`; now, if it is none."""
-    return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
+def lasted(period):
+    """A timedelta in words: `3 h`."""
+    return how_long(period.total_seconds())
+
+
+def how_far(period):
+    """How far away a time is, a timedelta, in words: `in 3 h`, or `now`."""
+    if period <= 0 * SECOND:
+        return 'now'
+    return 'in ' + lasted(period)
 
 
 def clock_text(local, today):
@@ -6749,13 +6759,9 @@ def cut(value, most):
     return value if len(str(value)) <= most else value[: most - 1] + '…'
 
 
-def cell(name, most=1000):
-    """A column of print_rows: a value of the row, cut to so many characters."""
-
-    def text_in(row):
-        return cut(getattr(row, name), most)
-
-    return name.upper().replace('_', ' '), text_in
+def cell(name):
+    """A column of print_rows: a value of the row."""
+    return name.upper().replace('_', ' '), lambda row: getattr(row, name)
 
 
 ########################################################################################
@@ -7054,9 +7060,9 @@ class Schema:
 
     def indexes(self, table, how='IF NOT EXISTS'):
         """The statements that make a table's indexes where there are none."""
+        name = r'INDEX %s \1 ON %s' % (how, table.name)
         return [
-            'CREATE %s %s %s ON %s %s' % (kind, how, name, table.name, columns)
-            for kind, name, columns in kinds_of_indexes(table)
+            'CREATE ' + re.sub(r'INDEX (\w+)', name, line) for line in table.indexes
         ]
 
     def identity(self):
@@ -7092,12 +7098,8 @@ class Schema:
         return missing + self.indexes(table)
 
 
-def kinds_of_indexes(table):
-    """(INDEX or UNIQUE INDEX, name, columns) of each index of a table."""
-    return [
-        *[('INDEX', *index) for index in table.indexes.items()],
-        *[('UNIQUE INDEX', *index) for index in table.unique.items()],
-    ]
+def names_of_indexes(table):
+    return [re.search(r'INDEX (\w+)', line)[1] for line in table.indexes]
 
 
 class SQLiteSchema(Schema):
@@ -7208,23 +7210,17 @@ class MySQLSchema(Schema):
         ]
 
     def body(self, table):
-        return ',\n'.join([super().body(table), *self.keys(table).values()])
+        return ',\n'.join([super().body(table), *table.indexes])
 
     def indexes(self, table):
         return []
-
-    def keys(self, table):
-        """{name: definition} of a table's indexes."""
-        return {
-            name: '%s %s %s' % (kind, name, columns)
-            for kind, name, columns in kinds_of_indexes(table)
-        }
 
     def upgrade(self, store, table):
         """One ALTER TABLE, while workers write. A table of the Perl program is copied
         to InnoDB and utf8mb4, with texts as wide as they are now."""
         columns = self.columns(table)
-        wanted = {**columns, **self.keys(table)}
+        indexes = zip(names_of_indexes(table), table.indexes)
+        wanted = {**columns, **dict(indexes)}
         there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table.name)}
         there |= {row[2] for row in store.query('SHOW INDEX FROM ' + table.name)}
         changes = ['ADD ' + wanted[name] for name in wanted if name not in there]
@@ -7306,7 +7302,7 @@ FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
             name=table.name,
         )
         missing = ['ADD COLUMN ' + column for column in self.missing(store, table)]
-        ours = {**table.indexes, **table.unique}
+        ours = names_of_indexes(table)
         statements = ['DROP INDEX %s' % row[0] for row in broken if row[0] in ours]
         if missing:
             statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
@@ -7330,11 +7326,11 @@ SCHEMAS = {
 # tables: their columns and indexes, and what the triggers set
 ########################################################################################
 
-Table = namedtuple('Table', 'name about columns indexes unique', defaults=({}, {}))
+Table = namedtuple('Table', 'name about columns indexes', defaults=[()])
 
-# One column a line. {id}, {flag}, … are types that each database names in its own way;
-# all else is the same SQL on all three. A new column goes to the end of its table, NULL
-# or 0 by default: `init` adds each column and index that a table lacks.
+# One column, or index, a line. {id}, {flag}, … are types that each database names in
+# its own way; all else is the same SQL on all three. A new column goes to the end of
+# its table, NULL or 0 by default: `init` adds each column and index that a table lacks.
 TABLES = (
     Table(
         name='job',
@@ -7412,17 +7408,18 @@ not_after        {moment} NULL DEFAULT NULL,
 -- the owner of the file from which `apply` made it
 applied_by       VARCHAR(255) NULL DEFAULT NULL
 ''',
-        indexes={
-            'job_due': '(run_token, next_run_utc)',
-            'job_deadline': '(run_deadline_utc)',
-            'job_here': '(run_on, run_token, next_run_utc)',
-            'job_late': '(run_token, start_before_utc)',
-            'job_after': '(after_job)',
-            'job_each': '(each_host)',
-            'job_followers': '(followers_due)',
-            'job_failures': '(failures)',
-        },
-        unique={'job_name': '(name)', 'job_parent': '(parent_id, run_on)'},
+        indexes=[
+            'INDEX job_due (run_token, next_run_utc)',
+            'INDEX job_deadline (run_deadline_utc)',
+            'INDEX job_here (run_on, run_token, next_run_utc)',
+            'INDEX job_late (run_token, start_before_utc)',
+            'INDEX job_after (after_job)',
+            'INDEX job_each (each_host)',
+            'INDEX job_followers (followers_due)',
+            'INDEX job_failures (failures)',
+            'UNIQUE INDEX job_name (name)',
+            'UNIQUE INDEX job_parent (parent_id, run_on)',
+        ],
     ),
     Table(
         name='run',
@@ -7449,7 +7446,7 @@ attempt          {count} NOT NULL DEFAULT 0,
 note             VARCHAR(255) NULL DEFAULT NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
-        indexes={'run_ended': '(ended_at)'},
+        indexes=['INDEX run_ended (ended_at)'],
     ),
     Table(
         name='host',
@@ -7500,7 +7497,7 @@ watched_until_utc {moment} NULL DEFAULT NULL,
 output           {long_text} NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
-        indexes={'live_watched': '(watched_until_utc)'},
+        indexes=['INDEX live_watched (watched_until_utc)'],
     ),
     Table(
         name='trouble',
@@ -7643,8 +7640,13 @@ def usage_error(parser, message):
 
 def add_options(parser, options, **more):
     """Give a parser these options; more: keywords for each."""
+    group = None
     for option in options:
-        parser.add_argument(*option.flag.split(), **option.keywords, **more)
+        to = parser
+        if option.flag in ALTERNATIVES:
+            group = group or parser.add_mutually_exclusive_group()
+            to = group
+        to.add_argument(*option.flag.split(), **option.keywords, **more)
 
 
 def examples_of(names):
@@ -7662,6 +7664,8 @@ EXAMPLES = {
     'import': 'import - < crontab',
     'log': 'log -f 1',
 }
+# Of those of them that a command has, only one may be given.
+ALTERNATIVES = '--every', '--schedule', '--at', '--after', '--for', '--until'
 EVERYWHERE = (  # before the command or after it
     argument(
         '--config',
@@ -7756,23 +7760,12 @@ def cmd_edit(args, store):
 
 
 def given_values(args):
-    """The columns that were given as options. Raises BadConfig."""
+    """The columns that were given as options."""
     values = {
-        column.name: getattr(args, 'job_' + column.name)
-        for column in COLUMNS
-        if getattr(args, 'job_' + column.name) is not None
+        name.removeprefix('job_'): value
+        for name, value in vars(args).items()
+        if name.startswith('job_') and value is not None
     }
-    kinds = {
-        '--every': values.get('frequency'),
-        '--schedule': values.get('schedule'),
-        '--at': args.at,
-        '--after': values.get('after_job'),
-    }
-    given = [option for option, value in kinds.items() if value is not None]
-    if len(given) > 1:
-        raise BadConfig('%s; allowed: one of them' % ' and '.join(given))
-    if args.at is not None:
-        values['schedule'] = '@at ' + args.at
     if 'frequency' in values:
         values['schedule'] = None
     for name, value in values.items():
@@ -7993,7 +7986,7 @@ def cmd_history(args, store):
         args.json,
         cell('job_id'),
         cell('name'),
-        cell('description', 30),
+        cell('description'),
         cell('run_no'),
         cell('started_at'),
         ('SECONDS', seconds_of),
@@ -8057,15 +8050,6 @@ def cmd_hosts(args, store):
         *map(cell, Host._fields[2:]),
         cell('paused'),
     )
-
-
-def seen_in_words(store, host, now):
-    """When a host was last seen, and how long ago that is."""
-    seen = moment(host.last_seen)
-    if seen is None:
-        return 'never'
-    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
-    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
 
 
 ########################################################################################
@@ -8168,7 +8152,7 @@ def in_zone(zone, when, now):
     text = '%s %s, %s' % (text_of(local), offset, day)
     if when < now:
         return text
-    return '%s, %s' % (text, how_far((when - now).total_seconds()))
+    return '%s, %s' % (text, how_far(when - now))
 
 
 def print_agenda(store, after, now, count):
@@ -8374,7 +8358,7 @@ def parts_at(job, local):
         expression = expression_of(job)
         for field in fields_at(expression, local):
             lines.append('  %-13s %-4s %-22s %s' % field)
-        fits = matches_at(expression, local)
+        fits = expression.next_local(local - SECOND) == local
     window = Window(job)
     if not window.is_all_day():
         inside = window.contains(local.time())
@@ -8408,25 +8392,18 @@ def fields_at(expression, local):
     return rows
 
 
-def matches_at(expression, local):
-    """Whether an Expression matches a time of the clock."""
-    at = timedelta(hours=local.hour, minutes=local.minute)
-    is_day = local.month in expression.months and expression.matches(local)
-    return is_day and at in expression.day_times
-
-
 def verdict(job, when, now, zone, fits):
     """Whether a job is due in the minute from a UTC time, in words. fits: whether the
     clock shows a time of its schedule then."""
-    is_due = is_due_at(job, when, now, zone)
-    text = 'It is due then.' if is_due else 'It is not due then.'
+    if is_due_at(job, when, now, zone):
+        if fits:
+            return 'It is due then.'
+        return 'It is due then, for a time that the clock skips.'
     own_zone = zone_of(job, zone)
-    before = own_zone.offset(when - MINUTE)
-    if is_due and not fits and before != own_zone.offset(when):
-        text = 'It is due then, for a time that the clock skips.'
-    if not is_due and fits and len(own_zone.times(own_zone.local(when))) > 1:
-        text = 'The clock shows this time twice: it is due the first time.'
-    return text
+    local = own_zone.local(when)
+    if fits and len(own_zone.times(local)) > 1:
+        return 'The clock shows this time twice: it is due the first time.'
+    return 'It is not due then.'
 
 
 def is_due_at(job, when, now, zone):
@@ -8513,83 +8490,42 @@ def history_lines(store, job, when, first):
 
 def waiting_for(store, job, now):
     """What a job does now, or what it waits for, in words: a list of texts."""
-    due = moment(job.next_run_utc)
+    (row,) = described(store, [job], now)
     if job.run_token is not None:
-        return [
-            'run %s: %s' % (job.run_no, job_status(job, now, store.zone, Facts())[1])
-        ]
+        return ['run %d: %s' % (job.run_no, row.status)]
     if job.each_host:
-        children = [row for row in family_of(store, job.id) if row.id != job.id]
-        statuses = statuses_of(store, children, now)
-        return [
-            'job %d on %s: %s' % (child.id, child.run_on, statuses[child.id][1])
-            for child in children
-        ] or ['a template, and no host has a job of it yet']
-    held = held_back(store, job, due, now)
-    if held and not job.run_requested:
-        return [held]
-    if due is None:
-        return ['waits for a worker to plan it', *hosts_for(store, job, now)]
-    if due > now:
-        what = 'retry %s of %s' % (job.attempt, job.retries)
-        if not job.attempt:
-            what = 'next run'
-        return ['%s at %s' % (what, when_text(store, due, now))]
-    since = text_of(store.zone.local(due))
-    return ['due since ' + since, *hosts_for(store, job, now)]
-
-
-def held_back(store, job, due, now):
-    """Why a job is not to run now, whichever hosts there are; None if it may."""
-    if not job.active:
-        return 'disabled'
-    if due == PARKED and job.after_job and not job.last_status.startswith('ERROR: sch'):
-        return 'waits for a success of job %s' % job.after_job
-    if due == PARKED:
-        return 'parked, it has no next time: ' + job.last_status
-    if (job.paused_until_utc or '') > text_of(now):
-        until = when_text(store, moment(job.paused_until_utc), now)
-        return 'paused until %s, by %s' % (until, job.paused_by)
-    if due and due <= now and (job.start_before_utc or '~') <= text_of(now):
-        return 'too late for its last time: waits for a worker to plan the next one'
-    return None
+        children = store.query(
+            'SELECT * FROM job WHERE parent_id = :id ORDER BY id', id=job.id
+        )
+        return [row.status] + [
+            'job %d on %s: %s' % (child.id, child.run_on, child.status)
+            for child in described(store, children, now)
+        ]
+    texts = [row.status, 'next run ' + row.next_run]
+    is_startable = job.run_requested or row.state not in ('disabled', 'paused')
+    due = moment(job.next_run_utc) or now
+    if is_startable and due <= now:
+        texts += hosts_for(store, job, now)
+    return texts
 
 
 def hosts_for(store, job, now):
-    """Why no host has started a job that is due, as a list of texts."""
+    """What is known of each host that may start a job, in words: a list of texts."""
     paused = pauses(store)
-    all_hosts = paused.get('*')
-    if all_hosts and not job.run_requested:
-        return ['all hosts are paused ' + pause_in_words(store, all_hosts, now)]
-    hosts = [
-        host
-        for host in store.query('SELECT * FROM host ORDER BY name')
-        if may_take(job, host.name, host.tags)
-    ]
-    word = ' of ' + job.run_on if job.run_on else ''
-    if not hosts:
-        return ['no worker%s was ever seen' % word]
-    last = max(host.last_seen or '' for host in hosts)
-    silent = text_of(store.zone.local(now) - SILENCE)
-    if last < silent:
-        return ['no worker%s was seen since %s' % (word, last or 'its start')]
+    texts = []
+    for host in store.query('SELECT * FROM host ORDER BY name'):
+        if may_take(job, host.name, host.tags):
+            text = '%s, last seen %s: takes %d of its %d slots'
+            seen = seen_in_words(store, host, now)
+            texts.append(text % (host.name, seen, host.running, host.max_tasks))
+            pause = paused.get('*') or paused.get(host.name.lower())
+            if pause:
+                texts.append(
+                    '%s is paused %s' % (host.name, pause_in_words(store, pause, now))
+                )
     if job.schedule is None and job.last_start != job.claimed_start:
-        return ['a Perl worker started it last, at %s' % job.last_start]
-    return [
-        state_of_host(job, host, paused.get(host.name.lower()))
-        for host in hosts
-        if (host.last_seen or '') >= silent
-    ]
-
-
-def state_of_host(job, host, pause):
-    """Whether a host that was seen lately starts jobs, in words. pause: its own."""
-    if pause and not job.run_requested:
-        return '%s is paused by %s' % (host.name, pause.paused_by)
-    taken = '%d of %d' % (host.running, host.max_tasks)
-    if host.running >= host.max_tasks:
-        return '%s has all its slots taken, %s' % (host.name, taken)
-    return '%s has free slots, taken are %s' % (host.name, taken)
+        texts.append('a Perl worker started it last, at %s' % job.last_start)
+    return texts or ['no worker for it was ever seen']
 
 
 ########################################################################################
@@ -8733,8 +8669,6 @@ def jobs_to_pause(store, args):
 def end_of_pause(store, args):
     """When a pause ends, a UTC datetime. Raises BadConfig."""
     now = store.now()
-    if args.until and args.period:
-        raise BadConfig('--for and --until; allowed: one of them')
     length = args.period or 60 * MINUTE
     until = now + length
     if args.until:
@@ -8846,10 +8780,8 @@ def ended(store, row, now):
         return row
     period = now - moment(row.since_utc)
     text = '%s after %s' % (over(store, row, now), lasted(period))
-    if row.times == 1:
-        text += ', 1 failure'
-    elif row.times:
-        text += ', %d failures' % row.times
+    if row.times:
+        text += ', ' + counted(row.times, 'failure')
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
@@ -9316,7 +9248,8 @@ WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long 
 SKIPPED_FOR = 60 * MINUTE  # after which skips are over
 OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
 FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
-    failures, last_status, last_worker, last_start, last_end, next_run_utc'''
+    run_requested, failures, last_status, last_worker, last_start, last_end,
+    next_run_utc'''
 
 
 def troubles_now(store, known, now):
@@ -9329,16 +9262,6 @@ def troubles_now(store, known, now):
 def is_held(row, now):
     """Whether something must be wrong for longer before it is told."""
     return moment(row.since_utc) > now - HOLD.get(row.kind, 0 * MINUTE)
-
-
-def lasted(period):
-    """A timedelta in words, such as 3 h 20 min."""
-    minutes = round(period / MINUTE)
-    if minutes < 60:
-        return '%d min' % minutes
-    if minutes < 2880:
-        return '%d h %d min' % divmod(minutes, 60)
-    return '%d days' % (minutes / 1440)
 
 
 def jobs_where(store, which, **values):
@@ -9416,15 +9339,9 @@ def failing(store, known, now):
 
 def first_failure(store, job, now):
     """Since when a job fails, a datetime, UTC, as far as the history knows."""
-    rows = store.query(
-        """SELECT MIN(ended_at) AS ended FROM run
-        WHERE job_id = :id AND {ran} AND run_no > COALESCE(
-            (SELECT MAX(run_no) FROM run WHERE job_id = :id AND status = 'Success'), 0)
-        """,
-        id=job.id,
-    )
-    ended = moment(rows[0].ended) or moment(job.last_end)
-    return store.zone.utc_before(ended, now) if ended else now
+    rows = store.query(STATUS_FACTS, jobs=[job.id])
+    ended = first_failures(store, rows).get(job.id) or job.last_end
+    return store.zone.utc_before(moment(ended), now) if ended else now
 
 
 def late(store, known, now):
@@ -9437,7 +9354,7 @@ def late(store, known, now):
         return []
     told = subjects_of(known, 'late')
     ends = ends_of_pauses(store)
-    words = words_of_hosts(living_hosts(store, now))
+    hosts = hosts_there(store, now)
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
@@ -9445,8 +9362,9 @@ def late(store, known, now):
         if since > limit and str(job.id) not in told:
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))
-        if job.run_on and job.run_on not in words:
-            text += ': there is no host for %s' % job.run_on
+        missing = missing_for(job, hosts)
+        if missing:
+            text += ': waits for ' + missing
         found.append(trouble_of(job, 'late', since, text))
     return found
 
@@ -9455,14 +9373,6 @@ def ends_of_pauses(store):
     """When the pauses end or ended, UTC datetimes by their targets."""
     rows = store.query('SELECT target, until_utc FROM pause')
     return {row.target: moment(row.until_utc) for row in rows}
-
-
-def words_of_hosts(hosts):
-    """What run_on of a job may be for one of some hosts to take it."""
-    words = set()
-    for host in hosts:
-        words.update(words_of_host(host.name, host.tags))
-    return words
 
 
 def slow(store, known, now):
@@ -9519,12 +9429,9 @@ def skipped(store, known, now):
     """Jobs that did not run at a time of theirs, until an hour after that."""
     ids = {int(subject) for subject in subjects_of(known, 'skipped')}
     since = text_of(last_pass(store, now))
-    for row in store.query(NEW_SKIPS, since=since):
-        ids.add(row.job_id)
+    ids |= {row.job_id for row in store.query(NEW_SKIPS, since=since)}
     found = []
-    ids = sorted(ids)
-    for first in range(0, len(ids), 1000):
-        some = ids[first : first + 1000]
+    for some in parts_of(sorted(ids)):
         for job in jobs_where(store, 'id IN (:ids)', ids=some):
             found += skip_of(store, job, now)
     return found
@@ -10095,14 +10002,17 @@ def cmd_export(args, store):
         print(on_terminal(line + '\n'))
 
 
+IN_LINE = 'schedule', 'frequency', 'command'  # a crontab tells these in its lines
+
+
 def exported_facts(job, schedule):
     """What the crontab line of a job does not tell; of the columns that version 1 does
     not know, those that are not the default. schedule: as it is shown in the line."""
     facts = {}
     for column in COLUMNS:
         value = getattr(job, column.name)
-        is_said = column in SINCE_2 and value != column.default
-        if column.exported or is_said:
+        is_default = column in SINCE_2 and value == column.default
+        if column.name not in IN_LINE and not is_default:
             facts[column.name] = value
     if job.schedule is None:  # import goes by the facts
         facts.update(schedule=None, frequency=job.frequency)
@@ -10139,7 +10049,6 @@ def nearest_expression(minutes):
 # are locked in order of their ids, and must still be what they were.
 
 LOOKS = 5  # at rows that others change meanwhile
-PART = 500  # rows that one statement locks
 WRITTEN = (*COLUMNS_BY_NAME, 'applied_by')
 
 
@@ -10157,12 +10066,7 @@ class Todo:
 
     def counts(self):
         """How many are added, changed, removed, unchanged."""
-        parts = (
-            self.added,
-            self.changed,
-            self.removed,
-            self.unchanged,
-        )
+        parts = self.added, self.changed, self.removed, self.unchanged
         return tuple(map(len, parts))
 
     def take(self, entry):
@@ -10269,7 +10173,10 @@ def difference(store, file, args):
     wrong = list(file.wrong)
     keys = match_rows(file, rows, args.yes, wrong)
     todo = Todo()
-    find_left(todo, rows, file)
+    if file.owner:
+        todo.mine = [row for row in rows.values() if row.applied_by == file.owner]
+    there = {entry.key for entry in file.entries}
+    todo.left = [row for row in todo.mine if row.id not in there]
     known = dict(rows)
     if args.prune:
         todo.removed = todo.left
@@ -10290,17 +10197,6 @@ def difference(store, file, args):
     if not args.force:
         check_hosts(store, todo.new)
     return todo
-
-
-def find_left(todo, rows, file):
-    """Find the rows of a file's owner, and those of them that it does not have."""
-    owner = file.owner
-    there = {entry.key for entry in file.entries}
-    for id, row in rows.items():
-        if owner and owner == row.applied_by:
-            todo.mine.append(row)
-            if id not in there:
-                todo.left.append(row)
 
 
 def match_rows(file, rows, take_over, wrong):
@@ -10384,8 +10280,8 @@ def mistakes(entry, now, zone, find):
 
 
 def write(store, file, todo):
-    """Do what is to be done, in one transaction. Returns the ids of the jobs that were
-    added or changed. Raises Again if others have changed a row meanwhile."""
+    """Do what is to be done, in one transaction. Raises Again if others have changed a
+    row meanwhile."""
     rows = list(todo.removed)
     entries = {}
     for entry in todo.changed:
@@ -10407,7 +10303,6 @@ def write(store, file, todo):
         for row in todo.removed:
             remove(store, row.id)
         plan_entries(store, file, entries)
-    return list(entries)
 
 
 def lock_rows(store, rows):
@@ -10419,11 +10314,6 @@ def lock_rows(store, rows):
         )
         if list(map(content, locked)) != list(map(content, part)):
             raise Again('others change these jobs all the time; try again')
-
-
-def parts_of(values):
-    """A list in lists of at most PART."""
-    return [values[at : at + PART] for at in range(0, len(values), PART)]
 
 
 def content(row):
@@ -10482,8 +10372,7 @@ def plan_entries(store, file, entries):
 TIMED_BY = 'after_job', 'schedule', 'frequency'  # one of them says when a job runs
 CLOCKS = 'start_anchor', 'stop_anchor'
 NUMBERS = ['id', *[column.name for column in COLUMNS if int in column.type.json]]
-NOT_SAID = {column.name: column.default for column in COLUMNS}
-NOT_SAID['frequency'] = None  # one of TIMED_BY is to be said
+NOT_SAID = {**DEFAULTS, 'frequency': None}  # one of TIMED_BY is to be said
 FILE_KEYS = 'owner', 'defaults', 'jobs'
 JOB_KEYS = ['id', *COLUMNS_BY_NAME]
 TAG = 'tag:yaml.org,2002:'  # the beginning of YAML's own ones
@@ -10511,9 +10400,7 @@ class Entry:
 
     def mistake(self, column, text):
         """(line, text) for what is wrong with a column."""
-        line = self.line
-        if column in self.lines:
-            line = self.lines[column]
+        line = self.lines.get(column, self.line)
         return line, '%s: %s %s' % (self.label, column, text)
 
 
@@ -10528,9 +10415,7 @@ class JobFile:
         self.defaults = {}  # {column: (value, line)}
         self.entries = []
         top = self.top_node()
-        nodes = {}
-        for key, node, _ in self.parts(top, FILE_KEYS):
-            nodes[key] = node
+        nodes = {key: node for key, node, _ in self.parts(top, FILE_KEYS)}
         jobs = nodes.get('jobs', top)
         if jobs.id != 'sequence':
             raise self.bad('jobs: allowed: a list')
@@ -10562,10 +10447,9 @@ class JobFile:
 
     def owner_in(self, node):
         """The owner that a file names. Raises BadConfig."""
-        if node.id != 'scalar' or len(node.value) not in range(1, 256):
-            raise self.bad('owner: allowed: 1 to 255 characters')
-        if '\0' in node.value:
-            raise self.bad('owner: has a NUL character')
+        check = has_length(1, 255)
+        if node.id != 'scalar' or not check.allows(node.value):
+            raise self.bad('owner: allowed: ' + check.words)
         return node.value
 
     def refuse(self, wrong):
@@ -10985,22 +10869,23 @@ def tell_unsigned(store, before, id):
 # demo: three workers on an embedded database
 ########################################################################################
 
-DEMO = [  # commands, and other columns
-    (
-        'sleep 3; echo here',
-        {'description': 'left behind by a killed worker', 'max_run_time': 9},
-    ),
-    ('echo hello', {}),
-    ('date', {}),
-    ('uname -a', {}),
-    ('ls / | wc -l', {}),
-    ('sleep 1', {}),
-    ('id', {}),
-    ('echo oh >&2', {}),
-    ('seq 9 | tail -1', {}),
-    ('printf "no newline"', {}),
-    ('echo this one fails; exit 3', {}),
-    ('sleep 60', {'description': 'runs out of time', 'frequency': 2}),
+DEMO = [  # rows of `job`
+    {
+        'command': 'sleep 3; echo here',
+        'description': 'left behind by a killed worker',
+        'max_run_time': 9,
+    },
+    {'command': 'echo hello'},
+    {'command': 'date'},
+    {'command': 'uname -a'},
+    {'command': 'ls / | wc -l'},
+    {'command': 'sleep 1'},
+    {'command': 'id'},
+    {'command': 'echo oh >&2'},
+    {'command': 'seq 9 | tail -1'},
+    {'command': 'printf "no newline"'},
+    {'command': 'echo this one fails; exit 3'},
+    {'command': 'sleep 60', 'description': 'runs out of time', 'frequency': 2},
 ]
 NEXT = '''
 Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
@@ -11069,8 +10954,8 @@ def worker_of(config):
 
 
 def add_demo_jobs(store, jobs):
-    for script, more in jobs:
-        save_job(store, None, {'description': script, 'command': script, **more})
+    for job in jobs:
+        save_job(store, None, {'description': job['command'], **job})
 
 
 def kill_a_worker(store, config, limit):

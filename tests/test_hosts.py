@@ -118,7 +118,10 @@ def test_pause_and_resume_by_commands(place):
         (['pause', '--until', 'soon'], "--until: 'soon'; allowed: "),
         (['pause', '--host', 'x', '1'], '--host x and jobs; allowed: one of them'),
         (['pause', '--host', '*'], 'allowed: the name of a host'),
-        (['add', '--every', '5', '--after', '1', 'x'], '--every and --after'),
+        (
+            ['add', '--every', '5', '--after', '1', 'x'],
+            '--after: not allowed with argument --every',
+        ),
         (
             ['add', '--every', '5', '--name', '7up', 'x'],
             "--name '7up'; allowed: a to z",
