@@ -6705,7 +6705,7 @@ def print_rows(rows, as_json, *columns, whole=True, colours=None):
         return
     table = []
     for heading, text_in in columns:
-        texts = [visible(one_line(text_in(row))) for row in rows]
+        texts = [one_line(text_in(row)) for row in rows]
         if any(texts) or not rows:
             table.append([heading, *texts])
     widths = [max(map(len, texts)) for texts in table]
@@ -6743,10 +6743,8 @@ def paint(table, rows, colours):
 
 
 def one_line(value):
-    """A value as a text without line breaks; empty for None."""
-    if value is None:
-        return ''
-    return words_of(str(value))
+    """A value as people may see it in one line; empty for None."""
+    return '' if value is None else visible(words_of(str(value)))
 
 
 def on_terminal(text):
@@ -8300,9 +8298,8 @@ def cmd_why(args, store):
     """say why a job did, does or does not run"""
     job = job_of(store, args.id)
     for line in why_lines(store, job, args.time):
-        if not line.startswith(' '):  # the others are columns
-            line = one_line(line)
-        print(visible(line))
+        is_column = line.startswith(' ')
+        print(visible(line) if is_column else one_line(line))
 
 
 def why_lines(store, job, when=None):
@@ -8707,9 +8704,6 @@ SNAPSHOT = {
 }
 
 
-NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
-
-
 @command(
     'alert',
     switch('--test', 'only send a test message'),
@@ -8717,10 +8711,10 @@ NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
 )
 def cmd_alert(args, config):
     """tell what is wrong, and what is well again; the job named alert does so"""
-    if not config.alerts:
-        raise config.bad(NOTHING_TOLD)
-    if args.test and not channels_of(config):
-        raise config.bad(NOTHING_TOLD)
+    if not config.alerts or (args.test and not channels_of(config)):
+        raise config.bad(
+            'nothing is told; set alert.mail, alert.webhook or alert.command'
+        )
     if args.test:
         sent, problems = send(config, test_messages(config))
         for message in sent:
@@ -8855,7 +8849,6 @@ def is_done(config, row):
 # messages: what is told of troubles, and how it is sent
 ########################################################################################
 
-CHANNELS = 'mail', 'webhook', 'command'
 # A row of `about`: when the last pass was, and how many messages went where on a day.
 Fact = namedtuple('Fact', 'name value')
 SENDING = 30  # seconds for all channels together, as they send at the same time
@@ -8877,7 +8870,7 @@ Message = namedtuple(
 
 def channels_of(config):
     """The channels by which a host tells what is wrong."""
-    found = [name for name in CHANNELS if getattr(config, 'alert_' + name)]
+    found = [name for name in SENDERS if getattr(config, 'alert_' + name)]
     if config.alert_smtp and 'mail' not in found:  # for the jobs that have alert_to
         found.append('mail')
     return found
@@ -9019,7 +9012,7 @@ def send(config, messages):
     problems = []
     threads = {}
     until = boottime() + SENDING
-    for channel in CHANNELS:
+    for channel in SENDERS:
         some = [message for message in messages if message.channel == channel]
         if some:
             values = (config, channel, some, sent, problems)
@@ -9071,7 +9064,7 @@ def answer_in_words(code, answer):
     """A server's answer; answer: text, or bytes."""
     if isinstance(answer, bytes):
         answer = answer.decode('utf-8', 'replace')
-    return 'the server answers: %d, %s' % (code, visible(one_line(answer)))
+    return 'the server answers: %d, %s' % (code, one_line(answer))
 
 
 def refused_in_words(recipients):
@@ -9304,7 +9297,7 @@ def trouble_of(job, kind, since, text, times=0):
         str(job.id),
         text_of(since),
         times=times,
-        text=('%s %s' % (label_of(job), visible(one_line(text))))[:255],
+        text=('%s %s' % (label_of(job), one_line(text)))[:255],
         alert_to=job.alert_to,
     )
 
@@ -9511,10 +9504,8 @@ IS_WAITING = """SELECT id FROM job
 # check: does everything work that a worker needs?
 ########################################################################################
 
-DURABLE = {  # settings of a server that keep what is committed, and no session can set
-    'innodb_flush_log_at_trx_commit': '1',
-    'sync_binlog': '1',
-}
+# Settings of a server: 1 keeps what is committed. No session can set them.
+DURABLE = 'innodb_flush_log_at_trx_commit', 'sync_binlog'
 
 # The schema of the tables, and who may create in it but its owner and this account.
 CREATORS = """SELECT quote_ident(nspname),
@@ -9541,7 +9532,7 @@ def cmd_check(args, config):
         ('triggers', try_triggers),
         ('durability', durability_in_words),
         ('time zone', zone_in_words),
-        ('clock skew', skew_in_words),
+        ('clock skew', lambda store: '%d ms' % skew_of(store.now())),
         ('servers', servers_in_words),
         ('signatures', signatures_in_words),
         ('alerts', alerts_in_words),
@@ -9646,24 +9637,25 @@ def try_triggers(store):
 
 def durability_in_words(store):
     """What a crash of the database's machine can lose."""
-    if store.config.db_engine != 'mysql':
-        return 'a claim that is answered is on the disk'
-    rows = store.query(
-        'SHOW GLOBAL VARIABLES WHERE variable_name IN (:names)',
-        names=[*DURABLE, 'log_bin'],
-    )
-    values = dict(rows)
+    values = {}
+    if store.config.db_engine == 'mysql':
+        values = dict(
+            store.query(
+                'SHOW GLOBAL VARIABLES WHERE variable_name IN (:names)',
+                names=[*DURABLE, 'log_bin'],
+            )
+        )
+    if values.get('log_bin') != 'ON':
+        values['sync_binlog'] = '1'  # there is nothing to sync
     risky = [
         '%s is %s' % (name, values[name])
-        for name, good in DURABLE.items()
-        if values.get(name, good) != good
-        and (name != 'sync_binlog' or values.get('log_bin') == 'ON')
+        for name in DURABLE
+        if values.get(name, '1') != '1'
     ]
-    if risky:
-        return "%s: after a crash of the server's machine, a job may run twice" % (
-            ' and '.join(risky)
-        )
-    return 'a claim that is answered is on the disk'
+    if not risky:
+        return 'a claim that is answered is on the disk'
+    text = "%s: after a crash of the server's machine, a job may run twice"
+    return text % ' and '.join(risky)
 
 
 def zone_in_words(store):
@@ -9690,11 +9682,6 @@ def tzdata_version():
 
         return tzdata.IANA_VERSION
     return 'none'
-
-
-def skew_in_words(store):
-    """How far this host's clock is ahead of the database's."""
-    return '%d ms' % skew_of(store.now())
 
 
 def servers_in_words(store):
