@@ -5556,11 +5556,20 @@ TOLD_BY = 'alert.mail', 'alert.smtp', 'alert.webhook', 'alert.command', 'alert.p
 
 # An argument of a command: its name or options, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
-# A command of the command line. function: of its arguments and the configuration; it
-# returns the exit status, None for 0. config_of: returns the configuration for these
-# arguments.
-Subcommand = namedtuple('Subcommand', 'function summary options config_of')
+# A command of the command line. function: of its arguments, and of what `given` makes
+# of them; it returns the exit status, None for 0.
+Subcommand = namedtuple('Subcommand', 'function summary options given')
 COMMANDS = {}  # by name, in the order of --help
+
+
+def argument(flag, help, **keywords):
+    """An Option, by its help and more keywords for argparse."""
+    return Option(flag, {'help': help, **keywords})
+
+
+def switch(flag, help):
+    """An Option without a value."""
+    return argument(flag, help, action='store_true')
 
 
 def given_config(args):
@@ -5568,87 +5577,122 @@ def given_config(args):
     return load_config(args.config or find_config(), args.name)
 
 
-def command(name, *options, summary=None, config_of=given_config):
+def given_store(args):
+    """The database of that configuration, connected."""
+    return Store(given_config(args)).connect()
+
+
+def command(name, *options, summary=None, given=given_store):
     """Register a function as a command. Without a summary, its docstring is that."""
 
     def register(function):
         text = summary or function.__doc__
-        COMMANDS[name] = Subcommand(function, text, options, config_of)
+        COMMANDS[name] = Subcommand(function, text, options, given)
         return function
 
     return register
 
 
-def whole_number(text):
-    """An argument of the command line as an int; argparse reports what is wrong."""
-    if not re.fullmatch('[0-9]{1,9}', text):
-        from argparse import ArgumentTypeError
+def typed(convert, allowed):
+    """A type for argparse, which reports what is wrong. convert: returns what a text
+    stands for; None if it is not allowed."""
 
-        raise ArgumentTypeError('%r; allowed: a whole number, up to 9 digits' % text)
-    return int(text)
+    def type_of(text):
+        value = convert(text)
+        if value is None:
+            from argparse import ArgumentTypeError
 
+            raise ArgumentTypeError('%.80r; allowed: %s' % (text, allowed))
+        return value
+
+    return type_of
+
+
+# What people type, each as `convert` of typed().
 
 NAME = '[a-z][a-z0-9_.-]{0,63}'  # of a job
+UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
+
+
+def whole_number(text):
+    if re.fullmatch('[0-9]{1,9}', text):
+        return int(text)
+    return None
 
 
 def id_or_name(text):
-    """What names a job on the command line: its id as an int, or its name; argparse
-    reports what is neither."""
-    if re.fullmatch('[0-9]{1,9}', text):
-        return int(text)
-    if text and not re.fullmatch(NAME, text):
-        from argparse import ArgumentTypeError
-
-        raise ArgumentTypeError('%.80r; allowed: the id or the name of a job' % text)
-    return text
+    """The id of a job as an int, or its name; '' stands for none."""
+    if not text or re.fullmatch(NAME, text):
+        return text
+    return whole_number(text)
 
 
 def clock_time(text):
-    """A time of day as typed, with two digits for the hour: 9:00 is 09:00."""
+    """A time of day, with two digits for the hour: 9:00 is 09:00."""
     return text.zfill(5) if re.fullmatch('[0-9]:[0-9]{2}', text) else text
 
 
+def time_given(text):
+    """A datetime."""
+    if re.fullmatch(YEARS + '[-0-9 :]+', text):
+        return moment(text)
+    return None
+
+
+def period_given(text):
+    """A length of time, as a timedelta."""
+    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
+    if given:
+        return int(given[1]) * UNITS[given[2]]
+    return None
+
+
+def start_given(text):
+    """A datetime, or how long ago it was, as a timedelta."""
+    return period_given(text) or time_given(text)
+
+
+def host_given(text):
+    """The name of a host, in lower case."""
+    host = text.lower()
+    if re.fullmatch(WORD, host):
+        return host
+    return None
+
+
 # Keywords of argparse.
-WHOLE = {'type': whole_number}
-FLAG = {'action': 'store_true'}
-BY_NAME = {'type': id_or_name, 'metavar': 'JOB'}
-JOB = Option('id', {**BY_NAME, 'help': 'the id or the name of a job'})
-JOB_OR_ALL = Option(
-    'id',
-    {**BY_NAME, 'nargs': '?', 'help': 'the id or the name of a job; default: all jobs'},
+WHOLE = {'type': typed(whole_number, 'a whole number, up to 9 digits')}
+BY_NAME = {
+    'type': typed(id_or_name, 'the id or the name of a job'),
+    'metavar': 'JOB',
+}
+TIME = {'type': typed(time_given, "'YYYY-MM-DD HH:MM:SS'"), 'metavar': 'TIME'}
+JOB = argument('id', 'the id or the name of a job', **BY_NAME)
+JOB_OR_ALL = argument(
+    'id', 'the id or the name of a job; default: all jobs', nargs='?', **BY_NAME
 )
-JOBS = Option('id', {**BY_NAME, 'nargs': '+', 'help': 'the ids or the names of jobs'})
-JOBS_OR_ALL = Option(
-    'id',
-    {
-        **BY_NAME,
-        'nargs': '*',
-        'help': 'the ids or the names of jobs; default: all jobs',
-    },
+JOBS = argument('id', 'the ids or the names of jobs', nargs='+', **BY_NAME)
+JOBS_OR_ALL = argument(
+    'id', 'the ids or the names of jobs; default: all jobs', nargs='*', **BY_NAME
 )
-AT = Option('--at', {'metavar': 'TIME', 'help': 'once, at YYYY-MM-DD HH:MM'})
-FORCE = Option(
-    '--force',
-    {**FLAG, 'help': 'also while hosts of version 1 run, which ignore what is new'},
+AT = argument(
+    '--at',
+    'once, at YYYY-MM-DD HH:MM',
+    metavar='TIME',
+    dest='job_schedule',
+    type='@at {}'.format,
 )
-COUNT = Option(
-    '-n',
-    {
-        **WHOLE,
-        'default': 20,
-        'metavar': 'COUNT',
-        'help': 'print at most so many; default: 20',
-    },
+FORCE = switch('--force', 'also while hosts of version 1 run, which ignore what is new')
+COUNT = argument(
+    '-n', 'print at most so many; default: 20', default=20, metavar='COUNT', **WHOLE
 )
-KEY = Option(
+KEY = argument(
     '--key',
-    {
-        'metavar': 'FILE',
-        'help': 'a private key, or the public half of one that the ssh agent has; '
-        'default: a key of the agent that sign.signers lists',
-    },
+    'a private key, or the public half of one that the ssh agent has; '
+    'default: a key of the agent that sign.signers lists',
+    metavar='FILE',
 )
-JSON = Option('--json', {**FLAG, 'help': 'print JSON'})
+JSON = switch('--json', 'print JSON')
 
 
 ########################################################################################
@@ -5673,7 +5717,7 @@ CLOCK = Type((str, type(None)), {'type': clock_time, 'metavar': 'HH:MM'})
 EXPRESSION = Type((str, type(None)), {'metavar': 'EXPR'})
 WORDING = Type((str, type(None)), {'metavar': 'WORD'})
 NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
-ANOTHER_JOB = Type((int, str, type(None)), {'type': id_or_name, 'metavar': 'JOB'})
+ANOTHER_JOB = Type((int, str, type(None)), BY_NAME)
 TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 
 # A column of `job` that people may change. Options, checks, import and export, the form
@@ -5681,12 +5725,11 @@ TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
 #   option    of the commands `add` and `edit`
-#   exported  whether it is a fact above each exported line, which does not tell it
 #   label     on the page, and as help of its option
 Column = namedtuple(
     'Column',
-    'name type default option exported label',
-    defaults=(None, None, False, ''),
+    'name type default option label',
+    defaults=(None, None, ''),
 )
 COLUMNS = (
     Column(
@@ -5694,7 +5737,6 @@ COLUMNS = (
         TEXT,
         default='Yet another cron',
         option='--description',
-        exported=True,
         label='Description',
     ),
     Column('command', TEXT, option='--command', label='Command'),
@@ -5703,21 +5745,18 @@ COLUMNS = (
         ACTIVE,
         default=1,
         option='--inactive',
-        exported=True,
         label='Active: it runs when it is due',
     ),
     Column(
         'start_anchor',
         CLOCK,
         option='--start',
-        exported=True,
         label='No start before this time',
     ),
     Column(
         'stop_anchor',
         CLOCK,
         option='--stop',
-        exported=True,
         label='No start at or after this time',
     ),
     Column(
@@ -5731,7 +5770,6 @@ COLUMNS = (
         'max_run_time',
         MINUTES,
         option='--max-run-time',
-        exported=True,
         label='Minutes after which a run is killed',
     ),
     Column(
@@ -5793,28 +5831,45 @@ COLUMNS = (
         label="Mail address for its alerts, if not the configuration's",
     ),
 )
+DEFAULTS = {column.name: column.default for column in COLUMNS}
 SINCE_2 = [  # version 1 knows none of these
     column
     for column in COLUMNS
     if JOB_COLUMNS.index(column.name) >= JOB_COLUMNS.index('start_before_utc')
 ]
 
-LENGTHS = {  # fewest and most characters
-    'description': (0, 255),
-    'command': (1, 12000),
-    'schedule': (0, 255),
-}
-ALLOWED_MINUTES = '%s; allowed: 1 to %d minutes'
-PATTERNS = {  # of columns that may be empty, and what that is in words
-    'name': (NAME, 'a to z, then also 0-9 _ . -, up to 64 in all'),
-    'run_on': (WORD, 'a host or a tag, such as db or web-1: a-z, 0-9, _ . -'),
-    'alert_to': (ADDRESS, 'one mail address'),
-}
-RANGES = {  # of columns that may be empty
-    'start_within': (1, LONGEST_RUN),
-    'retries': (0, 99),
-    'retry_delay': (0, LONGEST_DELAY),
-    'alert_after': (0, 1000),
+
+def has_length(fewest, most):
+    """A check for the length of a text."""
+    return Check(
+        '%d to %d characters, without NUL' % (fewest, most),
+        lambda text: fewest <= len(text) <= most and '\0' not in text,
+    )
+
+
+def in_range(low, high, unit=''):
+    """A check for whole numbers."""
+    return Check(
+        '%d to %d%s' % (low, high, unit),
+        lambda value: type(value) is int and low <= value <= high,
+    )
+
+
+# What a column may have, if anything; see check_job().
+CHECKS = {
+    'description': has_length(0, 255),
+    'command': has_length(1, 12000),
+    'schedule': has_length(0, 255),
+    'frequency': in_range(1, LONGEST_FREQUENCY, ' minutes'),
+    'name': Check('a to z, then also 0-9 _ . -, up to 64 in all', matches(NAME)),
+    'run_on': Check(
+        'a host or a tag, such as db or web-1: a-z, 0-9, _ . -', matches(WORD)
+    ),
+    'start_within': in_range(1, LONGEST_RUN),
+    'retries': in_range(0, 99),
+    'retry_delay': in_range(0, LONGEST_DELAY),
+    'alert_after': in_range(0, 1000),
+    'alert_to': Check('one mail address', matches(ADDRESS)),
 }
 
 
@@ -5890,43 +5945,23 @@ class BadJob(BadConfig):
 def check_job(job, now, zone):
     """What is wrong with a job, as {column: text}; the text does not name the column.
     An inactive job is checked like an active one. now: a UTC datetime."""
-    wrong = check_texts(job)
-    for column, (low, high) in RANGES.items():
-        value = getattr(job, column)
-        if value is not None and not (isinstance(value, int) and low <= value <= high):
-            wrong[column] = '%s; allowed: %d to %d' % (value, low, high)
-    if not is_minutes(job.frequency, LONGEST_FREQUENCY):
-        wrong['frequency'] = ALLOWED_MINUTES % (job.frequency, LONGEST_FREQUENCY)
+    wrong = {}
+    checks = dict(CHECKS)
+    if CHECKS['frequency'].allows(job.frequency):
+        checks['max_run_time'] = in_range(1, longest_run(job), ' minutes')
+    for name, check in checks.items():
+        value = getattr(job, name)
+        if name == 'command':
+            value = value or ''
+        if value is not None and not check.allows(value):
+            wrong[name] = '%s; allowed: %s' % (short(value), check.words)
+    if 'frequency' in wrong:
         return wrong
-    most = longest_run(job)
-    if not is_minutes(job.max_run_time, most):
-        wrong['max_run_time'] = ALLOWED_MINUTES % (job.max_run_time, most)
     try:
         next_run(job._replace(active=1), now, now, zone)
     except BadSchedule as problem:
         wrong.setdefault(problem.column, str(problem))
     return wrong
-
-
-def check_texts(job):
-    """What is wrong with the texts of a job by themselves, as check_job()."""
-    wrong = {}
-    for column, (fewest, most) in LENGTHS.items():
-        size = len(getattr(job, column) or '')
-        if not fewest <= size <= most:
-            text = '%d characters; allowed: %d to %d' % (size, fewest, most)
-            wrong[column] = text
-        elif '\0' in str(getattr(job, column)):
-            wrong[column] = 'has a NUL character'
-    for column, (pattern, words) in PATTERNS.items():
-        value = getattr(job, column)
-        if value is not None and not re.fullmatch(pattern, str(value)):
-            wrong[column] = '%.80r; allowed: %s' % (value, words)
-    return wrong
-
-
-def is_minutes(value, most):
-    return isinstance(value, int) and 1 <= value <= most
 
 
 def longest_run(job):
@@ -5958,10 +5993,7 @@ def save_job(store, id, values, force=False):
     run, a UTC datetime. force: also what hosts of version 1 would run otherwise. Raises
     BadJob."""
     values = settled(store, values)
-    if id is None:
-        old = Job(**{column.name: column.default for column in COLUMNS})
-    else:
-        old = job_of(store, id)
+    old = Job(**DEFAULTS) if id is None else job_of(store, id)
     job = with_run_time(old._replace(**values), values)
     check_values(store, job, values)
     if not force:
@@ -6023,8 +6055,7 @@ def what_is_wrong(job, values, now, zone, find):
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
     try:
-        if job.after_job is not None:
-            check_parent(job, find)
+        check_parent(job, find)
         if not wrong and values.keys() & {'schedule', 'time_zone'}:
             refuse_past(job, now, zone)
     except BadSchedule as problem:
@@ -6056,6 +6087,11 @@ def check_hosts(store, values):
             'host %s runs version %s, which does not know this; upgrade it, or: --force'
         )
         raise BadJob({new[0]: text % host})
+
+
+def parts_of(values, size=500):
+    """A list as lists of at most so many, for one statement each."""
+    return [values[at : at + size] for at in range(0, len(values), size)]
 
 
 def words_of(text):
@@ -6281,8 +6317,7 @@ def job_status(job, now, zone, facts):
         facts = clock_text(local, today), job.paused_by
         return state, 'paused until %s by %s' % facts
     if state == 'overdue':
-        late = now - moment(job.next_run_utc)
-        late = how_long(late.total_seconds())
+        late = lasted(now - moment(job.next_run_utc))
         if facts.waits_for is None:
             return state, 'overdue ' + late
         return state, 'waiting %s for %s' % (late, facts.waits_for)
@@ -6293,8 +6328,7 @@ def status_by_runs(job, state, now, today, facts):
     """As job_status(), of a job that waits for its next time. today: local time."""
     due = moment(job.next_run_utc)
     if job.attempt and due and due > now:
-        wait = due - now
-        return state, 'retry ' + how_far(wait.total_seconds())
+        return state, 'retry ' + how_far(due - now)
     if job.last_status.startswith('ERROR: schedule: '):
         _, _, reason = job.last_status.partition('schedule: ')
         return state, 'parked: ' + reason
@@ -6328,8 +6362,7 @@ def statuses_of(store, jobs, now):
     """{id: job_status()} of some jobs: rows of `job`, in any number."""
     found = {}
     hosts = hosts_there(store, now)
-    for first in range(0, len(jobs), 1000):
-        some = jobs[first : first + 1000]
+    for some in parts_of(jobs):
         ids = [job.id for job in some]
         rows = store.query(STATUS_FACTS, jobs=ids)
         since = first_failures(store, rows)
@@ -6378,8 +6411,7 @@ def first_failures(store, rows):
         if row.last_success is not None:
             ones.append(FIRST_FAILURE % (row.id, row.last_success, row.id))
     found = {}
-    for first in range(0, len(ones), 100):
-        some = ones[first : first + 100]
+    for some in parts_of(ones, 100):
         pairs = store.query(' UNION ALL '.join(some))
         found.update(pairs)
     return found
@@ -6432,14 +6464,23 @@ def when_text(store, when, now):
         return 'to be planned'
     if when == PARKED:
         return 'never'
-    distance = how_far((when - now).total_seconds())
-    return '%s, %s' % (text_of(store.zone.local(when)), distance)
+    local = text_of(store.zone.local(when))
+    return '%s, %s' % (local, how_far(when - now))
 
 
 def pause_in_words(store, pause, now):
     """Until when hosts are paused, and by whom."""
     until = when_text(store, moment(pause.until_utc), now)
     return 'until %s, by %s' % (until, pause.paused_by)
+
+
+def seen_in_words(store, host, now):
+    """When a host was last seen, and how long ago that is."""
+    seen = moment(host.last_seen)
+    if seen is None:
+        return 'never'
+    silence = now - store.zone.utc_before(seen, now)
+    return '%s, %s ago' % (host.last_seen, lasted(max(silence, 0 * SECOND)))
 
 
 def described(store, jobs, now):
@@ -6471,14 +6512,6 @@ def next_in_words(store, job, now):
     return when_text(store, when, now)
 
 
-def time_given(text, option='--from'):
-    """What was typed after an option, as a datetime."""
-    when = moment(text)
-    if when is None or not re.fullmatch(YEARS + '[-0-9 :]+', text):
-        raise BadConfig("%s %r; allowed: 'YYYY-MM-DD HH:MM:SS'" % (option, text))
-    return when
-
-
 def upcoming(job, after, zone):
     """The next times of a job after a UTC datetime, as pairs (local, UTC), until never;
     local is in the job's time zone. Each run is taken to start at its time. Raises
@@ -6492,9 +6525,16 @@ def upcoming(job, after, zone):
         job = job._replace(last_start=start, claimed_start=start)
 
 
-def how_far(seconds):
-    """A distance in time in words: `in 3 h`; now, if it is none."""
-    return 'now' if seconds <= 0 else 'in ' + how_long(seconds)
+def lasted(period):
+    """A timedelta in words: `3 h`."""
+    return how_long(period.total_seconds())
+
+
+def how_far(period):
+    """How far away a time is, a timedelta, in words: `in 3 h`, or `now`."""
+    if period <= 0 * SECOND:
+        return 'now'
+    return 'in ' + lasted(period)
 
 
 def clock_text(local, today):
@@ -6666,7 +6706,7 @@ def print_rows(rows, as_json, *columns, whole=True, colours=None):
         return
     table = []
     for heading, text_in in columns:
-        texts = [visible(one_line(text_in(row))) for row in rows]
+        texts = [one_line(text_in(row)) for row in rows]
         if any(texts) or not rows:
             table.append([heading, *texts])
     widths = [max(map(len, texts)) for texts in table]
@@ -6704,10 +6744,8 @@ def paint(table, rows, colours):
 
 
 def one_line(value):
-    """A value as a text without line breaks; empty for None."""
-    if value is None:
-        return ''
-    return words_of(str(value))
+    """A value as people may see it in one line; empty for None."""
+    return '' if value is None else visible(words_of(str(value)))
 
 
 def on_terminal(text):
@@ -6720,13 +6758,9 @@ def cut(value, most):
     return value if len(str(value)) <= most else value[: most - 1] + '…'
 
 
-def cell(name, most=1000):
-    """A column of print_rows: a value of the row, cut to so many characters."""
-
-    def text_in(row):
-        return cut(getattr(row, name), most)
-
-    return name.upper().replace('_', ' '), text_in
+def cell(name):
+    """A column of print_rows: a value of the row."""
+    return name.upper().replace('_', ' '), lambda row: getattr(row, name)
 
 
 ########################################################################################
@@ -6867,22 +6901,12 @@ def first_config(args):
 
 @command(
     'init',
-    Option(
+    switch(
         '--print',
-        {
-            **FLAG,
-            'help': 'print the SQL that makes the tables, and change nothing in the '
-            'database',
-        },
+        'print the SQL that makes the tables, and change nothing in the database',
     ),
-    Option(
-        '--new-identity',
-        {
-            **FLAG,
-            'help': 'give a copy of a database an identity of its own',
-        },
-    ),
-    config_of=first_config,
+    switch('--new-identity', 'give a copy of a database an identity of its own'),
+    given=first_config,
 )
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data"""
@@ -7035,9 +7059,9 @@ class Schema:
 
     def indexes(self, table, how='IF NOT EXISTS'):
         """The statements that make a table's indexes where there are none."""
+        name = r'INDEX %s \1 ON %s' % (how, table.name)
         return [
-            'CREATE %s %s %s ON %s %s' % (kind, how, name, table.name, columns)
-            for kind, name, columns in kinds_of_indexes(table)
+            'CREATE ' + re.sub(r'INDEX (\w+)', name, line) for line in table.indexes
         ]
 
     def identity(self):
@@ -7073,12 +7097,8 @@ class Schema:
         return missing + self.indexes(table)
 
 
-def kinds_of_indexes(table):
-    """(INDEX or UNIQUE INDEX, name, columns) of each index of a table."""
-    return [
-        *[('INDEX', *index) for index in table.indexes.items()],
-        *[('UNIQUE INDEX', *index) for index in table.unique.items()],
-    ]
+def names_of_indexes(table):
+    return [re.search(r'INDEX (\w+)', line)[1] for line in table.indexes]
 
 
 class SQLiteSchema(Schema):
@@ -7189,23 +7209,17 @@ class MySQLSchema(Schema):
         ]
 
     def body(self, table):
-        return ',\n'.join([super().body(table), *self.keys(table).values()])
+        return ',\n'.join([super().body(table), *table.indexes])
 
     def indexes(self, table):
         return []
-
-    def keys(self, table):
-        """{name: definition} of a table's indexes."""
-        return {
-            name: '%s %s %s' % (kind, name, columns)
-            for kind, name, columns in kinds_of_indexes(table)
-        }
 
     def upgrade(self, store, table):
         """One ALTER TABLE, while workers write. A table of the Perl program is copied
         to InnoDB and utf8mb4, with texts as wide as they are now."""
         columns = self.columns(table)
-        wanted = {**columns, **self.keys(table)}
+        indexes = zip(names_of_indexes(table), table.indexes)
+        wanted = {**columns, **dict(indexes)}
         there = {row[0] for row in store.query('SHOW COLUMNS FROM ' + table.name)}
         there |= {row[2] for row in store.query('SHOW INDEX FROM ' + table.name)}
         changes = ['ADD ' + wanted[name] for name in wanted if name not in there]
@@ -7287,7 +7301,7 @@ FOR EACH ROW EXECUTE FUNCTION job_checks_2()''',
             name=table.name,
         )
         missing = ['ADD COLUMN ' + column for column in self.missing(store, table)]
-        ours = {**table.indexes, **table.unique}
+        ours = names_of_indexes(table)
         statements = ['DROP INDEX %s' % row[0] for row in broken if row[0] in ours]
         if missing:
             statements.append('ALTER TABLE %s %s' % (table.name, ', '.join(missing)))
@@ -7311,11 +7325,11 @@ SCHEMAS = {
 # tables: their columns and indexes, and what the triggers set
 ########################################################################################
 
-Table = namedtuple('Table', 'name about columns indexes unique', defaults=({}, {}))
+Table = namedtuple('Table', 'name about columns indexes', defaults=[()])
 
-# One column a line. {id}, {flag}, … are types that each database names in its own way;
-# all else is the same SQL on all three. A new column goes to the end of its table, NULL
-# or 0 by default: `init` adds each column and index that a table lacks.
+# One column, or index, a line. {id}, {flag}, … are types that each database names in
+# its own way; all else is the same SQL on all three. A new column goes to the end of
+# its table, NULL or 0 by default: `init` adds each column and index that a table lacks.
 TABLES = (
     Table(
         name='job',
@@ -7393,17 +7407,18 @@ not_after        {moment} NULL DEFAULT NULL,
 -- the owner of the file from which `apply` made it
 applied_by       VARCHAR(255) NULL DEFAULT NULL
 ''',
-        indexes={
-            'job_due': '(run_token, next_run_utc)',
-            'job_deadline': '(run_deadline_utc)',
-            'job_here': '(run_on, run_token, next_run_utc)',
-            'job_late': '(run_token, start_before_utc)',
-            'job_after': '(after_job)',
-            'job_each': '(each_host)',
-            'job_followers': '(followers_due)',
-            'job_failures': '(failures)',
-        },
-        unique={'job_name': '(name)', 'job_parent': '(parent_id, run_on)'},
+        indexes=[
+            'INDEX job_due (run_token, next_run_utc)',
+            'INDEX job_deadline (run_deadline_utc)',
+            'INDEX job_here (run_on, run_token, next_run_utc)',
+            'INDEX job_late (run_token, start_before_utc)',
+            'INDEX job_after (after_job)',
+            'INDEX job_each (each_host)',
+            'INDEX job_followers (followers_due)',
+            'INDEX job_failures (failures)',
+            'UNIQUE INDEX job_name (name)',
+            'UNIQUE INDEX job_parent (parent_id, run_on)',
+        ],
     ),
     Table(
         name='run',
@@ -7430,7 +7445,7 @@ attempt          {count} NOT NULL DEFAULT 0,
 note             VARCHAR(255) NULL DEFAULT NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
-        indexes={'run_ended': '(ended_at)'},
+        indexes=['INDEX run_ended (ended_at)'],
     ),
     Table(
         name='host',
@@ -7481,7 +7496,7 @@ watched_until_utc {moment} NULL DEFAULT NULL,
 output           {long_text} NULL,
 PRIMARY KEY      (job_id, run_no)
 ''',
-        indexes={'live_watched': '(watched_until_utc)'},
+        indexes=['INDEX live_watched (watched_until_utc)'],
     ),
     Table(
         name='trouble',
@@ -7551,7 +7566,7 @@ def main(arguments=None):
             return work(given_config(options))
         args = parser().parse_args(arguments)
         chosen = COMMANDS[args.action]
-        return chosen.function(args, chosen.config_of(args))
+        return chosen.function(args, chosen.given(args))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `… list | head` is no mistake
         return 0
@@ -7624,8 +7639,13 @@ def usage_error(parser, message):
 
 def add_options(parser, options, **more):
     """Give a parser these options; more: keywords for each."""
+    group = None
     for option in options:
-        parser.add_argument(*option.flag.split(), **option.keywords, **more)
+        to = parser
+        if option.flag in ALTERNATIVES:
+            group = group or parser.add_mutually_exclusive_group()
+            to = group
+        to.add_argument(*option.flag.split(), **option.keywords, **more)
 
 
 def examples_of(names):
@@ -7643,19 +7663,16 @@ EXAMPLES = {
     'import': 'import - < crontab',
     'log': 'log -f 1',
 }
+# Of those of them that a command has, only one may be given.
+ALTERNATIVES = '--every', '--schedule', '--at', '--after', '--for', '--until'
 EVERYWHERE = (  # before the command or after it
-    Option(
+    argument(
         '--config',
-        {
-            'metavar': 'FILE',
-            'help': 'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
-            'distributed_cron.yml beside the script, in ~/.config or in /etc',
-        },
+        'the configuration; default: $DISTRIBUTED_CRON_CONFIG, or '
+        'distributed_cron.yml beside the script, in ~/.config or in /etc',
+        metavar='FILE',
     ),
-    Option(
-        '--name',
-        {'metavar': 'HOST', 'help': 'the name of this host; default: its own'},
-    ),
+    argument('--name', 'the name of this host; default: its own', metavar='HOST'),
 )
 
 
@@ -7691,7 +7708,11 @@ def with_default(column):
     return Option(flag, {**keywords, 'help': text})
 
 
-@command('run', Option('--forever', {**FLAG, 'help': 'keep running, until SIGTERM'}))
+@command(
+    'run',
+    switch('--forever', 'keep running, until SIGTERM'),
+    given=given_config,
+)
 def cmd_run(args, config):
     """run what is due, until nothing is"""
     return work(config, args.forever)
@@ -7702,16 +7723,14 @@ def cmd_run(args, config):
     *[with_default(column) for column in COLUMNS if column.name != 'command'],
     AT,
     FORCE,
-    Option(
+    argument(
         'job_command',
-        {
-            'nargs': 'A...',  # argparse.PARSER
-            'metavar': 'COMMAND',
-            'help': 'the rest of the line; /bin/sh runs it',
-        },
+        'the rest of the line; /bin/sh runs it',
+        nargs='A...',  # argparse.PARSER
+        metavar='COMMAND',
     ),
 )
-def cmd_add(args, config):
+def cmd_add(args, store):
     """add a job"""
     words = args.job_command
     if words[0] == '--':  # which some versions of argparse leave there
@@ -7724,11 +7743,11 @@ def cmd_add(args, config):
             'example: %s add --every 60 COMMAND' % command_line()
         )
     description = words_of(args.job_command)[:255]
-    save(config, None, {'description': description, **values}, args.force)
+    save(store, None, {'description': description, **values}, args.force)
 
 
 @command('edit', *JOB_OPTIONS.values(), AT, FORCE, JOB)
-def cmd_edit(args, config):
+def cmd_edit(args, store):
     """change a job"""
     values = given_values(args)
     if not values:
@@ -7736,27 +7755,16 @@ def cmd_edit(args, config):
             'edit %s: nothing to change; see: %s edit --help'
             % (args.id, command_line())
         )
-    save(config, args.id, values, args.force)
+    save(store, args.id, values, args.force)
 
 
 def given_values(args):
-    """The columns that were given as options. Raises BadConfig."""
+    """The columns that were given as options."""
     values = {
-        column.name: getattr(args, 'job_' + column.name)
-        for column in COLUMNS
-        if getattr(args, 'job_' + column.name) is not None
+        name.removeprefix('job_'): value
+        for name, value in vars(args).items()
+        if name.startswith('job_') and value is not None
     }
-    kinds = {
-        '--every': values.get('frequency'),
-        '--schedule': values.get('schedule'),
-        '--at': args.at,
-        '--after': values.get('after_job'),
-    }
-    given = [option for option, value in kinds.items() if value is not None]
-    if len(given) > 1:
-        raise BadConfig('%s; allowed: one of them' % ' and '.join(given))
-    if args.at is not None:
-        values['schedule'] = '@at ' + args.at
     if 'frequency' in values:
         values['schedule'] = None
     for name, value in values.items():
@@ -7765,9 +7773,8 @@ def given_values(args):
     return values
 
 
-def save(config, id, values, force):
+def save(store, id, values, force):
     """Save columns of a job, and report the next run."""
-    store = Store(config).connect()
     before = None
     if id is not None:
         before = job_of(store, id)
@@ -7817,9 +7824,8 @@ def tell_run_time(before, job):
         )
 
 
-def cmd_act(args, config):
+def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
-    store = Store(config).connect()
     jobs = [job_of(store, job) for job in args.id]
     for job in jobs:
         text = 'is not running'
@@ -7863,10 +7869,7 @@ def run_after(store, job):
         time.sleep(0.5)
 
 
-WAIT = Option(
-    '--wait',
-    {**FLAG, 'help': 'wait for the end, and print the result; exit 1 if it failed'},
-)
+WAIT = switch('--wait', 'wait for the end, and print the result; exit 1 if it failed')
 for name, action in ACTIONS.items():
     more = [WAIT] if name == 'run-now' else []
     command(name, *more, JOBS, summary=action.help)(cmd_act)
@@ -7877,19 +7880,7 @@ for name, action in ACTIONS.items():
 ########################################################################################
 
 
-WIDE = Option('--wide', {**FLAG, 'help': 'print all columns, and whole texts'})
-HAVING = Option(
-    'word',
-    {
-        'metavar': 'WORD',
-        'nargs': '*',
-        'help': 'only jobs that have all these words in id, name, description, command '
-        'or host',
-    },
-)
-FAILING = Option('--failing', {**FLAG, 'help': 'only jobs that fail'})
-
-
+WIDE = switch('--wide', 'print all columns, and whole texts')
 REST = (
     cell('run_on'),
     ('SCHEDULE', describe),
@@ -7899,10 +7890,20 @@ REST = (
 )
 
 
-@command('list', HAVING, FAILING, WIDE, JSON)
-def cmd_list(args, config):
+@command(
+    'list',
+    argument(
+        'word',
+        'only jobs that have all these words in id, name, description, command or host',
+        metavar='WORD',
+        nargs='*',
+    ),
+    switch('--failing', 'only jobs that fail'),
+    WIDE,
+    JSON,
+)
+def cmd_list(args, store):
     """list the jobs: those in trouble first, then those that run next"""
-    store = Store(config).connect()
     now = store.now()
     which, values = having_words(args.word)
     if not (args.word or args.wide or args.json):  # a template tells of its jobs
@@ -7940,14 +7941,13 @@ def cmd_list(args, config):
 
 HISTORY_OPTIONS = (
     JOB_OR_ALL,
-    Option('--failed', {**FLAG, 'help': 'only runs that failed'}),
-    Option('--host', {'metavar': 'HOST', 'help': 'only runs on this host'}),
-    Option(
+    switch('--failed', 'only runs that failed'),
+    argument('--host', 'only runs on this host', metavar='HOST'),
+    argument(
         '--since',
-        {
-            'metavar': 'TIME',
-            'help': "only what ended in the last 2h, or since 'YYYY-MM-DD HH:MM'",
-        },
+        "only what ended in the last 2h, or since 'YYYY-MM-DD HH:MM'",
+        type=typed(start_given, "90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'"),
+        metavar='TIME',
     ),
     COUNT,
     WIDE,
@@ -7956,9 +7956,8 @@ HISTORY_OPTIONS = (
 
 
 @command('history', *HISTORY_OPTIONS)
-def cmd_history(args, config):
+def cmd_history(args, store):
     """list the last runs of all jobs, or of one"""
-    store = Store(config).connect()
     values = {'count': args.n}
     order = 'ended_at'
     tests = ['1 = 1']
@@ -7986,7 +7985,7 @@ def cmd_history(args, config):
         args.json,
         cell('job_id'),
         cell('name'),
-        cell('description', 30),
+        cell('description'),
         cell('run_no'),
         cell('started_at'),
         ('SECONDS', seconds_of),
@@ -8014,25 +8013,20 @@ def last_line(run):
     return text.rpartition('\n')[2]
 
 
-def since_given(store, text):
-    """The local time that was typed after --since, or so long ago. Raises BadConfig."""
-    length = period_given(text)
-    if length is not None:
-        return store.zone.local(store.now()) - length
-    with suppress(BadConfig):
-        return time_given(text)
-    allowed = "90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'"
-    raise BadConfig('--since %r; allowed: %s' % (text, allowed))
+def since_given(store, start):
+    """The local time from which on runs are listed. start: see start_given."""
+    if isinstance(start, datetime):
+        return start
+    return store.zone.local(store.now()) - start
 
 
 @command(
     'hosts',
     JSON,
-    Option('--forget', {'metavar': 'NAME', 'help': 'delete the row of this host'}),
+    argument('--forget', 'delete the row of this host', metavar='NAME'),
 )
-def cmd_hosts(args, config):
+def cmd_hosts(args, store):
     """list the hosts, as each last reported (every minute), and how much they run"""
-    store = Store(config).connect()
     if args.forget is not None:
         if not store.change('DELETE FROM host WHERE name = :name', name=args.forget):
             raise Problem('host %s is not known; see: hosts' % args.forget)
@@ -8057,24 +8051,14 @@ def cmd_hosts(args, config):
     )
 
 
-def seen_in_words(store, host, now):
-    """When a host was last seen, and how long ago that is."""
-    seen = moment(host.last_seen)
-    if seen is None:
-        return 'never'
-    seconds = (now - store.zone.utc_before(seen, now)).total_seconds()
-    return '%s, %s ago' % (host.last_seen, how_long(max(0, seconds)))
-
-
 ########################################################################################
 # reports: all about a job, its times, and what it writes
 ########################################################################################
 
 
 @command('show', JSON, JOB)
-def cmd_show(args, config):
+def cmd_show(args, store):
     """show all about a job"""
-    store = Store(config).connect()
     job = job_of(store, args.id)
     now = store.now()
     (job,) = described(store, [job], now)
@@ -8119,37 +8103,30 @@ def last_run_in_words(job):
 
 
 NEXT_OPTIONS = (
-    Option(
+    argument(
         'what',
-        {
-            'metavar': 'EXPR|JOB',
-            'nargs': '?',
-            'help': 'a cron expression, or a job; default: all jobs, until this time '
-            'tomorrow',
-        },
+        'a cron expression, or a job; default: all jobs, until this time tomorrow',
+        metavar='EXPR|JOB',
+        nargs='?',
     ),
-    Option(
+    argument(
         '--from',
-        {
-            'metavar': "'YYYY-MM-DD HH:MM:SS'",
-            'dest': 'after',
-            'help': "list times after this one, in the job's time zone; default: now",
-        },
+        "list times after this one, in the job's time zone; default: now",
+        dest='after',
+        **TIME,
     ),
-    Option(
-        '--time-zone',
-        {'metavar': 'ZONE', 'help': "such as Europe/Berlin; default: the job's"},
+    argument(
+        '--time-zone', "such as Europe/Berlin; default: the job's", metavar='ZONE'
     ),
     COUNT,
 )
 
 
 @command('next', *NEXT_OPTIONS)
-def cmd_next(args, config):
+def cmd_next(args, store):
     """list the next times of a cron expression, of a job, or of all jobs"""
     from itertools import islice
 
-    store = Store(config).connect()
     now = after = store.now()
     job = Job()
     if args.what is not None:
@@ -8158,7 +8135,7 @@ def cmd_next(args, config):
         job = job._replace(time_zone=args.time_zone)
     zone = zone_of(job, store.zone)
     if args.after is not None:
-        after = zone.utc(time_given(args.after))
+        after = zone.utc(args.after)
     if args.what is None:
         print_agenda(store, after, now, args.n)
         return
@@ -8174,7 +8151,7 @@ def in_zone(zone, when, now):
     text = '%s %s, %s' % (text_of(local), offset, day)
     if when < now:
         return text
-    return '%s, %s' % (text, how_far((when - now).total_seconds()))
+    return '%s, %s' % (text, how_far(when - now))
 
 
 def print_agenda(store, after, now, count):
@@ -8216,8 +8193,9 @@ def times_until(store, job, after, until):
 def job_or_expression(store, text):
     """The job whose id was typed, or one with the expression that was typed; active
     in any case."""
-    if re.fullmatch('[0-9]{1,9}', text) or re.fullmatch(NAME, text):
-        return job_of(store, id_or_name(text))._replace(active=1)
+    id = id_or_name(text)
+    if id:
+        return job_of(store, id)._replace(active=1)
     return Job(active=1, schedule=text)
 
 
@@ -8228,11 +8206,10 @@ PATIENCE = 5  # seconds to wait for what a run has written so far
     'log',
     JOB,
     COUNT,
-    Option('-f --follow', {**FLAG, 'help': 'print what it writes until the run ends'}),
+    switch('-f --follow', 'print what it writes until the run ends'),
 )
-def cmd_log(args, config):
+def cmd_log(args, store):
     """show what a job's last run wrote, on whichever host"""
-    store = Store(config).connect()
     job = with_last_run(store, args.id)
     if job.last_start is None:
         print('it never ran')
@@ -8249,7 +8226,7 @@ def cmd_log(args, config):
     job = with_last_run(store, args.id)
     print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
     whole = 'the whole log: %s, with worker %s'
-    print(whole % (config.job_log(job.id), job.last_worker), file=sys.stderr)
+    print(whole % (store.config.job_log(job.id), job.last_worker), file=sys.stderr)
 
 
 def with_last_run(store, id):
@@ -8308,31 +8285,22 @@ def unseen_part(seen, output):
 ########################################################################################
 
 
-ASKED = (
-    Option('id', {**BY_NAME, 'metavar': 'JOB', 'help': 'the id or the name of a job'}),
-    Option(
+@command(
+    'why',
+    JOB,
+    argument(
         'time',
-        {
-            'nargs': '?',
-            'metavar': "'YYYY-MM-DD HH:MM'",
-            'help': "a time in the job's time zone; default: now",
-        },
+        "a time in the job's time zone; default: now",
+        nargs='?',
+        **TIME,
     ),
 )
-
-
-@command('why', *ASKED)
-def cmd_why(args, config):
+def cmd_why(args, store):
     """say why a job did, does or does not run"""
-    store = Store(config).connect()
     job = job_of(store, args.id)
-    when = None
-    if args.time is not None:
-        when = time_given(args.time, 'time')
-    for line in why_lines(store, job, when):
-        if not line.startswith(' '):  # the others are columns
-            line = one_line(line)
-        print(visible(line))
+    for line in why_lines(store, job, args.time):
+        is_column = line.startswith(' ')
+        print(visible(line) if is_column else one_line(line))
 
 
 def why_lines(store, job, when=None):
@@ -8388,7 +8356,7 @@ def parts_at(job, local):
         expression = expression_of(job)
         for field in fields_at(expression, local):
             lines.append('  %-13s %-4s %-22s %s' % field)
-        fits = matches_at(expression, local)
+        fits = expression.next_local(local - SECOND) == local
     window = Window(job)
     if not window.is_all_day():
         inside = window.contains(local.time())
@@ -8422,25 +8390,18 @@ def fields_at(expression, local):
     return rows
 
 
-def matches_at(expression, local):
-    """Whether an Expression matches a time of the clock."""
-    at = timedelta(hours=local.hour, minutes=local.minute)
-    is_day = local.month in expression.months and expression.matches(local)
-    return is_day and at in expression.day_times
-
-
 def verdict(job, when, now, zone, fits):
     """Whether a job is due in the minute from a UTC time, in words. fits: whether the
     clock shows a time of its schedule then."""
-    is_due = is_due_at(job, when, now, zone)
-    text = 'It is due then.' if is_due else 'It is not due then.'
+    if is_due_at(job, when, now, zone):
+        if fits:
+            return 'It is due then.'
+        return 'It is due then, for a time that the clock skips.'
     own_zone = zone_of(job, zone)
-    before = own_zone.offset(when - MINUTE)
-    if is_due and not fits and before != own_zone.offset(when):
-        text = 'It is due then, for a time that the clock skips.'
-    if not is_due and fits and len(own_zone.times(own_zone.local(when))) > 1:
-        text = 'The clock shows this time twice: it is due the first time.'
-    return text
+    local = own_zone.local(when)
+    if fits and len(own_zone.times(local)) > 1:
+        return 'The clock shows this time twice: it is due the first time.'
+    return 'It is not due then.'
 
 
 def is_due_at(job, when, now, zone):
@@ -8527,83 +8488,42 @@ def history_lines(store, job, when, first):
 
 def waiting_for(store, job, now):
     """What a job does now, or what it waits for, in words: a list of texts."""
-    due = moment(job.next_run_utc)
+    (row,) = described(store, [job], now)
     if job.run_token is not None:
-        return [
-            'run %s: %s' % (job.run_no, job_status(job, now, store.zone, Facts())[1])
-        ]
+        return ['run %d: %s' % (job.run_no, row.status)]
     if job.each_host:
-        children = [row for row in family_of(store, job.id) if row.id != job.id]
-        statuses = statuses_of(store, children, now)
-        return [
-            'job %d on %s: %s' % (child.id, child.run_on, statuses[child.id][1])
-            for child in children
-        ] or ['a template, and no host has a job of it yet']
-    held = held_back(store, job, due, now)
-    if held and not job.run_requested:
-        return [held]
-    if due is None:
-        return ['waits for a worker to plan it', *hosts_for(store, job, now)]
-    if due > now:
-        what = 'retry %s of %s' % (job.attempt, job.retries)
-        if not job.attempt:
-            what = 'next run'
-        return ['%s at %s' % (what, when_text(store, due, now))]
-    since = text_of(store.zone.local(due))
-    return ['due since ' + since, *hosts_for(store, job, now)]
-
-
-def held_back(store, job, due, now):
-    """Why a job is not to run now, whichever hosts there are; None if it may."""
-    if not job.active:
-        return 'disabled'
-    if due == PARKED and job.after_job and not job.last_status.startswith('ERROR: sch'):
-        return 'waits for a success of job %s' % job.after_job
-    if due == PARKED:
-        return 'parked, it has no next time: ' + job.last_status
-    if (job.paused_until_utc or '') > text_of(now):
-        until = when_text(store, moment(job.paused_until_utc), now)
-        return 'paused until %s, by %s' % (until, job.paused_by)
-    if due and due <= now and (job.start_before_utc or '~') <= text_of(now):
-        return 'too late for its last time: waits for a worker to plan the next one'
-    return None
+        children = store.query(
+            'SELECT * FROM job WHERE parent_id = :id ORDER BY id', id=job.id
+        )
+        return [row.status] + [
+            'job %d on %s: %s' % (child.id, child.run_on, child.status)
+            for child in described(store, children, now)
+        ]
+    texts = [row.status, 'next run ' + row.next_run]
+    is_startable = job.run_requested or row.state not in ('disabled', 'paused')
+    due = moment(job.next_run_utc) or now
+    if is_startable and due <= now:
+        texts += hosts_for(store, job, now)
+    return texts
 
 
 def hosts_for(store, job, now):
-    """Why no host has started a job that is due, as a list of texts."""
+    """What is known of each host that may start a job, in words: a list of texts."""
     paused = pauses(store)
-    all_hosts = paused.get('*')
-    if all_hosts and not job.run_requested:
-        return ['all hosts are paused ' + pause_in_words(store, all_hosts, now)]
-    hosts = [
-        host
-        for host in store.query('SELECT * FROM host ORDER BY name')
-        if may_take(job, host.name, host.tags)
-    ]
-    word = ' of ' + job.run_on if job.run_on else ''
-    if not hosts:
-        return ['no worker%s was ever seen' % word]
-    last = max(host.last_seen or '' for host in hosts)
-    silent = text_of(store.zone.local(now) - SILENCE)
-    if last < silent:
-        return ['no worker%s was seen since %s' % (word, last or 'its start')]
+    texts = []
+    for host in store.query('SELECT * FROM host ORDER BY name'):
+        if may_take(job, host.name, host.tags):
+            text = '%s, last seen %s: takes %d of its %d slots'
+            seen = seen_in_words(store, host, now)
+            texts.append(text % (host.name, seen, host.running, host.max_tasks))
+            pause = paused.get('*') or paused.get(host.name.lower())
+            if pause:
+                texts.append(
+                    '%s is paused %s' % (host.name, pause_in_words(store, pause, now))
+                )
     if job.schedule is None and job.last_start != job.claimed_start:
-        return ['a Perl worker started it last, at %s' % job.last_start]
-    return [
-        state_of_host(job, host, paused.get(host.name.lower()))
-        for host in hosts
-        if (host.last_seen or '') >= silent
-    ]
-
-
-def state_of_host(job, host, pause):
-    """Whether a host that was seen lately starts jobs, in words. pause: its own."""
-    if pause and not job.run_requested:
-        return '%s is paused by %s' % (host.name, pause.paused_by)
-    taken = '%d of %d' % (host.running, host.max_tasks)
-    if host.running >= host.max_tasks:
-        return '%s has all its slots taken, %s' % (host.name, taken)
-    return '%s has free slots, taken are %s' % (host.name, taken)
+        texts.append('a Perl worker started it last, at %s' % job.last_start)
+    return texts or ['no worker for it was ever seen']
 
 
 ########################################################################################
@@ -8670,37 +8590,36 @@ def pauses(store):
     return {row.target: row for row in rows}
 
 
-UNITS = {'s': SECOND, 'm': MINUTE, 'h': 60 * MINUTE, 'd': DAY}
 LONGEST_PAUSE = 366 * DAY
 PAUSED = (
     JOBS_OR_ALL,
-    Option('--host', {'metavar': 'HOST', 'help': 'all jobs, but on this host only'}),
+    argument(
+        '--host',
+        'all jobs, but on this host only',
+        type=typed(host_given, 'the name of a host'),
+        metavar='HOST',
+    ),
 )
 
 
 PAUSE_OPTIONS = (
     *PAUSED,
-    Option(
+    argument(
         '--for',
-        {
-            'metavar': '2h',
-            'dest': 'period',
-            'help': 'how long: 90s, 15m, 2h, 3d; default: 1h',
-        },
+        'how long: 90s, 15m, 2h, 3d; default: 1h',
+        type=typed(period_given, '90s, 15m, 2h, 3d'),
+        metavar='2h',
+        dest='period',
     ),
-    Option(
-        '--until',
-        {'metavar': 'TIME', 'help': "or until when, in the database's time zone"},
-    ),
-    Option('--note', {'metavar': 'TEXT', 'default': '', 'help': 'why'}),
+    argument('--until', "or until when, in the database's time zone", **TIME),
+    argument('--note', 'why', metavar='TEXT', default=''),
     FORCE,
 )
 
 
 @command('pause', *PAUSE_OPTIONS)
-def cmd_pause(args, config):
+def cmd_pause(args, store):
     """start no runs for a while: of jobs, on a host, or at all"""
-    store = Store(config).connect()
     if not args.force:
         check_hosts(store, {'pause': 1})
     jobs = jobs_to_pause(store, args)
@@ -8709,7 +8628,7 @@ def cmd_pause(args, config):
     for job in jobs:
         pause_job(store, job.id, until, by)
     if not jobs:
-        pause_hosts(store, target_of(args), until, by)
+        pause_hosts(store, args.host or '*', until, by)
     report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
 
 
@@ -8728,15 +8647,14 @@ def report_pause(args, jobs, text):
 
 
 @command('resume', *PAUSED)
-def cmd_resume(args, config):
+def cmd_resume(args, store):
     """end a pause"""
-    store = Store(config).connect()
     jobs = jobs_to_pause(store, args)
     for job in jobs:
         resumed = resume_job(store, job.id)
         report_pause(args, [job], 'resumed' if resumed else 'is not paused')
     if not jobs:
-        resumed = resume_hosts(store, target_of(args))
+        resumed = resume_hosts(store, args.host or '*')
         report_pause(args, [], 'resumed' if resumed else 'not paused')
 
 
@@ -8746,36 +8664,13 @@ def jobs_to_pause(store, args):
     return [job_of(store, job) for job in args.id]
 
 
-def target_of(args):
-    """Of the table `pause`. Raises BadConfig."""
-    if args.host is None:
-        return '*'
-    if not re.fullmatch(WORD, args.host.lower()):
-        raise BadConfig('--host %r; allowed: the name of a host' % args.host)
-    return args.host.lower()
-
-
-def period_given(text):
-    """What was typed for a length of time, as a timedelta; None if it is none."""
-    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
-    if given is None:
-        return None
-    number, unit = given.groups()
-    return int(number) * UNITS[unit]
-
-
 def end_of_pause(store, args):
     """When a pause ends, a UTC datetime. Raises BadConfig."""
     now = store.now()
-    if args.until and args.period:
-        raise BadConfig('--for and --until; allowed: one of them')
+    length = args.period or 60 * MINUTE
+    until = now + length
     if args.until:
-        until = store.zone.utc(time_given(args.until, '--until'))
-    else:
-        length = period_given(args.period or '1h')
-        if length is None:
-            raise BadConfig('--for %r; allowed: 90s, 15m, 2h, 3d' % args.period)
-        until = now + length
+        until = store.zone.utc(args.until)
     if not now < until <= now + LONGEST_PAUSE:
         raise BadConfig(
             'the end of the pause, %s; allowed: from now to %d days from now'
@@ -8810,16 +8705,17 @@ SNAPSHOT = {
 }
 
 
-NOTHING_TOLD = 'nothing is told; set alert.mail, alert.webhook or alert.command'
-
-
-@command('alert', Option('--test', {**FLAG, 'help': 'only send a test message'}))
+@command(
+    'alert',
+    switch('--test', 'only send a test message'),
+    given=given_config,
+)
 def cmd_alert(args, config):
     """tell what is wrong, and what is well again; the job named alert does so"""
-    if not config.alerts:
-        raise config.bad(NOTHING_TOLD)
-    if args.test and not channels_of(config):
-        raise config.bad(NOTHING_TOLD)
+    if not config.alerts or (args.test and not channels_of(config)):
+        raise config.bad(
+            'nothing is told; set alert.mail, alert.webhook or alert.command'
+        )
     if args.test:
         sent, problems = send(config, test_messages(config))
         for message in sent:
@@ -8879,10 +8775,8 @@ def ended(store, row, now):
         return row
     period = now - moment(row.since_utc)
     text = '%s after %s' % (over(store, row, now), lasted(period))
-    if row.times == 1:
-        text += ', 1 failure'
-    elif row.times:
-        text += ', %d failures' % row.times
+    if row.times:
+        text += ', ' + counted(row.times, 'failure')
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
@@ -8956,7 +8850,6 @@ def is_done(config, row):
 # messages: what is told of troubles, and how it is sent
 ########################################################################################
 
-CHANNELS = 'mail', 'webhook', 'command'
 # A row of `about`: when the last pass was, and how many messages went where on a day.
 Fact = namedtuple('Fact', 'name value')
 SENDING = 30  # seconds for all channels together, as they send at the same time
@@ -8978,7 +8871,7 @@ Message = namedtuple(
 
 def channels_of(config):
     """The channels by which a host tells what is wrong."""
-    found = [name for name in CHANNELS if getattr(config, 'alert_' + name)]
+    found = [name for name in SENDERS if getattr(config, 'alert_' + name)]
     if config.alert_smtp and 'mail' not in found:  # for the jobs that have alert_to
         found.append('mail')
     return found
@@ -9120,7 +9013,7 @@ def send(config, messages):
     problems = []
     threads = {}
     until = boottime() + SENDING
-    for channel in CHANNELS:
+    for channel in SENDERS:
         some = [message for message in messages if message.channel == channel]
         if some:
             values = (config, channel, some, sent, problems)
@@ -9172,7 +9065,7 @@ def answer_in_words(code, answer):
     """A server's answer; answer: text, or bytes."""
     if isinstance(answer, bytes):
         answer = answer.decode('utf-8', 'replace')
-    return 'the server answers: %d, %s' % (code, visible(one_line(answer)))
+    return 'the server answers: %d, %s' % (code, one_line(answer))
 
 
 def refused_in_words(recipients):
@@ -9349,7 +9242,8 @@ WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long 
 SKIPPED_FOR = 60 * MINUTE  # after which skips are over
 OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
 FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
-    failures, last_status, last_worker, last_start, last_end, next_run_utc'''
+    run_requested, failures, last_status, last_worker, last_start, last_end,
+    next_run_utc'''
 
 
 def troubles_now(store, known, now):
@@ -9362,16 +9256,6 @@ def troubles_now(store, known, now):
 def is_held(row, now):
     """Whether something must be wrong for longer before it is told."""
     return moment(row.since_utc) > now - HOLD.get(row.kind, 0 * MINUTE)
-
-
-def lasted(period):
-    """A timedelta in words, such as 3 h 20 min."""
-    minutes = round(period / MINUTE)
-    if minutes < 60:
-        return '%d min' % minutes
-    if minutes < 2880:
-        return '%d h %d min' % divmod(minutes, 60)
-    return '%d days' % (minutes / 1440)
 
 
 def jobs_where(store, which, **values):
@@ -9414,7 +9298,7 @@ def trouble_of(job, kind, since, text, times=0):
         str(job.id),
         text_of(since),
         times=times,
-        text=('%s %s' % (label_of(job), visible(one_line(text))))[:255],
+        text=('%s %s' % (label_of(job), one_line(text)))[:255],
         alert_to=job.alert_to,
     )
 
@@ -9449,15 +9333,9 @@ def failing(store, known, now):
 
 def first_failure(store, job, now):
     """Since when a job fails, a datetime, UTC, as far as the history knows."""
-    rows = store.query(
-        """SELECT MIN(ended_at) AS ended FROM run
-        WHERE job_id = :id AND {ran} AND run_no > COALESCE(
-            (SELECT MAX(run_no) FROM run WHERE job_id = :id AND status = 'Success'), 0)
-        """,
-        id=job.id,
-    )
-    ended = moment(rows[0].ended) or moment(job.last_end)
-    return store.zone.utc_before(ended, now) if ended else now
+    rows = store.query(STATUS_FACTS, jobs=[job.id])
+    ended = first_failures(store, rows).get(job.id) or job.last_end
+    return store.zone.utc_before(moment(ended), now) if ended else now
 
 
 def late(store, known, now):
@@ -9470,7 +9348,7 @@ def late(store, known, now):
         return []
     told = subjects_of(known, 'late')
     ends = ends_of_pauses(store)
-    words = words_of_hosts(living_hosts(store, now))
+    hosts = hosts_there(store, now)
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
@@ -9478,8 +9356,9 @@ def late(store, known, now):
         if since > limit and str(job.id) not in told:
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))
-        if job.run_on and job.run_on not in words:
-            text += ': there is no host for %s' % job.run_on
+        missing = missing_for(job, hosts)
+        if missing:
+            text += ': waits for ' + missing
         found.append(trouble_of(job, 'late', since, text))
     return found
 
@@ -9488,14 +9367,6 @@ def ends_of_pauses(store):
     """When the pauses end or ended, UTC datetimes by their targets."""
     rows = store.query('SELECT target, until_utc FROM pause')
     return {row.target: moment(row.until_utc) for row in rows}
-
-
-def words_of_hosts(hosts):
-    """What run_on of a job may be for one of some hosts to take it."""
-    words = set()
-    for host in hosts:
-        words.update(words_of_host(host.name, host.tags))
-    return words
 
 
 def slow(store, known, now):
@@ -9552,12 +9423,9 @@ def skipped(store, known, now):
     """Jobs that did not run at a time of theirs, until an hour after that."""
     ids = {int(subject) for subject in subjects_of(known, 'skipped')}
     since = text_of(last_pass(store, now))
-    for row in store.query(NEW_SKIPS, since=since):
-        ids.add(row.job_id)
+    ids |= {row.job_id for row in store.query(NEW_SKIPS, since=since)}
     found = []
-    ids = sorted(ids)
-    for first in range(0, len(ids), 1000):
-        some = ids[first : first + 1000]
+    for some in parts_of(sorted(ids)):
         for job in jobs_where(store, 'id IN (:ids)', ids=some):
             found += skip_of(store, job, now)
     return found
@@ -9637,10 +9505,8 @@ IS_WAITING = """SELECT id FROM job
 # check: does everything work that a worker needs?
 ########################################################################################
 
-DURABLE = {  # settings of a server that keep what is committed, and no session can set
-    'innodb_flush_log_at_trx_commit': '1',
-    'sync_binlog': '1',
-}
+# Settings of a server: 1 keeps what is committed. No session can set them.
+DURABLE = 'innodb_flush_log_at_trx_commit', 'sync_binlog'
 
 # The schema of the tables, and who may create in it but its owner and this account.
 CREATORS = """SELECT quote_ident(nspname),
@@ -9652,7 +9518,7 @@ CREATORS = """SELECT quote_ident(nspname),
     ORDER BY grantee"""
 
 
-@command('check')
+@command('check', given=given_config)
 def cmd_check(args, config):
     """check what a worker needs, one line each"""
     store = Store(config)
@@ -9667,7 +9533,7 @@ def cmd_check(args, config):
         ('triggers', try_triggers),
         ('durability', durability_in_words),
         ('time zone', zone_in_words),
-        ('clock skew', skew_in_words),
+        ('clock skew', lambda store: '%d ms' % skew_of(store.now())),
         ('servers', servers_in_words),
         ('signatures', signatures_in_words),
         ('alerts', alerts_in_words),
@@ -9772,24 +9638,25 @@ def try_triggers(store):
 
 def durability_in_words(store):
     """What a crash of the database's machine can lose."""
-    if store.config.db_engine != 'mysql':
-        return 'a claim that is answered is on the disk'
-    rows = store.query(
-        'SHOW GLOBAL VARIABLES WHERE variable_name IN (:names)',
-        names=[*DURABLE, 'log_bin'],
-    )
-    values = dict(rows)
+    values = {}
+    if store.config.db_engine == 'mysql':
+        values = dict(
+            store.query(
+                'SHOW GLOBAL VARIABLES WHERE variable_name IN (:names)',
+                names=[*DURABLE, 'log_bin'],
+            )
+        )
+    if values.get('log_bin') != 'ON':
+        values['sync_binlog'] = '1'  # there is nothing to sync
     risky = [
         '%s is %s' % (name, values[name])
-        for name, good in DURABLE.items()
-        if values.get(name, good) != good
-        and (name != 'sync_binlog' or values.get('log_bin') == 'ON')
+        for name in DURABLE
+        if values.get(name, '1') != '1'
     ]
-    if risky:
-        return "%s: after a crash of the server's machine, a job may run twice" % (
-            ' and '.join(risky)
-        )
-    return 'a claim that is answered is on the disk'
+    if not risky:
+        return 'a claim that is answered is on the disk'
+    text = "%s: after a crash of the server's machine, a job may run twice"
+    return text % ' and '.join(risky)
 
 
 def zone_in_words(store):
@@ -9816,11 +9683,6 @@ def tzdata_version():
 
         return tzdata.IANA_VERSION
     return 'none'
-
-
-def skew_in_words(store):
-    """How far this host's clock is ahead of the database's."""
-    return '%d ms' % skew_of(store.now())
 
 
 def servers_in_words(store):
@@ -9881,27 +9743,24 @@ def last_seen_in_words(store):
 ########################################################################################
 
 
-IMPORTED = (
-    Option('file', {'metavar': 'FILE', 'help': 'the crontab; -: standard input'}),
-    Option('--system', {**FLAG, 'help': 'it has a user column, like /etc/crontab'}),
-    Option(
+IMPORT_OPTIONS = (
+    argument('file', 'the crontab; -: standard input', metavar='FILE'),
+    switch('--system', 'it has a user column, like /etc/crontab'),
+    argument(
         '--max-run-time',
-        {
-            **MINUTES.keywords,
-            'help': 'minutes after which a run is killed; default: 1440',
-        },
+        'minutes after which a run is killed; default: 1440',
+        **MINUTES.keywords,
     ),
-    Option('--each-host', {**FLAG, 'help': 'jobs that run on each host'}),
+    switch('--each-host', 'jobs that run on each host'),
 )
 
 
-@command('import', *IMPORTED)
-def cmd_import(args, config):
+@command('import', *IMPORT_OPTIONS)
+def cmd_import(args, store):
     """add the entries of a crontab as jobs"""
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     lines = lines_of_crontab(args.file)
-    store = Store(config).connect()
     present = {
         (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
@@ -10113,13 +9972,10 @@ def as_user(script, user):
 AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 
 
-YAML = Option('--yaml', {**FLAG, 'help': 'print a file for apply instead'})
-
-
-@command('export', YAML)
-def cmd_export(args, config):
+@command('export', switch('--yaml', 'print a file for apply instead'))
+def cmd_export(args, store):
     """print all jobs as a crontab"""
-    jobs = Store(config).connect().query('SELECT * FROM job ORDER BY id')
+    jobs = store.query('SELECT * FROM job ORDER BY id')
     if args.yaml:
         text = yaml_of(jobs)
         print(on_terminal(text), end='')
@@ -10134,14 +9990,17 @@ def cmd_export(args, config):
         print(on_terminal(line + '\n'))
 
 
+IN_LINE = 'schedule', 'frequency', 'command'  # a crontab tells these in its lines
+
+
 def exported_facts(job, schedule):
     """What the crontab line of a job does not tell; of the columns that version 1 does
     not know, those that are not the default. schedule: as it is shown in the line."""
     facts = {}
     for column in COLUMNS:
         value = getattr(job, column.name)
-        is_said = column in SINCE_2 and value != column.default
-        if column.exported or is_said:
+        is_default = column in SINCE_2 and value == column.default
+        if column.name not in IN_LINE and not is_default:
             facts[column.name] = value
     if job.schedule is None:  # import goes by the facts
         facts.update(schedule=None, frequency=job.frequency)
@@ -10178,7 +10037,6 @@ def nearest_expression(minutes):
 # are locked in order of their ids, and must still be what they were.
 
 LOOKS = 5  # at rows that others change meanwhile
-PART = 500  # rows that one statement locks
 WRITTEN = (*COLUMNS_BY_NAME, 'applied_by')
 
 
@@ -10196,12 +10054,7 @@ class Todo:
 
     def counts(self):
         """How many are added, changed, removed, unchanged."""
-        parts = (
-            self.added,
-            self.changed,
-            self.removed,
-            self.unchanged,
-        )
+        parts = self.added, self.changed, self.removed, self.unchanged
         return tuple(map(len, parts))
 
     def take(self, entry):
@@ -10217,24 +10070,18 @@ class Todo:
                 self.new[name] = value
 
 
-APPLIED = (
-    Option('file', {'metavar': 'FILE', 'help': 'the file; -: standard input'}),
-    Option(
-        '--dry-run',
-        {**FLAG, 'help': 'only print what is to be done, and exit 3 if anything is'},
-    ),
-    Option('--sign', {**FLAG, 'help': 'sign the jobs of the file that are not signed'}),
+APPLY_OPTIONS = (
+    argument('file', 'the file; -: standard input', metavar='FILE'),
+    switch('--dry-run', 'only print what is to be done, and exit 3 if anything is'),
+    switch('--sign', 'sign the jobs of the file that are not signed'),
     KEY,
-    Option('--prune', {**FLAG, 'help': 'remove jobs that the file no longer has'}),
-    Option(
-        '--yes',
-        {**FLAG, 'help': 'also remove most of its jobs, or take over those of others'},
-    ),
+    switch('--prune', 'remove jobs that the file no longer has'),
+    switch('--yes', 'also remove most of its jobs, or take over those of others'),
     FORCE,
 )
 
 
-@command('apply', *APPLIED)
+@command('apply', *APPLY_OPTIONS, given=given_config)
 def cmd_apply(args, config):
     """make jobs as a YAML file says"""
     file = JobFile(args.file)
@@ -10314,7 +10161,10 @@ def difference(store, file, args):
     wrong = list(file.wrong)
     keys = match_rows(file, rows, args.yes, wrong)
     todo = Todo()
-    find_left(todo, rows, file)
+    if file.owner:
+        todo.mine = [row for row in rows.values() if row.applied_by == file.owner]
+    there = {entry.key for entry in file.entries}
+    todo.left = [row for row in todo.mine if row.id not in there]
     known = dict(rows)
     if args.prune:
         todo.removed = todo.left
@@ -10335,17 +10185,6 @@ def difference(store, file, args):
     if not args.force:
         check_hosts(store, todo.new)
     return todo
-
-
-def find_left(todo, rows, file):
-    """Find the rows of a file's owner, and those of them that it does not have."""
-    owner = file.owner
-    there = {entry.key for entry in file.entries}
-    for id, row in rows.items():
-        if owner and owner == row.applied_by:
-            todo.mine.append(row)
-            if id not in there:
-                todo.left.append(row)
 
 
 def match_rows(file, rows, take_over, wrong):
@@ -10429,8 +10268,8 @@ def mistakes(entry, now, zone, find):
 
 
 def write(store, file, todo):
-    """Do what is to be done, in one transaction. Returns the ids of the jobs that were
-    added or changed. Raises Again if others have changed a row meanwhile."""
+    """Do what is to be done, in one transaction. Raises Again if others have changed a
+    row meanwhile."""
     rows = list(todo.removed)
     entries = {}
     for entry in todo.changed:
@@ -10452,7 +10291,6 @@ def write(store, file, todo):
         for row in todo.removed:
             remove(store, row.id)
         plan_entries(store, file, entries)
-    return list(entries)
 
 
 def lock_rows(store, rows):
@@ -10464,11 +10302,6 @@ def lock_rows(store, rows):
         )
         if list(map(content, locked)) != list(map(content, part)):
             raise Again('others change these jobs all the time; try again')
-
-
-def parts_of(values):
-    """A list in lists of at most PART."""
-    return [values[at : at + PART] for at in range(0, len(values), PART)]
 
 
 def content(row):
@@ -10527,8 +10360,7 @@ def plan_entries(store, file, entries):
 TIMED_BY = 'after_job', 'schedule', 'frequency'  # one of them says when a job runs
 CLOCKS = 'start_anchor', 'stop_anchor'
 NUMBERS = ['id', *[column.name for column in COLUMNS if int in column.type.json]]
-NOT_SAID = {column.name: column.default for column in COLUMNS}
-NOT_SAID['frequency'] = None  # one of TIMED_BY is to be said
+NOT_SAID = {**DEFAULTS, 'frequency': None}  # one of TIMED_BY is to be said
 FILE_KEYS = 'owner', 'defaults', 'jobs'
 JOB_KEYS = ['id', *COLUMNS_BY_NAME]
 TAG = 'tag:yaml.org,2002:'  # the beginning of YAML's own ones
@@ -10556,9 +10388,7 @@ class Entry:
 
     def mistake(self, column, text):
         """(line, text) for what is wrong with a column."""
-        line = self.line
-        if column in self.lines:
-            line = self.lines[column]
+        line = self.lines.get(column, self.line)
         return line, '%s: %s %s' % (self.label, column, text)
 
 
@@ -10573,9 +10403,7 @@ class JobFile:
         self.defaults = {}  # {column: (value, line)}
         self.entries = []
         top = self.top_node()
-        nodes = {}
-        for key, node, _ in self.parts(top, FILE_KEYS):
-            nodes[key] = node
+        nodes = {key: node for key, node, _ in self.parts(top, FILE_KEYS)}
         jobs = nodes.get('jobs', top)
         if jobs.id != 'sequence':
             raise self.bad('jobs: allowed: a list')
@@ -10607,10 +10435,9 @@ class JobFile:
 
     def owner_in(self, node):
         """The owner that a file names. Raises BadConfig."""
-        if node.id != 'scalar' or len(node.value) not in range(1, 256):
-            raise self.bad('owner: allowed: 1 to 255 characters')
-        if '\0' in node.value:
-            raise self.bad('owner: has a NUL character')
+        check = has_length(1, 255)
+        if node.id != 'scalar' or not check.allows(node.value):
+            raise self.bad('owner: allowed: ' + check.words)
         return node.value
 
     def refuse(self, wrong):
@@ -10780,35 +10607,29 @@ def said_of(job, names):
 # sign: jobs are signed, and their signatures looked at
 ########################################################################################
 
-SOME_JOBS = Option('id', {**JOBS.keywords, 'nargs': '*'})
-
 
 SIGN_OPTIONS = (
-    SOME_JOBS,
-    Option('--all', {**FLAG, 'help': 'sign all jobs'}),
+    argument('id', 'the ids or the names of jobs', nargs='*', **BY_NAME),
+    switch('--all', 'sign all jobs'),
     KEY,
-    Option(
+    argument(
         '--not-after',
-        {
-            'metavar': 'TIME',
-            'help': 'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
-            'default: until it is replaced',
-        },
+        'until when it holds: YYYY-MM-DD or YYYY-MM-DD HH:MM, UTC; '
+        'default: until it is replaced',
+        **TIME,
     ),
-    Option('--yes', {**FLAG, 'help': 'do not ask'}),
+    switch('--yes', 'do not ask'),
 )
 
 
-@command('sign', *SIGN_OPTIONS)
+@command('sign', *SIGN_OPTIONS, given=given_config)
 def cmd_sign(args, config):
     """show what has changed in jobs since they were signed, ask, and sign them"""
     if bool(args.id) == args.all:
         raise BadConfig('sign: name the jobs, or --all')
-    until = None
-    if args.not_after is not None:
-        until = text_of(time_given(args.not_after, '--not-after'))
-        if is_over(until):
-            raise BadConfig('--not-after %s UTC is in the past' % until)
+    until = text_of(args.not_after)
+    if until and is_over(until):
+        raise BadConfig('--not-after %s UTC is in the past' % until)
     store = store_for_signing(config)
     jobs = []
     for job in signable(store, args.id):
@@ -10986,9 +10807,8 @@ def write_signature(store, job, signature):
 
 
 @command('verify', JOBS_OR_ALL)
-def cmd_verify(args, config):
+def cmd_verify(args, store):
     """say of jobs, or of all, whether they are as they were signed, and by whom"""
-    store = Store(config).connect()
     status = 0
     for job in signable(store, args.id):
         signer, said = judged(store, job)
@@ -11037,22 +10857,23 @@ def tell_unsigned(store, before, id):
 # demo: three workers on an embedded database
 ########################################################################################
 
-DEMO = [  # commands, and other columns
-    (
-        'sleep 3; echo here',
-        {'description': 'left behind by a killed worker', 'max_run_time': 9},
-    ),
-    ('echo hello', {}),
-    ('date', {}),
-    ('uname -a', {}),
-    ('ls / | wc -l', {}),
-    ('sleep 1', {}),
-    ('id', {}),
-    ('echo oh >&2', {}),
-    ('seq 9 | tail -1', {}),
-    ('printf "no newline"', {}),
-    ('echo this one fails; exit 3', {}),
-    ('sleep 60', {'description': 'runs out of time', 'frequency': 2}),
+DEMO = [  # rows of `job`
+    {
+        'command': 'sleep 3; echo here',
+        'description': 'left behind by a killed worker',
+        'max_run_time': 9,
+    },
+    {'command': 'echo hello'},
+    {'command': 'date'},
+    {'command': 'uname -a'},
+    {'command': 'ls / | wc -l'},
+    {'command': 'sleep 1'},
+    {'command': 'id'},
+    {'command': 'echo oh >&2'},
+    {'command': 'seq 9 | tail -1'},
+    {'command': 'printf "no newline"'},
+    {'command': 'echo this one fails; exit 3'},
+    {'command': 'sleep 60', 'description': 'runs out of time', 'frequency': 2},
 ]
 NEXT = '''
 Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
@@ -11062,7 +10883,7 @@ Each of the 12 jobs ran once. Next, with PyYAML installed (python3-yaml):
 DEMO_SECONDS = 14  # after which it gives up
 
 
-@command('demo', config_of=lambda args: None)
+@command('demo', given=lambda args: None)
 def cmd_demo(args, _):
     """run three workers on an embedded database; needs only Python"""
     import tempfile
@@ -11121,8 +10942,8 @@ def worker_of(config):
 
 
 def add_demo_jobs(store, jobs):
-    for script, more in jobs:
-        save_job(store, None, {'description': script, 'command': script, **more})
+    for job in jobs:
+        save_job(store, None, {'description': job['command'], **job})
 
 
 def kill_a_worker(store, config, limit):

@@ -93,7 +93,7 @@ EVERY_5 = '--every', '5'
         (['add', '--schedule', '@reboot', 'x'], ['@reboot']),
         (
             ['add', '--every', '5', '--schedule', '* * * * *', 'x'],
-            ['--every', 'one of'],
+            ['--schedule: not allowed with argument --every'],
         ),
         (
             ['add', *EVERY_5, '--start', '24:00', 'x'],
@@ -113,10 +113,10 @@ EVERY_5 = '--every', '5'
         ),
         (['add', *EVERY_5, ''], ['command', '1 to 12000']),
         (['add'], ['COMMAND', '--help']),
-        (['add', *EVERY_5, 'x' * 12001], ['command', '12001', '12000']),
+        (['add', *EVERY_5, 'x' * 12001], ['command', '12000 characters']),
         (
             ['add', *EVERY_5, '--description', 'x' * 256, 'x'],
-            ['description', '256', '255'],
+            ['description', '255 characters'],
         ),
         (['next', '9' * 20], ['1 fields']),
         (['next', '* * * * *', '--from', '0001-01-01 00:00:00'], ['--from', '0001']),
@@ -229,7 +229,7 @@ def test_a_row_of_the_table_is_all_that_a_new_column_takes(tmp_path):
     with open(SCRIPT) as file:
         before, head, after = file.read().partition('COLUMNS = (\n    Column(')
     row = """COLUMNS = (
-    Column('run_requested', MINUTES, default=0, option='--asked', exported=True),
+    Column('run_requested', MINUTES, default=0, option='--asked'),
     Column("""
     script = tmp_path / 'distributed_cron.py'
     script.write_text(before + row + after)
@@ -282,11 +282,15 @@ def test_the_readmes_table_of_columns_is_the_programs():
     [
         ({}, {}),
         ({'schedule': '0 3 * * *', 'max_run_time': 525600}, {}),
-        ({'command': None}, {'command': '0 characters; allowed: 1 to 12000'}),
         (
-            {'description': 'x' * 256, 'frequency': 0},
+            {'command': None},
+            {'command': "''; allowed: 1 to 12000 characters, without NUL"},
+        ),
+        (
+            {'description': 256 * '\0', 'frequency': 0},
             {
-                'description': '256 characters; allowed: 0 to 255',
+                'description': dc.short(256 * '\0')
+                + '; allowed: 0 to 255 characters, without NUL',
                 'frequency': '0; allowed: 1 to 5256000 minutes',
             },
         ),

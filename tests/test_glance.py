@@ -400,8 +400,10 @@ def test_the_table_of_the_history(history):
 @pytest.mark.parametrize('since', ['yesterday', '2', '0h', '1w', '26:00', '-1h'])
 def test_a_bad_time_is_one_line(sqlite_place, since):
     said = sqlite_place.run('history', '--since=' + since, code=2)
-    text = "--since %r; allowed: 90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'\n"
-    assert said.endswith(': ' + text % since)
+    text = (
+        "--since: %r; allowed: 90s, 15m, 2h, 3d, or 'YYYY-MM-DD HH:MM'; see: " % since
+    )
+    assert said == 'distributed_cron: %sdistributed_cron.py history --help\n' % text
 
 
 def test_hosts_that_are_paused(place):

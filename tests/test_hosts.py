@@ -112,13 +112,16 @@ def test_pause_and_resume_by_commands(place):
 @pytest.mark.parametrize(
     'args, part',
     [
-        (['pause', '--for', '2x'], "--for '2x'; allowed: 90s, 15m, 2h, 3d"),
+        (['pause', '--for', '2x'], "--for: '2x'; allowed: 90s, 15m, 2h, 3d"),
         (['pause', '--for', '900d'], 'from now to 366 days'),
         (['pause', '--until', '2020-01-01'], 'from now to'),
-        (['pause', '--until', 'soon'], "--until 'soon'; allowed: "),
+        (['pause', '--until', 'soon'], "--until: 'soon'; allowed: "),
         (['pause', '--host', 'x', '1'], '--host x and jobs; allowed: one of them'),
         (['pause', '--host', '*'], 'allowed: the name of a host'),
-        (['add', '--every', '5', '--after', '1', 'x'], '--every and --after'),
+        (
+            ['add', '--every', '5', '--after', '1', 'x'],
+            '--after: not allowed with argument --every',
+        ),
         (
             ['add', '--every', '5', '--name', '7up', 'x'],
             "--name '7up'; allowed: a to z",

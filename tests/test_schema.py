@@ -359,7 +359,7 @@ def test_init_adds_a_new_column_and_its_index(place, monkeypatch):
 more_of_it       {count} NOT NULL DEFAULT 0,
 until_utc        {moment} NULL DEFAULT NULL
 ''',
-        indexes={**job.indexes, 'job_until': '(until_utc, more_of_it)'},
+        indexes=[*job.indexes, 'INDEX job_until (until_utc, more_of_it)'],
     )
     monkeypatch.setattr(dc, 'TABLES', (job, *others))
     for _ in range(2):

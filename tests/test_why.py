@@ -186,7 +186,7 @@ def test_what_ran_and_what_was_skipped(at):
     assert 'History: not over at this time: ' + skipped in text
     clock(at, 60)
     assert 'the last before it: ' + skipped in lines(at, job)
-    assert "time 'soon'; allowed" in at.run('why', 'ticks', 'soon', code=2)
+    assert "TIME: 'soon'; allowed" in at.run('why', 'ticks', 'soon', code=2)
 
 
 # What it waits for now.
@@ -197,29 +197,37 @@ def test_what_a_job_waits_for(at):
         return lines(at, job).partition('Now: ')[2]
 
     job = at.add(schedule='*/10 * * * *', retries=2, retry_delay=600)
-    assert now(job).startswith('waits for a worker to plan it\n')
+    assert now(job).startswith('never ran\nNow: next run to be planned\nNow: no worker')
     plan(at)
-    assert now(job) == 'next run at 2026-05-20 12:10:00, in 10 min'
+    assert now(job) == 'never ran\nNow: next run 2026-05-20 12:10:00, in 10 min'
     dc.act(at.store, 'disable', job)
     plan(at)
-    assert now(job) == 'disabled'
+    assert now(job) == 'disabled\nNow: next run never'
     dc.act(at.store, 'enable', job)
     clock(at, 1)
     dc.pause_job(at.store, job, NOON + timedelta(minutes=15), 'alice: disk')
-    assert now(job) == 'paused until 2026-05-20 12:15:00, in 14 min, by alice: disk'
+    assert now(job) == (
+        'paused until 12:15 by alice: disk\nNow: next run 2026-05-20 12:15:00, in 14 min'
+    )
     dc.resume_job(at.store, job)
     clock(at, 10)
-    assert now(job) == 'due since 2026-05-20 12:10:00\nNow: no worker was ever seen'
+    assert now(job) == (
+        'never ran\nNow: next run 2026-05-20 12:10:00, now\nNow: no worker for it was ever seen'
+    )
     at.store.hello('here-1', 0, at.store.now())
-    assert now(job).endswith('here has free slots, taken are 0 of 8')
+    assert now(job).endswith(
+        'here, last seen 2026-05-20 12:10:00, 0 s ago: takes 0 of its 8 slots'
+    )
     at.store.hello('here-1', 8, at.store.now())
-    assert now(job).endswith('here has all its slots taken, 8 of 8')
+    assert now(job).endswith(': takes 8 of its 8 slots')
     dc.pause_hosts(at.store, 'here', NOON + timedelta(minutes=30), 'bob')
-    assert now(job).endswith('here is paused by bob')
+    assert now(job).endswith(
+        'here is paused until 2026-05-20 12:30:00, in 20 min, by bob'
+    )
     dc.pause_hosts(at.store, '*', NOON + timedelta(minutes=30), 'bob')
-    assert 'all hosts are paused until 2026-05-20 12:30:00' in now(job)
+    assert 'here is paused until 2026-05-20 12:30:00' in now(job)
     clock(at, 31)
-    assert now(job).endswith('no worker was seen since 2026-05-20 12:10:00')
+    assert 'here, last seen 2026-05-20 12:10:00, 21 min ago' in now(job)
     run_no = start(at, job)
     assert now(job) == 'run 1: running on alpha since 12:31'
     finish(at, job, run_no)
@@ -231,25 +239,26 @@ def test_what_else_a_job_waits_for(at):
 
     first = at.add(schedule='0 0 * * *', retries=2, retry_delay=600, next_run_utc=NOW)
     fail(at, first)
-    assert now(first) == 'retry 1 of 2 at 2026-05-20 12:10:00, in 10 min'
+    assert now(first) == 'retry in 10 min\nNow: next run 2026-05-20 12:10:00, in 10 min'
     second = at.add(after_job=first)
     template = at.add(each_host=1, schedule='0 0 * * *')
     broken = at.add(schedule='61 * * * *')
     done = at.add(schedule='@at 2020-01-01 00:00')
     tagged = at.add(run_on='gpu')
     plan(at)
-    assert now(second) == 'waits for a success of job %d' % first
-    assert now(template) == 'a template, and no host has a job of it yet'
+    assert now(second) == 'never ran\nNow: next run after job %d' % first
+    assert now(template) == 'on no host yet'
     at.store.hello('here-1', 0, at.store.now())
     dc.follow_templates(at.store, at.store.now())
-    assert re.fullmatch(r'job \d+ on here: never ran', now(template))
-    assert now(broken).startswith('parked, it has no next time: ERROR: schedule: ')
-    assert now(done) == 'parked, it has no next time: Never ran.'
-    assert now(tagged).endswith('no worker of gpu was ever seen')
+    assert re.fullmatch(r'on 1 host\nNow: job \d+ on here: never ran', now(template))
+    assert now(broken).startswith("parked: minute '61'")
+    assert now(broken).endswith('next run never')
+    assert now(done) == 'never ran\nNow: next run never'
+    assert now(tagged).endswith('no worker for it was ever seen')
     perl = at.add(frequency=30, max_run_time=20, next_run_utc=NOW)
     at.store.execute('UPDATE job SET last_start = {local} WHERE id = :id', id=perl)
     assert now(perl).endswith('a Perl worker started it last, at ' + NOW)
     late = at.add(schedule='*/10 * * * *', start_within=3)
     plan(at)
     clock(at, 14)
-    assert now(late).startswith('too late for its last time')
+    assert now(late).startswith('waiting 4 min for a worker\n')

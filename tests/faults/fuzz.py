@@ -72,14 +72,15 @@ def crontab(text, folder):
         {'db': {'path': 'fuzzed.db'}}, os.path.join(folder, 'x.yml'), 'here'
     )
     args, said = dc.parser().parse_args(['import', path]), []
+    store = dc.Store(place)
     for _ in range(2):
         with (
             redirect_stdout(io.StringIO()) as out,
             redirect_stderr(io.StringIO()) as err,
         ):
             if not os.path.exists(place.db_path):
-                dc.create_tables(dc.Store(place))
-            dc.cmd_import(args, place)
+                dc.create_tables(store)
+            dc.cmd_import(args, store.connect())
         count = out.getvalue().splitlines()[-1]  # after a line for each new job
         numbers = [int(word) for word in count.split() if word.isdigit()]
         # A line for each entry that is skipped; a note on MAILTO is of none.
@@ -89,7 +90,6 @@ def crontab(text, folder):
         said.append(numbers)
     first, again = said  # what was refused may now be there: it is known by its command
     assert again[0] == 0 and sum(first) == sum(again), said
-    store = dc.Store(place).connect()
     store.execute('DELETE FROM job')
     store.close()
 
