@@ -4774,7 +4774,7 @@ class MySQL(Dialect):
         lock_wait = max(1, self.config.db_timeout - 1)
         return (
             'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', completion_type = 0, "
             'innodb_lock_wait_timeout = %d, lock_wait_timeout = %d, wait_timeout = %d'
             % (lock_wait, lock_wait, self.idle_limit()),
         )
