@@ -4740,6 +4740,7 @@ class MySQL(Dialect):
         'here': 'FORCE INDEX (job_here)',
         'by_due': 'next_run_utc',
         'later': '(%s + INTERVAL (%s) SECOND)',
+        'backend': 'UUID()',  # no two sessions share one
     }
     errors = (
         ('1020|1205|1213|3572', Again, ''),
@@ -4831,6 +4832,7 @@ class PostgreSQL(Dialect):
         'here': '',
         # all of the index, or it sorts all rows
         'by_due': 'run_on, run_token, next_run_utc',
+        'backend': 'CONCAT(pg_postmaster_start_time(), pg_backend_pid())',
     }
     errors = (
         ('40|55P03|57014', Again, ''),
