@@ -4992,8 +4992,8 @@ def load_driver(config, name, oldest):
 def log_in(driver, config, create, host, port, socket):
     """PyMySQL's connection to a server. create: to make tables; then it waits for an
     answer as long as it takes."""
-    # At least a second longer than a lock is waited for.
-    timeout = None if create else max(2, config.db_timeout)
+    # Longer than a lock is waited for: before 10.6, MariaDB waits up to a second more.
+    timeout = None if create else max(3, config.db_timeout + 1)
     types = driver.constants.FIELD_TYPE
     times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
     connect = partial(
