@@ -4740,6 +4740,7 @@ class MySQL(Dialect):
         'here': 'FORCE INDEX (job_here)',
         'by_due': 'next_run_utc',
         'later': '(%s + INTERVAL (%s) SECOND)',
+        'backend': 'UUID()',  # no two sessions share one
     }
     errors = (
         ('1020|1205|1213|3572', Again, ''),
@@ -4774,7 +4775,7 @@ class MySQL(Dialect):
         lock_wait = max(1, self.config.db_timeout - 1)
         return (
             'SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED',
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', "
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', completion_type = 0, "
             'innodb_lock_wait_timeout = %d, lock_wait_timeout = %d, wait_timeout = %d'
             % (lock_wait, lock_wait, self.idle_limit()),
         )
@@ -4831,6 +4832,7 @@ class PostgreSQL(Dialect):
         'here': '',
         # all of the index, or it sorts all rows
         'by_due': 'run_on, run_token, next_run_utc',
+        'backend': 'CONCAT(pg_postmaster_start_time(), pg_backend_pid())',
     }
     errors = (
         ('40|55P03|57014', Again, ''),
@@ -4864,27 +4866,28 @@ class PostgreSQL(Dialect):
             keepalives_interval=1,
             tcp_user_timeout=limit,
             prepare_threshold=None,  # behind pgbouncer, sessions change under us
-            options=' '.join('-c %s=%s' % pair for pair in self.settings(limit)),
             **libpq_tls(config, self.driver, socket),
         )
         for kind in ('timestamp', 'time'):  # which stay text
             connection.adapters.register_loader(
                 kind, self.driver.types.string.TextLoader
             )
-        if connection.execute(ONLY_SCHEMA).fetchone()[0]:
+        if connection.execute(ONLY_SCHEMA + self.settings(limit)).fetchone()[0]:
             raise self.driver.OperationalError('the server is a standby, read-only')
         return connection
 
     def settings(self, limit):
-        """The settings of a session; limit: milliseconds to wait for an answer."""
-        return (
-            ('datestyle', 'ISO'),
-            ('client_encoding', 'utf8'),
-            ('lock_timeout', int(500 * self.config.db_timeout)),
-            ('statement_timeout', limit),
-            ('idle_in_transaction_session_timeout', 1000 * self.idle_limit()),
-            ('synchronous_commit', 'on'),  # a claim that is answered survives a crash
-        )
+        """The settings of a session, as calls; limit: milliseconds to wait for an
+        answer. pgbouncer takes no startup option, or ignores it."""
+        return """,
+            pg_catalog.set_config('datestyle', 'ISO', false),
+            pg_catalog.set_config('client_encoding', 'utf8', false),
+            -- a claim that is answered survives a crash
+            pg_catalog.set_config('synchronous_commit', 'on', false),
+            pg_catalog.set_config('lock_timeout', '%d', false),
+            pg_catalog.set_config('statement_timeout', '%d', false),
+            pg_catalog.set_config('idle_in_transaction_session_timeout', '%d', false)
+            """ % (500 * self.config.db_timeout, limit, 1000 * self.idle_limit())
 
     def execute_many(self, connection, text, rows):
         """One statement after the other: after psycopg's executemany, the server takes
@@ -4989,8 +4992,8 @@ def load_driver(config, name, oldest):
 def log_in(driver, config, create, host, port, socket):
     """PyMySQL's connection to a server. create: to make tables; then it waits for an
     answer as long as it takes."""
-    # At least a second longer than a lock is waited for.
-    timeout = None if create else max(2, config.db_timeout)
+    # Longer than a lock is waited for: before 10.6, MariaDB waits up to a second more.
+    timeout = None if create else max(3, config.db_timeout + 1)
     types = driver.constants.FIELD_TYPE
     times = {types.TIME: str, types.DATETIME: str, types.TIMESTAMP: str}
     connect = partial(
@@ -9685,23 +9688,34 @@ def tzdata_version():
     return 'none'
 
 
+SHARED_SESSIONS = (
+    'a pooler shares sessions, which lose their settings; in pgbouncer: '
+    'pool_mode = session'
+)
+
+
 def servers_in_words(store):
-    """Each of db.host: whether it can be used, and that their clocks are one."""
+    """Each of db.host: whether it can be used, that their clocks are one, and that a
+    session keeps its settings."""
     from copy import copy
 
     if store.config.db_engine == 'sqlite':
         return 'none: it is a file'
     said = []
     skews = []
+    shared = False
     for server in store.config.hosts:
         one = Store(copy(store.config))
         one.config.hosts = [server]
         try:
             skews.append(skew_of(one.connect().now()))
             said.append('%s is %d ms behind here' % (server_name(*server), skews[-1]))
+            shared |= one.query('SELECT {backend}') == store.query('SELECT {backend}')
         except Problem as problem:
             said.append(str(problem))
         one.close()
+    if shared:
+        raise Problem(SHARED_SESSIONS)
     if max(skews) - min(skews) > 1000 * CLOCK_STEP.total_seconds():
         raise Problem('their clocks differ: ' + '; '.join(said))
     return '; '.join(said)

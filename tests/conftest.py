@@ -25,7 +25,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import pytest
 import yaml
-from servers import MariaDB, MySQL, PostgreSQL, free_port, open_folder, wait_until
+from servers import free_port, wait_until
+from settings import CHOSEN, SETTINGS, serve
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'distributed_cron.py')
@@ -39,21 +40,39 @@ collect_ignore = [] if importlib.util.find_spec('selenium') else ['test_web_brow
 
 @pytest.fixture(scope='session')
 def postgresql():
-    with open_folder('dc-test-') as folder:
-        # What a killed server has written is still there: only a machine's end takes it.
-        server = PostgreSQL(folder).start('-c', 'fsync=off').make_account()
+    with serve('postgresql', *CHOSEN) as server:
         yield server
-        server.discard()
 
 
 @pytest.fixture(scope='session')
 def mariadb():
-    kind = MySQL if MySQL.program else MariaDB
-    with open_folder('dc-test-') as folder:
-        server = kind(folder, '--innodb-buffer-pool-size=256M', '--skip-log-bin')
-        server.start().make_account().load_time_zones()
+    with serve('mysql', *CHOSEN) as server:
         yield server
-        server.discard()
+
+
+def pytest_collection_modifyitems(config, items):
+    """With $DISTRIBUTED_CRON_SETTINGS, only what uses a server that carries some."""
+    if CHOSEN:
+        engines = {SETTINGS[name].engine for name in CHOSEN}
+        kept = [item for item in items if engines & engines_of(item)]
+        config.hook.pytest_deselected(
+            items=[item for item in items if item not in kept]
+        )
+        items[:] = kept
+
+
+def engines_of(item):
+    """The databases that a test uses."""
+    names = {*item.fixturenames}
+    if hasattr(item, 'callspec'):
+        names.update(
+            filter(lambda value: isinstance(value, str), item.callspec.params.values())
+        )
+    return {
+        engine
+        for engine, server in SERVERS.items()
+        if names & {engine, engine + '_place', server}
+    }
 
 
 def fork(function, *args):
@@ -135,6 +154,7 @@ class Place:
         self.mark = '300.%d' % next(marks)  # an argument of sleep that is nobody else's
         self.write()
         self.started = []
+        self.zone = None  # of new stores; None: the server's
 
     def write(self, **more):
         self.values.update(more)
@@ -169,6 +189,8 @@ class Place:
         store.connect()
         if self.engine == 'mysql':  # a test may wait for longer than a worker does
             store.execute('SET SESSION wait_timeout = 28800')
+        if self.zone and self.engine != 'sqlite':
+            self.set_zone(self.zone, store)
         return store
 
     def sql(self, text, **values):
@@ -390,7 +412,9 @@ class Visitor:
 FAKE_CLOCK = '''CREATE SCHEMA IF NOT EXISTS fake;
     CREATE OR REPLACE FUNCTION fake.statement_timestamp() RETURNS timestamptz STABLE
     LANGUAGE sql AS 'SELECT CAST(current_setting(''test.now'') AS timestamptz)';
-    SET search_path = fake, pg_catalog, public'''
+    SELECT set_config('search_path', 'fake, pg_catalog, '
+        || CAST(CAST(relnamespace AS regnamespace) AS text), false)
+    FROM pg_class WHERE oid = to_regclass('job')'''
 
 
 def fake_sqlite_clock(connection, utc):
@@ -424,7 +448,8 @@ NOW = '2026-05-20 12:00:00'  # where the clock is set
 @pytest.fixture
 def at(place):
     """A place where it is noon, UTC, of 2026-05-20, until it is set otherwise."""
-    place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC')
+    place.zone = '+00:00' if place.engine == 'mysql' else 'UTC'
+    place.set_zone(place.zone)
     place.set_clock(NOW)
     return place
 

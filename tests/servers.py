@@ -21,6 +21,14 @@ import psycopg
 import pymysql
 
 IS_ROOT = os.getuid() == 0
+# The folder of a Debian whose servers are started, instead of this machine's: see roots.py
+ELSEWHERE = os.environ.get('DISTRIBUTED_CRON_SERVERS', '')
+IN_ELSEWHERE = '''mkdir -p "$1$2"
+mount --bind "$2" "$1$2"
+mount -t proc proc "$1/proc"
+root=$1 user=$3 && shift 3
+exec chroot --userspec="$user" "$root" "$@"
+'''
 PORTS = range(10000, 32000)  # below those that Linux gives to clients
 
 
@@ -53,6 +61,28 @@ def wait_until(condition, seconds=20, what='it', pause=0.02):
     return value
 
 
+def run_as(user, command, function=subprocess.run, **how):
+    """Call a function of subprocess for a program that belongs to a server, as a user
+    by name, which only root can."""
+    if ELSEWHERE:
+        places = ELSEWHERE, tempfile.gettempdir(), ':'.join(ids_of(user))
+        enter = ['unshare', '--mount', 'sh', '-e', '-c', IN_ELSEWHERE, 'sh', *places]
+        return function([*enter, *command], **how)
+    if IS_ROOT:
+        how.update(user=user, group=user)
+    return function(command, **how)
+
+
+def ids_of(user):
+    """The ids of a user and of its group, as texts, where the servers are."""
+    with open(ELSEWHERE + '/etc/passwd') as file:
+        for line in file:
+            name, _, number, group = line.split(':')[:4]
+            if name == user:
+                return number, group
+    raise LookupError('%s: no user %s' % (ELSEWHERE, user))
+
+
 @contextlib.contextmanager
 def open_folder(prefix):
     """A temporary folder for servers, which run as other users than its owner."""
@@ -70,6 +100,7 @@ class Server:
     engine = None  # as the program's configuration names it
     errors = ()  # what its driver raises
     end_signal = signal.SIGTERM  # ends it in good order
+    owner = 'root'  # as whom it runs if root starts it
 
     def __init__(self, folder, port):
         self.folder = folder
@@ -87,17 +118,24 @@ class Server:
         """Start the process."""
         raise NotImplementedError
 
-    def execute(self, command, **how):
-        """Start a command as the process that serves; what it says goes to the log."""
+    def execute(self, command):
+        """Start a process that serves, whose words go to the log; returns it."""
         with open(self.log, 'ab') as log:
-            self.process = subprocess.Popen(
+            return run_as(
+                self.owner,
                 command,
+                subprocess.Popen,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for the tests alone
-                **how,
             )
+
+    def own(self):
+        """Have the folder and all in it belong to whom the server runs as."""
+        if IS_ROOT:
+            owner = ':'.join(ids_of(self.owner)) if ELSEWHERE else self.owner + ':'
+            subprocess.run(['chown', '-R', owner, self.folder], check=True)
 
     def is_up(self):
         """Whether it takes connections; what has ended is an error."""
@@ -140,7 +178,6 @@ class MariaDB(Server):
     errors = pymysql.err.Error
     program = 'mariadbd'
     time_zones = 'mariadb-tzinfo-to-sql'  # writes them as SQL
-    owner = 'root'  # as whom it runs if root starts it
     most_connections = 400
 
     def __init__(self, folder, *options, port=None, data=None):
@@ -157,7 +194,7 @@ class MariaDB(Server):
         ]
         if IS_ROOT:
             self.basic_options.append('--user=' + self.owner)
-            subprocess.run(['chown', '-R', self.owner + ':', folder], check=True)
+            self.own()
         if data:
             subprocess.run(['cp', '-a', data, folder], check=True)
         else:
@@ -166,7 +203,7 @@ class MariaDB(Server):
     def make_data(self):
         """Make the folder of its data."""
         with open(self.log, 'ab') as log:
-            subprocess.run(self.data_command(), check=True, stdout=log, stderr=log)
+            run_as('root', self.data_command(), check=True, stdout=log, stderr=log)
 
     def data_command(self):
         return [
@@ -177,7 +214,7 @@ class MariaDB(Server):
         ]
 
     def launch(self, *options):
-        self.execute(
+        self.process = self.execute(
             [
                 self.program,
                 *self.basic_options,
@@ -235,7 +272,8 @@ class MariaDB(Server):
 
     def load_time_zones(self):
         """Have the server know the zones of the machine by name."""
-        zones = subprocess.run(
+        zones = run_as(
+            'root',
             [self.time_zones, '/usr/share/zoneinfo'],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -263,10 +301,17 @@ class MariaDB(Server):
 
 
 class MySQL(MariaDB):
-    """MySQL in MariaDB's place: the server that $DISTRIBUTED_CRON_MYSQLD names."""
+    """MySQL in MariaDB's place: the server that $DISTRIBUTED_CRON_MYSQLD names, or the
+    one that there is elsewhere."""
 
     program = os.environ.get('DISTRIBUTED_CRON_MYSQLD', '')
     time_zones = os.path.join(os.path.dirname(program), 'mysql_tzinfo_to_sql')
+    if ELSEWHERE and not os.path.exists(ELSEWHERE + '/usr/sbin/mariadbd'):
+        program, time_zones = '/usr/sbin/mysqld', 'mysql_tzinfo_to_sql'
+
+    def __init__(self, folder, *options, **more):
+        # Debian's has a folder built in for that, which its package does not make.
+        super().__init__(folder, '--secure-file-priv=NULL', *options, **more)
 
     def data_command(self):
         return [self.program, *self.basic_options, '--initialize-insecure']
@@ -275,9 +320,7 @@ class MySQL(MariaDB):
 class Galera(MariaDB):
     """One node of a cluster of three on loopback."""
 
-    owner = (
-        'mysql'  # rsync, by which a node gets its data, is nobody where that is root
-    )
+    owner = 'mysql'  # rsync, by which a node gets data, is nobody where that is root
 
     def __init__(self, folder, ports, number, data=None):
         """ports: three for each node. number: which node this is, from 0."""
@@ -324,17 +367,18 @@ class PostgreSQL(Server):
     engine = 'postgresql'
     errors = psycopg.Error
     end_signal = signal.SIGINT  # a fast shutdown
+    owner = 'postgres'  # it refuses to run as root
 
     def __init__(self, folder, port=None, connections=300):
         super().__init__(folder, port)
-        self.programs = sorted(glob.glob('/usr/lib/postgresql/*/bin'))[-1]
+        found = sorted(glob.glob(ELSEWHERE + '/usr/lib/postgresql/*/bin'))
+        self.programs = found[-1][len(ELSEWHERE) :]
         self.data = os.path.join(folder, 'data')
+        self.own_port = self.port
         self.connections = connections
-        self.owner = {}  # as whom it runs: it refuses to run as root
-        if IS_ROOT:
-            self.owner = {'user': 'postgres', 'group': 'postgres'}
-            shutil.chown(folder, 'postgres')
-        subprocess.run(
+        self.own()
+        run_as(
+            self.owner,
             [
                 self.programs + '/initdb',
                 '--pgdata=' + self.data,
@@ -342,17 +386,15 @@ class PostgreSQL(Server):
                 '--auth-local=trust',
                 '--auth-host=scram-sha-256',
                 '--encoding=UTF8',
-                '--no-instructions',
             ],
             check=True,
             cwd=folder,
             stdout=subprocess.DEVNULL,
-            **self.owner,
         )
 
     def launch(self, *options):
         settings = {
-            'port': self.port,
+            'port': self.own_port,
             'unix_socket_directories': self.folder,
             'listen_addresses': '127.0.0.1',
             'max_connections': self.connections,
@@ -360,7 +402,7 @@ class PostgreSQL(Server):
         command = [self.programs + '/postgres', '-D', self.data]
         for name, value in settings.items():
             command += ['-c', '%s=%s' % (name, value)]
-        self.execute([*command, *options], **self.owner)
+        self.process = self.execute([*command, *options])
 
     def has_ended(self):
         """After a kill its children may hold on to the data for a moment: try again."""
@@ -370,7 +412,7 @@ class PostgreSQL(Server):
     def connect(self, database='postgres'):
         return psycopg.connect(
             host=self.folder,
-            port=self.port,
+            port=self.own_port,
             user='postgres',
             dbname=database,
             autocommit=True,
@@ -407,6 +449,69 @@ class PostgreSQL(Server):
 
     def limit_connections(self, limited):
         """It can't: it is started with as few as somebody can take."""
+
+
+POOLER = '''[databases]
+* = host={folder} port={own_port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir = {folder}
+pool_mode = {mode}
+default_pool_size = 100
+max_client_conn = 500
+auth_type = hba
+auth_hba_file = {folder}/pooler.hba
+auth_file = {folder}/pooler.users
+'''
+
+
+class Pooled(PostgreSQL):
+    """A PostgreSQL server behind pgbouncer, which is at `port`. postgres reaches the
+    server itself."""
+
+    def __init__(self, folder, mode, *lines):
+        """mode: session or transaction. lines: more of the pooler's configuration."""
+        super().__init__(folder)
+        self.port = free_port()
+        self.pooler = None  # its process
+        self.write(
+            'pooler.hba',
+            'local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n',
+        )
+        self.write('pooler.users', '"postgres" ""\n"dc" "secret"\n')
+        text = POOLER.format(mode=mode, **vars(self))
+        self.write('pooler.ini', text + ''.join(line + '\n' for line in lines))
+
+    def write(self, name, text):
+        with open(os.path.join(self.folder, name), 'w') as file:
+            file.write(text)
+
+    def start(self, *options, wait=60):
+        super().start(*options, wait=wait)
+        ini = os.path.join(self.folder, 'pooler.ini')
+        self.pooler = self.execute(['pgbouncer', ini])
+        wait_until(self.is_listening, wait, 'the pooler in ' + self.folder)
+        return self
+
+    def is_listening(self):
+        with contextlib.suppress(OSError):
+            socket.create_connection(('127.0.0.1', self.port), 5).close()
+            return True
+        return False
+
+    def discard(self):
+        self.end_pooler()
+        super().discard()
+
+    def kill(self):
+        self.end_pooler()
+        super().kill()
+
+    def end_pooler(self):
+        if self.pooler:
+            self.pooler.kill()
+            self.pooler.wait()
 
 
 class SQLite:

@@ -18,9 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from conftest import dc, exit_status, fork, open_folder, processes_of, wait_until
+from conftest import dc, exit_status, fork, processes_of, wait_until
 from fakes import make_certificate
-from servers import free_port
+from servers import free_port, open_folder
 from test_plans import NOON, clock, fail, finish, start
 
 PASSWORD = 'Xyzzy-7-secret'

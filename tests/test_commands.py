@@ -572,7 +572,8 @@ def test_the_sql_file_with_the_plain_client_makes_the_same_tables(mysql_place):
     text = text.replace('`distributed_cron`', name)
     for _ in range(2):
         place.server.client(text)
-        place.server.client("INSERT INTO job (command) VALUES ('true')", database=name)
+        insert = "INSERT INTO job (command) VALUES ('true'); COMMIT"
+        place.server.client(insert, database=name)
     assert (
         place.server.client('SELECT COUNT(*) FROM job', database=name).split()[-1]
         == '2'

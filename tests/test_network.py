@@ -12,8 +12,9 @@ import psycopg
 import pymysql
 import pytest
 import yaml
-from conftest import MySQL, Place, call, dc, open_folder, wait_until
+from conftest import Place, call, dc, wait_until
 from fakes import FakeMySQL, FakePostgreSQL, make_certificate
+from servers import MySQL, open_folder
 
 OLD = 'PyMySQL==1.0.2'  # as in Debian 12; it goes on without TLS
 

@@ -7,7 +7,8 @@ import sys
 from functools import partial
 
 import pytest
-from conftest import SCRIPT, MariaDB, MySQL, Place, dc, free_port, wait_until
+from conftest import SCRIPT, Place, dc, free_port, wait_until
+from servers import MariaDB, MySQL
 from hosts import proxy_of, start_worker
 
 # How a site refuses the history of one job, by database and way.

@@ -93,7 +93,7 @@ def columns_of(place, table):
 
 def plain(default):
     """A default without quotes and type; MariaDB says NULL where others say nothing."""
-    text = re.sub(r'::[a-z ]+$', '', default or 'NULL')
+    text = 'NULL' if default is None else re.sub(r'::[a-z ]+$', '', default)
     return None if text == 'NULL' else re.sub("^'|'$", '', text)
 
 
