@@ -289,6 +289,11 @@ def test_a_run_beyond_its_deadline():
     assert judged((job, stale, records), fault('stop', ['one'], 100, 120))[0] == [
         'stale'
     ]
+    frozen = fault('stop-host', ['one'], 100.4, 112.9)
+    assert judged((job, stale, records), frozen)[0] == []
+    assert judged((job, stale, records), frozen._replace(end=111))[0] == ['stale']
+    elsewhere = frozen._replace(hosts=['two'])
+    assert judged((job, stale, records), elsewhere)[0] == ['late', 'stale']
     assert judged((job, [runs[0]._replace(end=120)], records))[0] == ['overdue']
 
 

@@ -110,14 +110,14 @@ def test_the_walk_finds_what_it_types():
 
 
 def test_each_block_of_the_steps_is_walked():
-    """Also a block that is new: but PostgreSQL's, the walk is with MariaDB."""
+    """Also a block that is new."""
     tree = ast.parse(dc.read_text(walk.__file__))
     walked = {
         eval(ast.unparse(node), vars(walk)).text
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'block'
     }
-    for heading in (walk.FIVE_MINUTES, walk.SEVERAL, walk.KEEPING):
+    for heading in (walk.FIVE_MINUTES, walk.SEVERAL, walk.POSTGRESQL, walk.KEEPING):
         blocks = re.findall(r'(?m)(?:^    .*\n)+', walk.part(heading))
         for text in blocks:
             assert re.sub('(?m)^    ', '', text) in walked, text

@@ -36,6 +36,7 @@ PATIENCE = 80  # seconds: cron's minute, and some more
 SEVERAL = '## Several hosts'
 FIVE_MINUTES = '## Five minutes on one host'
 KEEPING = '### Back up, restore, uninstall'
+POSTGRESQL = '### With PostgreSQL'
 ENVIRONMENT = {
     'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     'HOME': '/root',
@@ -356,6 +357,7 @@ class Walk:
             self.dead_host,
             self.restore,
             self.uninstall,
+            self.postgresql,
         ]
 
     def walk(self):
@@ -451,16 +453,16 @@ class Walk:
     def alone_after_five_minutes(self):
         """On the one host, list and history print what the README shows"""
         shown = block(FIVE_MINUTES, having='JOB ID').text
-        for typed in (
-            command(FIVE_MINUTES, '$dc list'),
-            command(FIVE_MINUTES, '$dc history'),
+        for typed, status in (
+            (command(FIVE_MINUTES, '$dc list'), 'ok'),
+            (command(FIVE_MINUTES, '$dc history'), 'Success'),
         ):
             printed = self.solo.run(
                 'dc=$PWD/distributed_cron.py; ' + typed, user='newcomer'
             )
-            title = printed.splitlines()[0].split()
+            title, *rows = [line.split() for line in printed.splitlines()]
             assert title in [line.split() for line in shown.splitlines()], printed
-            assert 'Success' in printed, printed
+            assert status in rows[0], printed
 
     def unit(self):
         """6b. The service: systemd finds nothing wrong with it"""
@@ -486,7 +488,8 @@ class Walk:
         host.run('crontab -', CRONTAB)
         assert '2 already present' in host.run(typed)
         host.run('crontab -l', code=1)
-        assert '/usr/local/bin/nightly' in host.run('distributed_cron.py list')
+        printed = host.run('distributed_cron.py list')
+        assert 'each night' in printed, printed  # its comment describes it
 
     def again(self):
         """3. and 4. may be pasted again"""
@@ -534,7 +537,7 @@ class Walk:
         self.database.run('cd /root; ' + command(KEEPING, '< distributed_cron.dump'))
         host.run(command(KEEPING, 'init'))
         printed = host.run('distributed_cron.py list')
-        assert 'nightly' in printed and 'from the other' not in printed, printed
+        assert 'each night' in printed and 'from the other' not in printed, printed
         hello = re.search(r'(?m)^(\d+) .*say hello', printed)[1]
         host.run('distributed_cron.py run-now ' + hello)
         host.write(block(SEVERAL, '6a.'))
@@ -549,6 +552,43 @@ class Walk:
         assert not host.run(left), host.run(left)
         host.run('getent passwd cronjob', code=2)
         self.database.run('mariadb', command(KEEPING, 'DROP USER'))
+
+    def postgresql(self):
+        """With PostgreSQL, on the host that has just been emptied: a job runs"""
+        server, host = self.database, self.beta
+        admits = command(POSTGRESQL, 'hostssl') + '\n'
+        server.install('apt-get install --no-install-recommends postgresql')
+        server.run('cd /etc/postgresql/*/main; cat >> pg_hba.conf', admits)
+        server.run(
+            'cd /etc/postgresql/*/main; cat >> postgresql.conf', postgresql_settings()
+        )
+        server.run(
+            'cd /etc/mysql; install -o postgres -m 600 server.key /etc/postgresql/; '
+            'service postgresql restart'
+        )
+        server.run('su postgres -c psql', block(POSTGRESQL, having='CREATE ROLE').text)
+        host.install('apt-get install python3-psycopg')
+        self.install_program(host)
+        host.run(
+            "sed -i 's/^db:/&\\n    engine: postgresql/' "
+            '/opt/distributed_cron/distributed_cron.yml'
+        )
+        host.run(host.define(block(SEVERAL, '5.').text), code=1)
+        host.write(block(SEVERAL, '6a.'))
+        host.run('distributed_cron.py add --every 1 echo hello')
+        host.wait('distributed_cron.py history', 'beta.*hello', 'no run')
+        host.run('distributed_cron.py check')
+
+
+def postgresql_settings():
+    """What the README says of postgresql.conf, with the files of this walk."""
+    lines = [
+        command(POSTGRESQL, 'listen_addresses'),
+        command(POSTGRESQL, 'ssl = on'),
+        command(POSTGRESQL, 'ssl_cert_file') + " = '/etc/mysql/ca.pem'",
+        command(POSTGRESQL, 'ssl_key_file') + " = '/etc/postgresql/server.key'",
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def main():

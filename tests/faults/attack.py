@@ -45,7 +45,8 @@ class Attack:
         self.first = self.next = 1 + (
             cluster.query('SELECT MAX(id) FROM job WHERE id < ?', CHILDREN)[0][0] or 0
         )
-        self.pauses, self.templates = [], {}  # templates: id: (run_on, since)
+        self.pauses = []
+        self.templates = {}  # what its jobs write: (run_on, since, id)
         self.children = features.Children(self)
         self.numbers = iter(range(100 + 100 * len(os.listdir(cluster.folder)), 10**9))
 
@@ -56,6 +57,11 @@ class Attack:
         return next(self.numbers)
 
     # Jobs
+
+    def next_job(self):
+        with self.lock:
+            job, self.next = self.next, self.next + 1
+        return job
 
     def command(self, seconds, code, fails=99, template=0):
         values = HERE, self.folder, seconds, code, fails, template
@@ -88,8 +94,7 @@ class Attack:
         """One row by a plain INSERT; returns its id. due: when, on the clock of now().
         columns: more of the row. facts: more of the checker's Job."""
         facts = facts or {}
-        with self.lock:
-            job, self.next = self.next, self.next + 1
+        job = self.next_job()
         begin, hangs = now(), seconds > SLOWEST and minutes == 1
         limit = self.cluster.deadline + (minutes - 1) * self.cluster.minute
         frequency = {'every': 1, 'minute': 60}.get(kind, YEAR)
@@ -122,9 +127,8 @@ class Attack:
         )
 
     def add_template(self, word):
-        """A job on each host that has the word; None: on all."""
-        with self.lock:
-            job, self.next = self.next, self.next + 1
+        """A job on each host that has the word; None: on all. Returns its id."""
+        job = self.next_job()
         row = {
             'id': job,
             'description': 'each',
@@ -134,7 +138,8 @@ class Attack:
             'each_host': 1,
         }
         self.insert(row)
-        self.templates[job] = word, now()
+        self.templates[job] = word, now(), job
+        return job
 
     def add_jobs(self, count, kind='once'):
         for _ in range(count):

@@ -52,6 +52,7 @@ Fault = namedtuple(
 Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
+AT_ONCE = 1  # second: after a thaw, what had been started goes on
 SLOW = 'slow-machine'  # the kind of a fault that nobody made
 EARLY = 0.05  # what /proc/uptime and the databases' clocks leave in doubt
 
@@ -257,9 +258,21 @@ class Judge:
                 run,
                 'it began %.2f s after its claim, when others took it '
                 'for lost' % (run.start - record.started),
+                self.frozen(run),
             )
         if run.end and run.end - run.start > job.limit and not hits:
             self.find('overdue', run, 'took %.2f s' % (run.end - run.start))
+
+    def frozen(self, run):
+        """The faults in which all processes of a run's host stood still until its
+        command, already started, wrote its first line."""
+        return [
+            fault
+            for fault in self.faults
+            if fault.kind == 'stop-host'
+            and run.host in fault.hosts
+            and fault.begin < run.start < fault.end + AT_ONCE
+        ]
 
     def forgotten(self, run):
         """The fault by which a host lost a result that it could not report before, since

@@ -213,8 +213,9 @@ class Children:
         rows = self.attack.cluster.query(
             'SELECT id, parent_id, run_on FROM job WHERE id >= ?', CHILDREN
         )
+        templates = {template for *_, template in self.attack.templates.values()}
         for id, template, host in rows:
-            if template in self.attack.templates:
+            if template in templates:
                 self.seen.setdefault(id, [template, host, now(), 0])[3] = begin
 
     def jobs(self):
@@ -233,8 +234,8 @@ class Children:
             )
 
     def missing(self, runs, end):
-        """The hosts on which a template never ran, as lines."""
-        for template, (word, begin) in self.attack.templates.items():
+        """The hosts on which a template, or what it was made later, never ran."""
+        for template, (word, begin, _) in self.attack.templates.items():
             for label, words in self.attack.cluster.permanent:
                 if word not in (None, *words) or end - begin < 2 * TELL:
                     continue

@@ -662,11 +662,12 @@ class Pausing:
 
     of, seconds = 'table', (2, 12)
     hosts = ['nobody']
+    longer = 8  # seconds for which it is paused, beside the fault's length
 
     def inflict(self, length):
         self.begin = now()
         # In whole seconds, as the database's times are.
-        self.until = self.attack.whole(now() + 8 + length)
+        self.until = self.attack.whole(now() + self.longer + length)
         self.prepare()
         if not self.typed(
             'pause', *self.what(), '--until', self.attack.utc(self.until)
@@ -720,6 +721,19 @@ class PauseAll(Pausing, Fault):
 
     def asked_for(self):
         return [{}, {'run_on': 'even'}]
+
+
+class ResumeEarly(PauseAll):
+    """Somebody ends the pause long before its time: from then on all goes on."""
+
+    longer = 90
+
+    def heal(self):
+        self.cost = BACK
+        resumed = now()
+        self.attack.pauses[-1] = self.attack.pauses[-1]._replace(until=resumed)
+        if not self.typed('resume'):  # it may have been done, and may not
+            super().heal()
 
 
 class PauseHost(Pausing, Fault):
@@ -902,6 +916,60 @@ class AskAgain(Fault):
 
     def start(self):
         pass
+
+
+class StopRetry(Pausing, Fault):
+    """Somebody stops a job that waits for its retry: none comes."""
+
+    seconds = 1, 2
+
+    def inflict(self, length):
+        self.begin = now()
+        facts = {'retries': 2, 'delay': 15}
+        columns = {'retries': 2, 'retry_delay': 15}
+        job = self.attack.add_job(0.2, 1, columns=columns, facts=facts)
+        if not within(lambda: self.waits(job), 10):
+            return self.miss('its failure is not on record')
+        self.until = now() + 10
+        if not self.typed('stop', str(job)):  # it may have been done, and may not
+            self.cluster.query('DELETE FROM job WHERE id = ?', job)
+        jobs = self.attack.jobs
+        jobs[job] = jobs[job]._replace(retries=0, until=now())
+
+    def waits(self, job):
+        text = 'SELECT id FROM job WHERE id = ? AND attempt = 1 AND run_token IS NULL'
+        return self.cluster.query(text, job)
+
+    def heal(self):
+        pass
+
+
+class EditTemplate(Fault):
+    """A template gets another command: on each host its job gets it too, which is seen
+    by what that command writes."""
+
+    of, seconds = 'table', (1, 2)
+    hosts = ['nobody']
+
+    def start(self):
+        templates = self.attack.templates
+        if not self.attack.is_mixed:
+            self.attack.add_template(None)
+        word, since, template = templates[max(templates)]
+        if self.attack.is_mixed and now() - since < 2 * features.TELL:
+            return  # the command that it has now has still to be seen on each host
+        if not within(lambda: self.commands(template), 10):
+            return self.miss('no host has a job of it')
+        number = self.attack.next_job()
+        command = self.attack.command(0.3, 0, template=number)
+        self.cluster.query('UPDATE job SET command = ? WHERE id = ?', command, template)
+        templates[number] = word, now(), template
+        if not within(lambda: self.commands(template) == {command}, features.TELL):
+            self.miss('not all its jobs followed')
+
+    def commands(self, template):
+        text = 'SELECT command FROM job WHERE parent_id = ?'
+        return {command for (command,) in self.cluster.query(text, template)}
 
 
 class OldRows(Fault):
