@@ -654,8 +654,7 @@ class Worker:
         self.next_hello = 0
         self.log.write('configuration read again')
 
-    # The steps in the life of a run. What stands before a docstring's colon is the
-    # step's word in the log, or its method in Store.
+    # The steps. Before a docstring's colon: a step's word in the log, or in Store.
 
     def report_ended(self):
         """end: report how runs have ended; the folder then forgets them."""
@@ -710,8 +709,7 @@ class Worker:
         return otherwise
 
     def look_after_claims(self):
-        """mine: pass on requests to stop; give back what was claimed and never started,
-        also when the claim landed late."""
+        """mine: pass on requests to stop; give back claims that never started."""
         if self.claims:
             rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
             self.claims.pass_on_stops(rows)
@@ -2520,10 +2518,13 @@ class Store:
 
     def look(self):
         """What a poll needs to know, in one statement."""
-        soonest = self.for_my_words('''SELECT next_run_utc FROM job {here}
+        soonest = for_my_words(
+            self.me['words'],
+            '''SELECT next_run_utc FROM job {here}
             WHERE %s AND run_token IS NULL AND next_run_utc IS NOT NULL
             AND {may_alert}
-            ORDER BY {by_due} LIMIT 1''')
+            ORDER BY {by_due} LIMIT 1''',
+        )
         self.found = []
         now, due, *found = self.query(
             '''SELECT {utc_exact}, (SELECT MIN(next_run_utc) FROM (%s) AS soonest),
@@ -2544,24 +2545,11 @@ class Store:
             when = now  # a text that is no time and sorts first hides no other job
         return Look(now, (when - now).total_seconds(), *found)
 
-    def for_my_words(self, select):
-        """A SELECT of jobs, united over what run_on of a job may be for this host: one
-        index range each. %s in it stands for the test."""
-        tests = ['run_on IS NULL']
-        for name in names_of_list('words', len(self.me['words'])):
-            tests.append('run_on = :' + name)
-        parts = enumerate(select % test for test in tests)
-        return ' UNION ALL '.join(
-            'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
-        )
-
     def plan(self, now, which='next_run_utc IS NULL', skip=()):
         """Plan the jobs that have no plan, or those that a condition chooses and that
         do not run. Returns how many. skip: jobs that are left alone."""
-        rows = self.query(
-            'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which,
-            **self.me,
-        )
+        unplanned = 'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which
+        rows = self.query(unplanned, **self.me)
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
         return plan_jobs(self, jobs, now)
 
@@ -2590,8 +2578,7 @@ class Store:
     def find(self, count, share=False, skip=()):
         """Up to `count` due jobs but the alert job, drawn at random from the first
         ones, as {id: its last_start}. With `share`: an eighth of them, if `count` would
-        take all. skip: as in plan. What it does not draw is for the calls until the
-        next look, or the next claim that does not get all."""
+        take all. What it does not draw serves until the next look. skip: as in plan."""
         if len(self.found) < count:
             self.found = self.first_due_rows(count, skip)
         if share and len(self.found) <= count:
@@ -2608,9 +2595,10 @@ class Store:
 
     def first_due_rows(self, count, skip):
         """Rows of due jobs, some more than `count`."""
-        due = self.for_my_words(
+        due = for_my_words(
+            self.me['words'],
             'SELECT %s FROM job {here} WHERE %%s AND {due} AND NOT {is_alert} '
-            'ORDER BY {by_due} LIMIT :most' % LIMITED_FROM
+            'ORDER BY {by_due} LIMIT :most' % LIMITED_FROM,
         )
         most = min(4 * count + 8, count + CLAIM_SIZE)
         rows = self.query(due, most=most, **self.me)
@@ -3422,6 +3410,18 @@ class Evidence:
 def may_take(job, host, tags):
     """Whether a host may take a job. tags: the host's, in one text or None."""
     return job.run_on is None or job.run_on in words_of_host(host, tags)
+
+
+def for_my_words(words, select):
+    """A SELECT of jobs, united over what run_on of a job may be for a host with these
+    words: one index range each. %s in it stands for the test."""
+    tests = ['run_on IS NULL']
+    for name in names_of_list('words', len(words)):
+        tests.append('run_on = :' + name)
+    parts = enumerate(select % test for test in tests)
+    return ' UNION ALL '.join(
+        'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
+    )
 
 
 def words_of_host(name, tags):
