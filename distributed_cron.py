@@ -545,9 +545,8 @@ class Worker:
             self.listen()
         self.claims.settle(self.config.kill_grace)
         connect(self.store, self.claims, self.clock, self.log)
-        self.report_ended()
-        self.claims.remove_done()
         if boottime() >= self.look_at:
+            self.report_ended()
             self.look_after_claims()
             self.look()
         seen = self.seen
@@ -559,8 +558,9 @@ class Worker:
         self.pace.count(seen.due_in <= 0, slots)
         planned = self.plan(seen)
         started = self.start_due(seen, slots)
-        is_queue = seen.due_in <= 0 and started >= slots
-        if planned or not is_queue:
+        self.report_ended()  # in a queue, while what was started runs
+        self.claims.remove_done()
+        if planned or started < slots or seen.due_in > 0:  # else there is a queue
             self.look_at = 0
         self.failures = 0
         return self.pause(seen, slots, planned, started)
@@ -598,7 +598,7 @@ class Worker:
 
     def finished(self):
         """Whether there is nothing left to do for this worker."""
-        if self.claims.any_landed():
+        if any(claim.landed for claim in self.claims.values()):
             # Runs go on or wait to be reported. A drain does not wait for a database.
             return self.stopping and self.failures and not self.claims.running_count()
         if self.stopping:
@@ -654,8 +654,7 @@ class Worker:
         self.next_hello = 0
         self.log.write('configuration read again')
 
-    # The steps in the life of a run. What stands before a docstring's colon is the
-    # step's word in the log, or its method in Store.
+    # The steps. Before a docstring's colon: a step's word in the log, or in Store.
 
     def report_ended(self):
         """end: report how runs have ended; the folder then forgets them."""
@@ -710,8 +709,7 @@ class Worker:
         return otherwise
 
     def look_after_claims(self):
-        """mine: pass on requests to stop; give back what was claimed and never started,
-        also when the claim landed late."""
+        """mine: pass on requests to stop; give back claims that never started."""
         if self.claims:
             rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
             self.claims.pass_on_stops(rows)
@@ -774,8 +772,8 @@ class Worker:
         """How many of the due jobs this worker may start now; 0 when none is due."""
         if seen.due_in > 0 or self.stopping:
             return 0
-        free_slots = self.config.max_tasks - slots_taken(self.claims, seen.alert)
-        return max(0, min(CLAIM_SIZE, free_slots))
+        taken = slots_taken(self.claims, seen.alert)
+        return max(0, min(CLAIM_SIZE, self.config.max_tasks - taken))
 
     def start_due(self, seen, slots):
         """find, claim, collect, start: returns how many runs were started."""
@@ -793,6 +791,8 @@ class Worker:
             sent = boottime()
             rows = self.store.claim(jobs, claim.token, self.name)
             claim.landed = True
+            if len(rows) < len(jobs):
+                self.store.found = []  # others are as fast
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             noted = with_notes(self.store, rows, jobs, self.pace, self.log)
             good = self.state.signatures.passed(noted, claim, self.store)
@@ -877,8 +877,7 @@ def wait_for(fifo, enough, seconds):
     while woken < enough:
         seconds_left = until - boottime()
         # select() may oversleep by 0.1 % (timer slack).
-        timeout = max(0, 0.998 * seconds_left)
-        if select.select([fifo], [], [], timeout)[0]:
+        if select.select([fifo], [], [], max(0, 0.998 * seconds_left))[0]:
             woken += os.read(fifo, 65536).count(b'.')
             until = min(until, boottime() + 0.02)
         elif seconds_left < 0.0001:
@@ -1051,9 +1050,7 @@ class DatabaseClock:
 
     def was_set_back(self, now, asked):
         """Whether it says less than it should, by the look before."""
-        was = False
-        if self.now is not None:
-            was = now < self.expected(asked) - CLOCK_STEP
+        was = self.now is not None and now < self.expected(asked) - CLOCK_STEP
         self.asked = boottime()  # not `asked`, as the answer may have been slow
         self.now = now
         return was
@@ -1118,15 +1115,10 @@ def alert_command(config):
     return 'exec ' + ' '.join(map(quote, words))
 
 
-def load_modules():
-    """Import what each runner needs, once: an idle pass does without."""
-    for name in ('queue', 'selectors', 'threading'):
-        __import__(name)
-
-
 def start_runner(config, worker, claim, commands):
     """start: fork one runner for the claim. worker: its name."""
-    load_modules()
+    for name in ('queue', 'selectors', 'threading'):  # once: an idle pass does without
+        __import__(name)
     if not os.fork():
         become_runner(config, worker, claim, commands)
 
@@ -1232,7 +1224,7 @@ class Runner:
         del self.results[: len(results)]
         with suppress(OSError):
             wake = no_link(self.claim.wake, os.O_WRONLY | os.O_NONBLOCK)
-            with open(wake, 'wb', buffering=0) as file:
+            with open(wake, 'wb', 0) as file:
                 file.write(b'.' * len(results))
 
     # Starting.
@@ -1243,10 +1235,10 @@ class Runner:
         del self.waiting[:AT_ONCE]
         for command in some:
             self.start(command)
-        lines = [spawned_line(command) for command in some if command.process]
-        if lines:
-            with suppress(OSError):  # a full disk
-                append(self.claim.file, *lines)
+        spawned = [spawned_line(command) for command in some if command.process]
+        with suppress(OSError):  # a full disk
+            if spawned:
+                append(self.claim.file, *spawned)
 
     def start(self, command):
         """Start one command, unless too little of its time is left."""
@@ -1282,7 +1274,11 @@ class Runner:
         )
 
     def spawn(self, command):
-        output = self.open_pipe(command)
+        """Start the process of a command, whose output goes into a pipe."""
+        reader, output = os.pipe()
+        os.set_blocking(reader, False)
+        command.pipe = os.fdopen(reader, 'rb', 0)
+        self.watch(command.pipe, partial(self.copy, command))
         try:
             command.process = spawn(command.text, self.environment_of(command), output)
         finally:
@@ -1315,14 +1311,6 @@ class Runner:
             'DISTRIBUTED_CRON_DUE': due,
             'DISTRIBUTED_CRON_WORKER': self.worker,
         }
-
-    def open_pipe(self, command):
-        """Returns the end into which the command is to write."""
-        reader, output = os.pipe()
-        os.set_blocking(reader, False)
-        command.pipe = os.fdopen(reader, 'rb', buffering=0)
-        self.watch(command.pipe, partial(self.copy, command))
-        return output
 
     # While they run.
 
@@ -1856,7 +1844,7 @@ class Claims(dict):
         for row in rows:
             claim = self[row.run_token]
             claim.landed = True  # its answer may have been lost
-            if claim.unheld and not claim.has_started(row.id):
+            if claim.unheld and not claim.runs.get(row.id):
                 endings.append(claim.ending_without_start(row))
         return endings
 
@@ -1877,10 +1865,6 @@ class Claims(dict):
         return [
             claim for claim in self.values() if claim.unheld and claim.running_jobs()
         ]
-
-    def any_landed(self):
-        """Whether there are claims that the database has answered."""
-        return any(claim.landed for claim in self.values())
 
     def here(self):
         """The jobs that may not be started on this host, whatever the database says:
@@ -1969,10 +1953,6 @@ class Claim:
         elif event == 'reported':
             for job in line.get('jobs', ()):
                 self.runs.pop(job, None)
-
-    def has_started(self, job):
-        """Whether a run has a line of its start or of its end."""
-        return bool(self.runs.get(job))
 
     def running_jobs(self):
         """The jobs whose runs have no end yet."""
@@ -2267,7 +2247,7 @@ def send_signal(process, signum):
 
 def append(file, *lines):
     """Add lines to a claim's file; the one before may have been cut off."""
-    data = ''.join('\n%s\n' % to_json(line) for line in lines).encode()
+    data = '\n'.join(['', *map(to_json, lines), '']).encode()
     if os.write(file, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -2365,16 +2345,15 @@ class Log:
                     file.write(b'\n')
             os.rename(self.path, self.path + '.1')
             self.at_start = True
-            with open(self.path, 'ab', 0, opener=no_link) as file:
-                self.write_stamped(file, data)
+            self.feed(data)
         except OSError as error:
             if self.tell:
                 self.tell(line_of(error))
                 self.tell = None
 
     def write_stamped(self, file, data):
-        stamp = '%s: [%s] ' % (self.name, time.ctime())
-        stamp = stamp.encode('utf-8', 'replace')
+        leader = '%s: [%s] ' % (self.name, time.ctime())
+        stamp = leader.encode('utf-8', 'replace')
         # The last byte begins no line, also when it is a line's end.
         text = data[:-1].replace(b'\n', b'\n' + stamp) + data[-1:]
         file.write(stamp + text if self.at_start else text)
@@ -2484,7 +2463,7 @@ def plain_text(data, whole=True):
 
 def overwrite(path, data):
     """Replace what is in a file, which nobody has removed."""
-    with open(path, 'r+b', buffering=0) as file:
+    with open(path, 'r+b', 0) as file:
         file.write(data)
         file.truncate()
 
@@ -2529,7 +2508,8 @@ class Store:
         self.bugs = {}  # job id -> why it could not be planned, as a traceback
         self.recorded_runs = {}  # job id -> run_no: the last since the last purge
         self.failed = set()  # jobs that are to be tried again, by another host first
-        self.perl_runs = set()  # of the found jobs, those that a Perl worker ran last
+        self.found = []  # rows of due jobs that find has read and not drawn
+        self.perl_runs = set()  # of the drawn jobs, those that a Perl worker ran last
         self.me = {  # for statements
             'host': config.words[0],
             'words': config.words,
@@ -2538,10 +2518,14 @@ class Store:
 
     def look(self):
         """What a poll needs to know, in one statement."""
-        soonest = self.for_my_words('''SELECT next_run_utc FROM job {here}
+        soonest = for_my_words(
+            self.me['words'],
+            '''SELECT next_run_utc FROM job {here}
             WHERE %s AND run_token IS NULL AND next_run_utc IS NOT NULL
             AND {may_alert}
-            ORDER BY {by_due} LIMIT 1''')
+            ORDER BY {by_due} LIMIT 1''',
+        )
+        self.found = []
         now, due, *found = self.query(
             '''SELECT {utc_exact}, (SELECT MIN(next_run_utc) FROM (%s) AS soonest),
             {paused},
@@ -2561,24 +2545,11 @@ class Store:
             when = now  # a text that is no time and sorts first hides no other job
         return Look(now, (when - now).total_seconds(), *found)
 
-    def for_my_words(self, select):
-        """A SELECT of jobs, united over what run_on of a job may be for this host: one
-        index range each. %s in it stands for the test."""
-        tests = ['run_on IS NULL']
-        for name in names_of_list('words', len(self.me['words'])):
-            tests.append('run_on = :' + name)
-        parts = enumerate(select % test for test in tests)
-        return ' UNION ALL '.join(
-            'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
-        )
-
     def plan(self, now, which='next_run_utc IS NULL', skip=()):
         """Plan the jobs that have no plan, or those that a condition chooses and that
         do not run. Returns how many. skip: jobs that are left alone."""
-        rows = self.query(
-            'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which,
-            **self.me,
-        )
+        unplanned = 'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which
+        rows = self.query(unplanned, **self.me)
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
         return plan_jobs(self, jobs, now)
 
@@ -2607,25 +2578,32 @@ class Store:
     def find(self, count, share=False, skip=()):
         """Up to `count` due jobs but the alert job, drawn at random from the first
         ones, as {id: its last_start}. With `share`: an eighth of them, if `count` would
-        take all. skip: as in plan."""
-        due = self.for_my_words(
+        take all. What it does not draw serves until the next look. skip: as in plan."""
+        if len(self.found) < count:
+            self.found = self.first_due_rows(count, skip)
+        if share and len(self.found) <= count:
+            count = max(3, len(self.found) // 8)
+        from random import shuffle
+
+        shuffle(self.found)
+        drawn = sorted(self.found[:count])
+        del self.found[:count]
+        self.perl_runs = {
+            row.id for row in drawn if row.last_start != row.claimed_start
+        }
+        return {row.id: row.last_start for row in drawn}
+
+    def first_due_rows(self, count, skip):
+        """Rows of due jobs, some more than `count`."""
+        due = for_my_words(
+            self.me['words'],
             'SELECT %s FROM job {here} WHERE %%s AND {due} AND NOT {is_alert} '
-            'ORDER BY {by_due} LIMIT :most' % LIMITED_FROM
+            'ORDER BY {by_due} LIMIT :most' % LIMITED_FROM,
         )
         most = min(4 * count + 8, count + CLAIM_SIZE)
         rows = self.query(due, most=most, **self.me)
         rows.sort(key=lambda row: str(row.next_run_utc))
-        del rows[most:]
-        found = with_limits(self, rows, skip)
-        if share and len(found) <= count:
-            count = max(3, len(found) // 8)
-        from random import sample
-
-        drawn = sample(found, min(count, len(found)))
-        self.perl_runs = {
-            row.id for row in drawn if row.last_start != row.claimed_start
-        }
-        return {row.id: row.last_start for row in sorted(drawn)}
+        return with_limits(self, rows[:most], skip)
 
     def claim(self, jobs, token, worker):
         """Take those of the jobs that are still due; returns what collect says."""
@@ -3432,6 +3410,18 @@ class Evidence:
 def may_take(job, host, tags):
     """Whether a host may take a job. tags: the host's, in one text or None."""
     return job.run_on is None or job.run_on in words_of_host(host, tags)
+
+
+def for_my_words(words, select):
+    """A SELECT of jobs, united over what run_on of a job may be for a host with these
+    words: one index range each. %s in it stands for the test."""
+    tests = ['run_on IS NULL']
+    for name in names_of_list('words', len(words)):
+        tests.append('run_on = :' + name)
+    parts = enumerate(select % test for test in tests)
+    return ' UNION ALL '.join(
+        'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
+    )
 
 
 def words_of_host(name, tags):

@@ -254,6 +254,18 @@ def test_a_real_result_after_lost_leaves_the_next_run_alone(at):
     assert [run.status for run in at.runs()] == ['Success']
 
 
+def test_what_find_has_read_serves_until_the_next_look(at):
+    jobs = {at.add() for _ in range(3)}
+    plan(at)
+    first = at.store.find(1)
+    at.store.change('UPDATE job SET active = 0')
+    second = at.store.find(1)
+    assert len(second) == 1 and second.keys() < jobs - first.keys()
+    assert not claim(at, *second)  # which looks at everything again
+    at.store.look()
+    assert not at.store.find(1)
+
+
 def test_given_back_is_due_again_at_once(at):
     job = at.add(schedule='0 12 * * *')
     at.store.execute('UPDATE job SET next_run_utc = :now', now=NOW)

@@ -3,6 +3,7 @@
 import collections
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -505,6 +506,22 @@ def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_plac
     os.kill(process, signal.SIGTERM)
     assert exit_status(process) == 0
     assert not os.path.exists(place.folder + '/ran')
+
+
+def test_with_more_due_than_slots_a_run_starts_before_the_last_is_reported(place):
+    config = place.config('one')
+    config.max_tasks = 1
+    for _ in range(3):
+        place.add()
+
+    def work():
+        dc.LOOK_KEPT = 60
+        return dc.Worker(config, False).loop()
+
+    assert exit_status(fork(work)) == 0
+    steps = re.findall(r'(start|end): job', place.worker_log())
+    assert steps == ['start', 'start', 'end', 'start', 'end', 'end']
+    assert {run.status for run in place.runs()} == {'Success'}
 
 
 def test_late_landing_claims_are_given_back(place):

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
 
-from servers import wait_until
+import yaml
+from servers import PostgreSQL, wait_until
 
 COUNT = 500
 
@@ -95,10 +97,12 @@ def busybox_crond(folder, _):
     )
 
 
-def by_the_minute(path, command):
-    """Start a daemon before a minute begins, and watch that minute."""
+def by_the_minute(path, command, early=4):
+    """Start a daemon some seconds before a minute begins, and watch that minute."""
     due = next_minute()
-    time.sleep(max(0, due - 4 - time.time()))
+    if due - early < time.time():
+        due += 60
+    time.sleep(due - early - time.time())
     with ended(
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ) as process:
@@ -149,8 +153,53 @@ def apscheduler(folder, server):
         server.client('DROP DATABASE `%s`' % name)
 
 
+def cronstable(folder, _):
+    """With a state folder, so that its history survives a restart, as ours does."""
+    path, _ = crontab(folder)
+    job = {'command': 'echo -n x >> ' + path, 'schedule': '* * * * *'}
+    jobs = [{'name': 'job-%d' % number, **job} for number in range(COUNT)]
+    file = os.path.join(folder, 'jobs.yaml')
+    state = {'path': os.path.join(folder, 'state')}
+    with open(file, 'w') as stream:
+        yaml.safe_dump({'state': state, 'jobs': jobs}, stream)
+    program = os.environ.get('CRONSTABLE') or shutil.which('cronstable')
+    assert program, 'cronstable is not installed'
+    return by_the_minute(path, [program, '-l', 'ERROR', '-c', file], 15)
+
+
+def pg_cron(folder, _):
+    """Its jobs are SQL, which here has the server start a command; 60 run at once."""
+    os.chmod(folder, 0o755)
+    path, _ = crontab(folder)
+    os.chmod(path, 0o666)
+    home = os.path.join(folder, 'server')
+    os.mkdir(home)
+    server = PostgreSQL(home)
+    options = {
+        'shared_preload_libraries': 'pg_cron',
+        'cron.host': home,
+        'cron.max_running_jobs': 60,
+    }
+    server.start(*('--%s=%s' % option for option in options.items()))
+    try:
+        command = "COPY (SELECT 1) TO PROGRAM 'read x; echo -n x >> %s'" % path
+        due = next_minute()
+        server.settings(
+            'CREATE EXTENSION pg_cron',
+            "SELECT cron.schedule('job-' || n, '* * * * *', $$%s$$)"
+            ' FROM generate_series(1, %d) AS n' % (command, COUNT),
+        )
+        assert time.time() < due, 'the server is too slow'
+        return starts(path, due, server.process)
+    finally:
+        server.discard()
+
+
+# Name, function, and what it keeps of a run and promises for it.
 PEERS = (
-    ("Debian's cron", debian_cron),
-    ('busybox crond', busybox_crond),
-    ('APScheduler, 60 threads', apscheduler),
+    ("Debian's cron", debian_cron, 'records nothing'),
+    ('busybox crond', busybox_crond, 'records nothing'),
+    ('APScheduler, 60 threads', apscheduler, 'forgets a run that it has begun'),
+    ('cronstable, one host', cronstable, 'keeps a history in files'),
+    ('pg_cron, 60 at a time', pg_cron, 'keeps a history in the database; SQL only'),
 )
