@@ -34,9 +34,9 @@ from faults.tracer import INTERRUPT, OPTIONS, SEIZE, Tracer, claims_in, ptrace, 
 from faults.worker import SCRIPT  # noqa: E402
 from servers import MariaDB, PostgreSQL, SQLite, open_folder  # noqa: E402
 
-MINUTE, MARGIN, GRACE = 4, 1, 1  # seconds: of max_run_time; before and after a SIGKILL
+MINUTE, MARGIN, GRACE = 6, 1, 1  # seconds: of max_run_time; before and after a SIGKILL
 BOOTING = 10  # seconds from the start of a machine to that of its worker
-PASSES = 6  # of the host's next worker, by which all must be at rest
+PASSES = 8  # of the host's next worker, by which all must be at rest
 VICTIMS = {
     'process': 'the worker or the runner whose call it is',
     'host': 'all processes at once; the next worker sees another boot of the machine',
