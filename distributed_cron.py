@@ -575,7 +575,7 @@ class Worker:
         if planned or (started and self.slots_for(seen)):  # there may be more to do
             return self.pace.after_success(slots, planned + started)
         longest = self.config.poll_seconds
-        if self.claims.orphaned():
+        if self.claims.any_orphaned():
             longest = ORPHAN_PAUSE
         if slots and not started:  # others were faster, or the row can't be had
             return min(longest, self.pace.after_miss())
@@ -713,7 +713,7 @@ class Worker:
         if self.claims:
             rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
             self.claims.pass_on_stops(rows)
-            self.record('give back', self.claims.never_started(rows))
+            self.record('give back', list(self.claims.never_started(rows)))
 
     def look(self):
         """look: what there is to do, and when the next job is due."""
@@ -745,7 +745,8 @@ class Worker:
         if seen.overdue:
             overdue = self.store.overdue()
             here = self.claims.here()
-            self.record('recover', [run for run in overdue if run.job not in here])
+            if self.record('recover', [run for run in overdue if run.job not in here]):
+                self.due_at = 0  # they may be tried again at once: look, before leaving
             self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
@@ -1840,31 +1841,31 @@ class Claims(dict):
 
     def never_started(self, rows):
         """Endings of those rows that our claims hold, but whose runs never started."""
-        endings = []
+        for token in self.unheld_tokens():
+            self[token].empty = True
         for row in rows:
             claim = self[row.run_token]
             claim.landed = True  # its answer may have been lost
+            claim.empty = False
             if claim.unheld and not claim.runs.get(row.id):
-                endings.append(claim.ending_without_start(row))
-        return endings
+                yield claim.ending_without_start(row)
 
     def remove_done(self):
-        """Remove the files of claims that hold nothing, and can't land any more."""
+        """Remove the files of claims that hold nothing, here and in the database, and
+        can't land any more."""
         for token in self.unheld_tokens():
             claim = self[token]
-            is_old = boottime() > claim.born + OPEN_CLAIM
-            if not claim.unreported_count() and (claim.landed or is_old):
+            may_land = not claim.landed and boottime() < claim.born + OPEN_CLAIM
+            if claim.empty and not claim.unreported_count() and not may_land:
                 self.pop(token).remove()
 
     def unheld_tokens(self):
         """Tokens of the claims that no runner holds."""
         return [token for token, claim in self.items() if claim.unheld]
 
-    def orphaned(self):
-        """The claims whose runner died before the ends of its commands."""
-        return [
-            claim for claim in self.values() if claim.unheld and claim.running_jobs()
-        ]
+    def any_orphaned(self):
+        """Whether a runner died before the ends of its commands."""
+        return any(claim.unheld and claim.running_jobs() for claim in self.values())
 
     def here(self):
         """The jobs that may not be started on this host, whatever the database says:
@@ -1895,12 +1896,13 @@ class Claim:
         self.starts = {}  # job id, as text -> its last_start before the claim
         self.landed = False  # the database has answered
         self.unheld = False  # no runner holds it
+        self.empty = False  # the database has no run of it, as far as is known
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
         self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
         self.killed = set()  # ids of those that have got SIGKILL
         self.stuck = {}  # job id -> the process that is there in spite of it
 
-    def create(self, database='', starts=()):
+    def create(self, database, starts):
         """Make the file, before the claim is sent, and lock it."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.file = os.open(self.path, flags, 0o600)
@@ -1910,7 +1912,7 @@ class Claim:
             'boot': boot_id(),
             'born': boottime(),
             'database': database,
-            'starts': dict(starts),
+            'starts': starts,
         }
         try:
             append(self.file, line)
@@ -2011,12 +2013,10 @@ class Claim:
     def ending_without_start(self, row):
         """The Ending of a run that has no line of its start. In this boot it had no
         start; in another one the line may not have reached the disk."""
+        facts = {'run_no': row.run_no, 'kind': Kind.LOST, 'status': LOST}
         if self.born:
-            kind, status = Kind.GIVEN_BACK, 'never started'
-        else:
-            kind, status = Kind.LOST, LOST
-        start = self.starts.get(str(row.id), '')
-        return Ending(self.token, row.id, kind, row.run_no, status, last_start=start)
+            facts.update(kind=Kind.GIVEN_BACK, status='never started')
+        return self.ending_of(row.id, facts)
 
     def endings(self):
         """The Endings that are to be reported."""
@@ -2035,6 +2035,8 @@ class Claim:
         """Forget what is reported; a line keeps the next worker from reporting it."""
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
+        # Its maker knows of all its runs, also of those that never started.
+        self.empty = self.file and not self.runs
         with suppress(OSError), open(self.path, 'ab', 0, opener=no_link) as file:
             append(file.fileno(), line)
 

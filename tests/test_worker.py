@@ -1,6 +1,7 @@
 """Real workers, runners and commands, on each database."""
 
 import collections
+import errno
 import os
 import random
 import re
@@ -524,6 +525,33 @@ def test_with_more_due_than_slots_a_run_starts_before_the_last_is_reported(place
     assert {run.status for run in place.runs()} == {'Success'}
 
 
+def work_where_runners_die(place):
+    """A worker whose first runner dies after one line, and whose second can't be made."""
+    start, ways = dc.start_runner, []
+
+    def die(config, name, claim, commands):
+        line = {'event': 'started', 'job': commands[0].job, 'run_no': 1, 'attempt': 0}
+        dc.append(claim.file, line)
+
+    def fail(*_):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    ways += [die, fail, start]
+    dc.start_runner = lambda *args: ways.pop(0)(*args)
+    return dc.work(place.config('one'))
+
+
+def test_runs_whose_runner_never_started_them_are_given_back_by_their_worker(place):
+    """They don't wait for their deadline, hours later, to be recorded as lost."""
+    place.write(max_tasks=2)
+    jobs = [place.add('true', max_run_time=600, frequency=1440) for _ in range(2)]
+    assert exit_status(fork(work_where_runners_die, place)) == 0
+    runs = sorted(place.runs(), key=lambda run: run.status)
+    assert [run.status for run in runs] == [dc.LOST, 'Success']
+    assert {run.job_id for run in runs} == set(jobs)
+    assert state_is_clean(place)
+
+
 def test_late_landing_claims_are_given_back(place):
     """A claim whose answer never came, and that lands later: by a token with a folder."""
     job = place.add('echo x')
@@ -533,7 +561,7 @@ def test_late_landing_claims_are_given_back(place):
     worker.store.plan(worker.store.now())
     token = 'f' * 32
     claim = dc.Claim(worker.state.folder, token)
-    claim.create()
+    claim.create('', {})
     os.close(claim.file)
     worker.listen()
     worker.turn()
@@ -590,7 +618,7 @@ def test_lines_of_a_claims_file_that_are_not_known_stop_no_worker(sqlite_place, 
     worker.listen()
     worker.turn()
     claim = dc.Claim(worker.state.folder, 'f' * 32)
-    claim.create()
+    claim.create('', {})
     dc.append(claim.file, *lines)
     os.close(claim.file)
     place.store.execute(

@@ -15,8 +15,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(HERE, '..', '..', 'distributed_cron.py')
 
 
-def main(minute, margin, *arguments):
-    spec = importlib.util.spec_from_file_location('distributed_cron', SCRIPT)
+def program_of(minute, margin, script=SCRIPT):
+    """The program as a module, with minutes and a margin of so many seconds."""
+    spec = importlib.util.spec_from_file_location('distributed_cron', script)
     program = sys.modules['distributed_cron'] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     program.MARGIN, load = int(margin), program.load_config
@@ -30,7 +31,11 @@ def main(minute, margin, *arguments):
         return config
 
     program.load_config = load_config
-    return program.main(arguments)
+    return program
+
+
+def main(minute, margin, *arguments):
+    return program_of(minute, margin).main(arguments)
 
 
 if __name__ == '__main__':
