@@ -510,7 +510,6 @@ def test_a_worker_stopped_for_longer_than_the_deadline_starts_nothing(mysql_plac
 
 def work_where_runners_die(place):
     """A worker whose first runner dies after one line, and whose second can't be made."""
-    start, ways = dc.start_runner, []
 
     def die(config, name, claim, commands):
         line = {'event': 'started', 'job': commands[0].job, 'run_no': 1, 'attempt': 0}
@@ -519,8 +518,11 @@ def work_where_runners_die(place):
     def fail(*_):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    ways += [die, fail, start]
-    dc.start_runner = lambda *args: ways.pop(0)(*args)
+    def start(*args):
+        return ways.pop(0)(*args)
+
+    ways = [die, fail, dc.start_runner]
+    dc.start_runner = start
     return dc.work(place.config('one'))
 
 
