@@ -16,6 +16,7 @@ from faults.cluster import execute
 from servers import wait_until
 
 RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
+POINTS = os.path.join(ROOT, 'tests', 'faults', 'points.py')
 CLEAN = 'nothing lost, no duplicate, no overlap, no run without its record'
 ALONE = {  # database: its faults; MariaDB's in groups, which run side by side
     'mariadb killed': 'kill-worker kill-runner kill-both kill-both-and-stay-away kill-host '
@@ -121,6 +122,44 @@ def test_a_galera_node_that_is_behind_is_not_believed():
             )
         )
         store.close()
+
+
+# Deaths right before and after what a worker and its runners do.
+
+
+def points(*arguments):
+    """Kill at crash points; returns the exit status, and what was printed."""
+    command = [sys.executable, POINTS, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out = done.stdout.decode('utf-8', 'replace')
+    print(out)  # its seed, if it fails
+    if out.startswith('not done: '):
+        pytest.skip(out.strip())
+    return done.returncode, out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('database', ['sqlite', 'mariadb', 'postgresql'])
+def test_deaths_at_some_crash_points(database):
+    """All of them take longer: points.py without --sample."""
+    status, out = points('--database', database, '--sample', '30')
+    assert status == 0
+    assert int(re.search(r'(\d+) deaths', out)[1]) > 20  # some do not come again
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_crash_points_find_a_program_that_notes_no_start(tmp_path):
+    with open(os.path.join(ROOT, 'distributed_cron.py')) as file:
+        text = file.read()
+    note = 'append(self.claim.file, self.start_line(command))'
+    assert text.count(note) == 1
+    script = tmp_path / 'planted.py'
+    script.write_text(text.replace(note, 'pass'))
+    status, out = points('--script', str(script), '--only', 'kill runner 1 .*: fork')
+    assert status == 1
+    assert 'ran beside another run' in out
 
 
 def test_a_worker_asks_for_its_database_every_4_seconds_at_least(sqlite_place):

@@ -527,7 +527,6 @@ def test_with_more_due_than_slots_a_run_starts_before_the_last_is_reported(place
 
 def work_where_runners_die(place):
     """A worker whose first runner dies after one line, and whose second can't be made."""
-    start, ways = dc.start_runner, []
 
     def die(config, name, claim, commands):
         line = {'event': 'started', 'job': commands[0].job, 'run_no': 1, 'attempt': 0}
@@ -536,8 +535,11 @@ def work_where_runners_die(place):
     def fail(*_):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    ways += [die, fail, start]
-    dc.start_runner = lambda *args: ways.pop(0)(*args)
+    def start(*args):
+        return ways.pop(0)(*args)
+
+    ways = [die, fail, dc.start_runner]
+    dc.start_runner = start
     return dc.work(place.config('one'))
 
 

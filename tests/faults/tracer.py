@@ -261,6 +261,7 @@ class Tracer:
                 role.is_quiet = role.is_quiet and call.number in SILENT
                 return
             if self.is_seen(what):
+                role.is_quiet = False
                 return
             point = self.enter(role, what)
             self.inside[thread] = point, self.last_path
@@ -322,23 +323,25 @@ class Tracer:
 
     def what(self, thread, call, name):
         """Of a call; None if nobody else can see it."""
-        number, args = call.number, call.args
-        if number in WITH_PATH:
-            path = self.path_of(thread, call)
-            nothing = os.path.exists(path) if name in ('mknod', 'mkdir') else False
-            return None if nothing else '%s %s' % (name, plain(path))
-        if name == 'open':
-            path = text_at(thread, args[1])
-            is_new = args[2] & CREATE and path != os.devnull
-            return 'open ' + plain(path) if is_new else None
+        args = call.args
+        if name in ('fork', 'vfork', 'setsid', 'exit', 'kill'):
+            return name
         if name == 'clone':
             return self.clone(thread, call)
         if name == 'execve':
             return 'execve ' + text_at(thread, args[0])
-        if name in ('fork', 'vfork', 'setsid', 'exit'):
-            return name
-        if name == 'kill':
-            return 'kill'
+        if name == 'open':
+            path = text_at(thread, args[1])
+            is_new = args[2] & CREATE and path != os.devnull
+            return 'open ' + plain(path) if is_new else None
+        if call.number in WITH_PATH:
+            path = self.path_of(thread, call)
+            does_nothing = name in ('mknod', 'mkdir') and os.path.exists(path)
+            return None if does_nothing else '%s %s' % (name, plain(path))
+        return self.what_with_descriptor(thread, call, name)
+
+    def what_with_descriptor(self, thread, call, name):
+        args = call.args
         path = target(thread, args[0])
         if name in ('dup2', 'close'):
             # A descriptor of a claim's file is its lock. The worker's are for reading.
@@ -349,11 +352,11 @@ class Tracer:
         if path.startswith(('pipe:', 'anon_inode:', os.devnull)):
             return None
         self.last_path = path
+        data = b''
         if name in ('write', 'send'):
             data = data_at(thread, args[1], args[2])
             self.note_token(thread, path, data)
-            return '%s %s%s' % (name, plain(path), words_of(data))
-        return '%s %s' % (name, plain(path))
+        return '%s %s%s' % (name, plain(path), words_of(data))
 
     def note_token(self, thread, path, data):
         if is_claim(path) and b'"started"' in data:

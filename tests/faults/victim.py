@@ -2,9 +2,9 @@
 """The real program for a tracer: victim.py SETTINGS [its own arguments].
 
 SETTINGS is JSON: `script`, the program; `minute` and `margin`, as worker.py has them; `set`,
-constants of the program that are other than usual; `boot`, since when it takes the machine
-to be in another boot, as CLOCK_BOOTTIME, or 0. With `ready` and `go`, two descriptors, it says when all is imported, and
-waits for the tracer.
+constants of the program that are other than usual; `boot`, since when it takes the machine to
+be in another boot, as CLOCK_BOOTTIME, or 0; `driver`, a module to import. With `ready` and
+`go`, two descriptors, it says when all is imported, and waits for the tracer.
 """
 
 import json
