@@ -16,12 +16,12 @@ def history():
     return [Run(job, tick + 0.3, tick + 2.3) for job in SECONDS for tick in TICKS]
 
 
-def judged(runs, successes=None):
+def judged(runs, results=None):
     """What was found: lost, late, twice, overlaps, unrecorded. All is on record, if no
-    successes are given."""
-    if successes is None:
-        successes = Counter(run.job for run in runs if run.end)
-    return judge(TICKS, runs, END, successes)[1:6]
+    results are given."""
+    if results is None:
+        results = Counter(run.job for run in runs if run.end)
+    return judge(TICKS, runs, END, results)[1:6]
 
 
 def of_first(runs):
@@ -93,5 +93,5 @@ def test_the_time_until_it_goes_on():
 
 def test_what_ran_before_and_after_counts_for_the_record_alone():
     outside = [Run('1', 50.0, 52.0), Run('1', 345.0, 347.0)]
-    successes = dict.fromkeys(SECONDS, len(TICKS))
-    assert judged([*history(), *outside], successes) == (0, 0, 0, 0, 2)
+    results = dict.fromkeys(SECONDS, len(TICKS))
+    assert judged([*history(), *outside], results) == (0, 0, 0, 0, 2)

@@ -12,6 +12,7 @@ hosts need mounts of their own. Packages go to tests/.venv-peers, which the firs
 """
 
 import argparse
+import contextlib
 import math
 import os
 import random
@@ -30,6 +31,7 @@ MINUTES = 8
 SETTLE = 57  # seconds after them, in which runs end and are recorded; no new one begins
 WARM_UP = 75  # seconds, at least, in which leaders are elected
 AGAIN = 5  # seconds after which a scheduler that ended by itself is started again
+NOTHING = ['–'] * 6
 LATE = 10  # seconds after its minute: a run that starts later is counted as late
 EARLY = 1  # second: as the clocks' and the kernel's reckoning may differ
 
@@ -39,30 +41,34 @@ Score = namedtuple('Score', 'ticks lost late twice overlaps unrecorded gap')
 # ----------------------------------------------------------------------- judgement
 
 
-def judge(ticks, runs, end, successes=None):
+def judge(ticks, runs, end, results=None):
     """The Score of a history. ticks: when each job was due. runs: what the commands wrote.
-    end: of the last minute. successes: how many runs of each job the scheduler has on
-    record as ended well; None: it keeps no record."""
+    end: of the last minute. results: of how many runs of each job the scheduler has on
+    record how they ended; None: it keeps no such record."""
     total = Counter()
-    gap = 0
+    gaps = []
     by_job = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.start):
         by_job[run.job].append(run)
     for job in SECONDS:
-        ended = sum(run.end is not None for run in by_job[job])
-        ran = [run for run in by_job[job] if ticks[0] - EARLY <= run.start < end]
-        total.update(match(ticks, [run.start for run in ran]))
-        total['overlaps'] += overlaps(ran)
-        total['unrecorded'] += max(0, ended - (successes or {}).get(job, 0))
-        gap = max(gap, longest_gap([ticks[0], *[run.start for run in ran], end]))
+        ended = [run for run in by_job[job] if run.end is not None]
+        if results is not None:
+            recorded = results.get(job, 0)
+            total['unrecorded'] += max(0, len(ended) - recorded)
+        first = ticks[0] - EARLY
+        inside = [run for run in by_job[job] if first <= run.start < end]
+        starts = [run.start for run in inside]
+        total.update(match(ticks, starts))
+        total['overlaps'] += overlaps(inside)
+        gaps.append(longest_gap([ticks[0], *starts, end]))
     return Score(
         len(ticks) * len(SECONDS),
         total['lost'],
         total['late'],
         total['twice'],
         total['overlaps'],
-        None if successes is None else total['unrecorded'],
-        gap,
+        None if results is None else total['unrecorded'],
+        max(gaps),
     )
 
 
@@ -72,15 +78,13 @@ def match(ticks, starts):
     missing = set(ticks)
     counts = Counter()
     for start in starts:
-        passed = [tick for tick in ticks if tick <= start + EARLY]
-        own = passed[-1:]
-        open_ticks = [tick for tick in own if tick in missing]
-        open_ticks += [tick for tick in reversed(passed) if tick in missing]
-        if not open_ticks:
+        passed = [tick for tick in missing if tick <= start + EARLY]
+        if not passed:
             counts['twice'] += 1
             continue
-        missing.remove(open_ticks[0])
-        counts['late'] += start > open_ticks[0] + LATE
+        due = max(passed)
+        missing.remove(due)
+        counts['late'] += start > due + LATE
     counts['lost'] = len(missing)
     return counts
 
@@ -97,7 +101,8 @@ def overlaps(runs):
 
 def longest_gap(moments):
     """By how much the longest time without a start is longer than a minute."""
-    return max(0, max(b - a for a, b in zip(moments, moments[1:])) - 60)
+    gaps = [after - before for before, after in zip(moments, moments[1:])]
+    return max(0, max(gaps) - 60)
 
 
 # -------------------------------------------------------------------------- faults
@@ -232,19 +237,25 @@ class Attack:
         """{peer: Score}."""
         for node in self.nodes:
             node.set_clock('+0')
-            node.more = dict(self.fault.environment, FAKETIME_TIMESTAMP_FILE=node.clock)
+            node.more = dict(self.fault.environment)
+            node.more['FAKETIME_TIMESTAMP_FILE'] = node.clock
             node.start()
-        first = 60 * math.ceil(
-            (time.time() + 20) / 60
-        )  # a full minute, and time to start
-        ticks = [first + 60 * n - time.time() + now() for n in range(MINUTES)]
+        ready = time.time() + WARM_UP
+        minute = 60 * math.ceil(ready / 60)
+        first = minute - time.time() + now()
+        ticks = [first + 60 * number for number in range(MINUTES)]
         end = ticks[-1] + 60
-        for tick, span in ((ticks[1], (5, 35)), (ticks[4], (45, 58))):
-            self.watch(tick + self.random.uniform(*span))
+        inside = self.random.uniform(5, 35)
+        before_a_minute = self.random.uniform(45, 58)
+        for moment in (ticks[1] + inside, ticks[4] + before_a_minute):
+            self.watch(moment)
             self.hit()
-        self.watch(end)
         self.watch(end + SETTLE)
-        return {peer: self.score(peer, ticks, end) for peer in self.peers}
+        scores = {}
+        for peer in self.peers:
+            runs = peer.started()
+            scores[peer] = judge(ticks, runs, end, peer.results())
+        return scores
 
     def hit(self):
         """Strike all peers, wait, and heal them."""
@@ -262,61 +273,70 @@ class Attack:
 
     def watch(self, until):
         """Wait, and start again what ended by itself."""
-        ended = {}
+        ended = {}  # node: since when
         while now() < until:
             for node in self.nodes:
                 if node.is_down or node.worker.poll() is None:
                     ended.pop(node, None)
-                elif now() > ended.setdefault(node, now()) + AGAIN:
-                    print('%s: %s ended' % (node.peer.name, node.name), file=sys.stderr)
+                    continue
+                since = ended.setdefault(node, now())
+                if now() > since + AGAIN:
+                    name = '%s on %s' % (node.peer.name, node.name)
+                    print(name, 'ended by itself', file=sys.stderr)
                     node.start()
                     ended.pop(node)
             time.sleep(0.2)
 
-    @staticmethod
-    def score(peer, ticks, end):
-        return judge(ticks, peer.started(), end, peer.successes())
+
+@contextlib.contextmanager
+def database_server(folder, peers):
+    """A server for those of the peers that need one, or None."""
+    server = None
+    try:
+        if any(peer.on_database for peer in peers):
+            place = os.path.join(folder, 'mariadb')
+            os.makedirs(place)
+            server = MariaDB(place)
+            server.start().make_account()
+        yield server
+    finally:
+        if server:
+            server.discard()
 
 
-def attack(fault, names, seed):
+def attack(name, chosen, seed):
     """Set peers up, attack them, and print a row for each."""
-    with open_folder('peers-') as folder:
-        chosen = [PEERS[name] for name in names]
-        with_database = any(peer.on_database for peer in chosen)
-        server = peers = None
+    fault = FAULTS[name]
+    peers = []
+    with open_folder('peers-') as folder, database_server(folder, chosen) as server:
         try:
-            if with_database:
-                path = os.path.join(folder, 'mariadb')
-                os.makedirs(path)
-                server = MariaDB(path).start().make_account()
-            peers = []
             for peer in chosen:
                 if fault.needs and fault.needs not in peer.needs:
-                    print_row(fault, peer.name, None)
+                    reason = 'has no ' + fault.needs
+                    print_row(name, peer.name, reason, *NOTHING)
                 else:
                     peers.append(peer(folder, server))
-            for peer, score in Attack(fault, peers, server, seed).run().items():
-                print_row(fault, peer.name, score, peer.version())
+            scores = Attack(fault, peers, server, seed).run()
+            for peer, score in scores.items():
+                print_score(name, peer, score)
         finally:
-            for peer in peers or []:
+            for peer in peers:
                 for node in peer.nodes:
                     node.close()
-            if server:
-                server.discard()
 
 
-def print_row(fault, peer, score, version=''):
-    name = next(name for name in FAULTS if FAULTS[name] is fault)
-    cells = [name, ('%s %s' % (peer, version)).strip()]
-    if score is None:
-        cells += ['has no ' + fault.needs, *['–'] * 6]
-    else:
-        cells += [
-            *score[:5],
-            'keeps none' if score.unrecorded is None else score.unrecorded,
-            '%.0f' % score.gap,
-        ]
-    print('| %s |' % ' | '.join(map(str, cells)), flush=True)
+def print_score(fault, peer, score):
+    unrecorded = score.unrecorded
+    if unrecorded is None:
+        unrecorded = 'keeps none'
+    name = '%s %s' % (peer.name, peer.version())
+    gap = round(score.gap)
+    print_row(fault, name, *score[:5], unrecorded, gap)
+
+
+def print_row(*cells):
+    line = ' | '.join(map(str, cells))
+    print('| %s |' % line, flush=True)
 
 
 def main():
@@ -326,11 +346,15 @@ def main():
     own_mounts()
     end_by_signals()
     make_venv()
-    attack(FAULTS[args.fault], args.peer or list(PEERS), args.seed)
+    peers = list(PEERS.values())
+    if args.peer:
+        peers = [PEERS[name] for name in args.peer]
+    attack(args.fault, peers, args.seed)
 
 
 def parser():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    summary = __doc__.partition('\n\n')[0]
+    parser = argparse.ArgumentParser(description=summary)
     parser.add_argument('--fault', required=True, choices=FAULTS)
     parser.add_argument('--peer', action='append', choices=PEERS, help='default: all')
     parser.add_argument('--seed', type=int, default=1)

@@ -13,11 +13,12 @@ from collections import Counter, defaultdict, namedtuple
 
 import yaml
 
-from faults.cluster import HERE, ROOT, Host
+from faults.cluster import HERE, ROOT, Host, forget_clock
 from faults.proxy import Proxy
 from servers import free_port
 
 VENV = os.path.join(ROOT, 'tests', '.venv-peers')
+BIN = os.path.join(VENV, 'bin', '')
 PACKAGES = (
     'cronstable==1.2.72',
     'APScheduler==3.11.3',
@@ -43,21 +44,22 @@ class Node(Host):
         self.folder = os.path.join(peer.folder, self.label)
         self.mark = 'FAULTS_HOST=' + self.folder
         self.worker = None
+        self.pids = []  # of all its schedulers so far
         self.is_down = False  # as long as a fault keeps it from running
-        self.clock = os.path.join(self.folder, 'clock')  # of libfaketime
+        self.clock = self.path('clock')  # of libfaketime
         self.more = {}  # environment that a fault needs
         self.proxies = []  # its ways out
         self.inward = []  # the ways of others to it
-        self.share = os.path.join(self.folder, 'shared')  # as this host sees the folder
+        self.share = self.path('shared')  # as this host sees the folder
         os.makedirs(self.folder)
         self.mount(True)
 
     def mount(self, value):
-        """Have the folder that all hosts share on this host, or not."""
-        if value:
-            os.symlink(self.peer.shared, self.share)
-        else:
-            os.unlink(self.share)
+        """Have the folder that all hosts share on this host, or a path that nobody can
+        make: a scheduler would find a new folder there."""
+        link = self.share + '.new'
+        os.symlink(self.peer.shared if value else '/dev/null/away', link)
+        os.rename(link, self.share)
 
     def to(self, port):
         """The port on this host by which it reaches that of a server."""
@@ -65,7 +67,7 @@ class Node(Host):
         return self.proxies[-1].port
 
     def start(self):
-        with open(os.path.join(self.folder, 'output'), 'ab') as output:
+        with open(self.path('output'), 'ab') as output:
             self.worker = subprocess.Popen(
                 self.peer.command(self),
                 stdout=output,
@@ -75,6 +77,10 @@ class Node(Host):
                 cwd=self.folder,
                 start_new_session=True,
             )
+        self.pids.append(self.worker.pid)
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
 
     def set_clock(self, offset):
         """Set the host's clock, if it has one of its own."""
@@ -94,6 +100,8 @@ class Node(Host):
 
     def close(self):
         self.kill()
+        for process in self.pids:
+            forget_clock(process)
         for proxy in self.proxies:
             proxy.close()
 
@@ -108,12 +116,15 @@ class Peer:
     def __init__(self, folder, server):
         self.folder = os.path.join(folder, self.name)
         self.server = server
-        self.shared = os.path.join(self.folder, 'shared')
-        self.runs = os.path.join(self.folder, 'runs')
+        self.shared = self.path('shared')
+        self.runs = self.path('runs')
         os.makedirs(self.shared)
         os.makedirs(self.runs)
         self.nodes = [Node(self, number) for number in range(self.hosts)]
         self.prepare()
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
 
     def prepare(self):
         """Set it up, and make its jobs."""
@@ -126,8 +137,9 @@ class Peer:
         """What is attacked."""
         raise NotImplementedError
 
-    def successes(self):
-        """How many runs of each job are on record as ended well; None: it keeps none."""
+    def results(self):
+        """How many runs of each job are on record with how they ended; None: it keeps no
+        such record."""
 
     def job(self, job):
         """The command of a job."""
@@ -142,22 +154,26 @@ class Peer:
     def started(self):
         """The Run of each file that a command wrote."""
         found = []
-        for path in glob.glob(os.path.join(self.runs, '*.run')):
+        for path in glob.glob(self.path('runs', '*.run')):
             with open(path) as file:
                 words = file.read().split()
             if len(words) < 3:
                 continue  # it was killed while it wrote
-            end = float(words[3]) if len(words) > 3 else None
-            job = os.path.basename(path).partition('.')[0]
-            found.append(Run(job, float(words[0]), end, words[1] == '0', words[2]))
+            start, alone, host, *end = words
+            name = os.path.basename(path)
+            run = Run(name.partition('.')[0], float(start), host=host)
+            if end:
+                run = run._replace(end=float(end[0]))
+            found.append(run._replace(busy=alone == '0'))
         return found
 
     def active(self):
         """The host that started the last run."""
-        last = max(self.started(), key=lambda run: run.start, default=Run('', 0))
-        return next(
-            (node for node in self.nodes if node.folder == last.host), self.nodes[0]
-        )
+        runs = sorted(self.started(), key=lambda run: run.start)
+        for node in self.nodes:
+            if runs and node.folder == runs[-1].host:
+                return node
+        return self.nodes[0]
 
 
 class Database(Peer):
@@ -187,9 +203,9 @@ class Ours(Database):
         for node in self.nodes:
             port = node.to(self.server.port)
             for part in ('log', 'state'):
-                os.makedirs(os.path.join(node.folder, part))
+                os.makedirs(node.path(part))
             write_yaml(
-                os.path.join(node.folder, 'dc.yml'),
+                node.path('dc.yml'),
                 {
                     'db': {
                         'engine': 'mysql',
@@ -198,8 +214,8 @@ class Ours(Database):
                         'username': 'dc',
                         'password': 'secret',
                     },
-                    'log': {'location': os.path.join(node.folder, 'log')},
-                    'state': {'location': os.path.join(node.folder, 'state')},
+                    'log': {'location': node.path('log')},
+                    'state': {'location': node.path('state')},
                 },
             )
         run_here(self.program(self.nodes[0], 'init'))
@@ -214,7 +230,7 @@ class Ours(Database):
     @staticmethod
     def program(node, *arguments):
         script = os.path.join(ROOT, 'distributed_cron.py')
-        file = os.path.join(node.folder, 'dc.yml')
+        file = node.path('dc.yml')
         start = [sys.executable, script, '--config', file, '--name', node.name]
         return [*start, *arguments]
 
@@ -224,9 +240,12 @@ class Ours(Database):
     def version(self):
         return output_of(self.program(self.nodes[0], '--version'))
 
-    def successes(self):
-        text = "SELECT job_id, COUNT(*) FROM run WHERE status = 'Success' GROUP BY 1"
-        return {str(job): count for job, count in self.query(text)}
+    def results(self):
+        rows = self.query(
+            "SELECT job_id, COUNT(*) FROM run WHERE status NOT LIKE 'ERROR: lost%%' "
+            "AND status NOT LIKE 'SKIPPED%%' GROUP BY job_id"
+        )
+        return {str(job): count for job, count in rows}
 
 
 class Perl(Database):
@@ -252,8 +271,9 @@ class Perl(Database):
             )
 
     def command(self, node):
-        script = os.path.join(os.path.dirname(RECORD), 'perl.py')
-        return [sys.executable, script, str(self.ports[node]), self.database, node.name]
+        script = os.path.join(HERE, 'perl.py')
+        port = str(self.ports[node])
+        return [sys.executable, script, port, self.database, node.name]
 
     def version(self):
         return 'stand-in'
@@ -291,7 +311,7 @@ def main(url, commands):
 
     def prepare(self):
         super().prepare()
-        with open(os.path.join(self.nodes[0].folder, 'jobs.py'), 'w') as file:
+        with open(self.nodes[0].path('jobs.py'), 'w') as file:
             file.write(self.program)
         self.port = self.nodes[0].to(self.server.port)
         jobs = [self.job(job) for job in SECONDS]
@@ -300,7 +320,7 @@ def main(url, commands):
     def call(self, jobs):
         url = 'mysql+pymysql://dc:secret@127.0.0.1:%d/%s' % (self.port, self.database)
         code = 'import jobs; jobs.main(%r, %r)' % (url, jobs)
-        return [os.path.join(VENV, 'bin', 'python'), '-c', code]
+        return [BIN + 'python', '-c', code]
 
     def command(self, node):
         return self.call([])
@@ -315,16 +335,16 @@ class Cron(Peer):
     name = 'cron'
     hosts = 1
     mounts = (
-        'mount --bind %(spool)s /var/spool/cron/crontabs && '
-        'mount --bind %(empty)s /etc/cron.d && mount --bind /dev/null /etc/crontab && '
+        'mount --bind %s /var/spool/cron/crontabs && '
+        'mount --bind %s /etc/cron.d && mount --bind /dev/null /etc/crontab && '
         'mount -t tmpfs tmpfs /run && exec cron -f'
     )
 
     def prepare(self):
         for node in self.nodes:
             for part in ('spool', 'empty'):
-                os.makedirs(os.path.join(node.folder, part))
-            path = os.path.join(node.folder, 'spool', 'root')
+                os.makedirs(node.path(part))
+            path = node.path('spool', 'root')
             with open(path, 'w') as file:
                 file.write(node.mark + '\n')
                 for job in SECONDS:
@@ -335,8 +355,8 @@ class Cron(Peer):
         return self.job(job)
 
     def command(self, node):
-        places = {part: os.path.join(node.folder, part) for part in ('spool', 'empty')}
-        return ['unshare', '-m', 'sh', '-c', self.mounts % places]
+        mounts = self.mounts % (node.path('spool'), node.path('empty'))
+        return ['unshare', '-m', 'sh', '-c', mounts]
 
     def version(self):
         return output_of(['dpkg-query', '-W', '-f', '${Version}', 'cron'])
@@ -367,7 +387,7 @@ class Cronstable(Peer):
     def prepare(self):
         for node in self.nodes:
             write_yaml(
-                os.path.join(node.folder, 'cronstable.yaml'),
+                node.path('cronstable.yaml'),
                 {**self.cluster(node), 'jobs': [self.entry(job) for job in SECONDS]},
             )
 
@@ -391,7 +411,7 @@ class Cronstable(Peer):
         }
 
     def command(self, node):
-        return [os.path.join(VENV, 'bin', 'cronstable'), '-c', 'cronstable.yaml']
+        return [BIN + 'cronstable', '-c', 'cronstable.yaml']
 
     def version(self):
         return version_of('cronstable')
@@ -399,15 +419,16 @@ class Cronstable(Peer):
     def ledgers(self):
         return [self.shared]
 
-    def successes(self):
+    def results(self):
         counts = Counter()
         for ledger in self.ledgers():
             pattern = os.path.join(ledger, '*', 'records', 'runs%2Fjob*', '*.json')
             for path in glob.glob(pattern):
                 with open(path) as file:
-                    well = json.load(file)['data']['outcome'] == 'success'
-                job = os.path.basename(os.path.dirname(path)).partition('%2Fjob')[2]
-                counts[job] += well
+                    outcome = json.load(file)['data']['outcome']
+                stream = path.split(os.sep)[-2]
+                job = stream.partition('%2Fjob')[2]
+                counts[job] += outcome in ('success', 'failure')
         return counts
 
 
@@ -434,26 +455,25 @@ class CronstableGossip(Cronstable):
         """A CA of the cluster's own, and one certificate for the one address of all."""
         keys = ['openssl', 'req', '-x509', '-newkey', 'ec', '-nodes']
         keys += ['-pkeyopt', 'ec_paramgen_curve:prime256v1', '-days', '9']
-        ca = ['-CA', self.at('ca.pem'), '-CAkey', self.at('ca.key')]
+        ca = ['-CA', self.path('ca.pem'), '-CAkey', self.path('ca.key')]
         usage = ['-addext', 'keyUsage=critical,keyCertSign']
         leaf = ['-addext', 'subjectAltName=IP:127.0.0.1']
         leaf += ['-addext', 'basicConstraints=critical,CA:FALSE']
         for name, more in (('ca', usage), ('node', ca + leaf)):
-            files = ['-keyout', self.at(name + '.key'), '-out', self.at(name + '.pem')]
-            run_here([*keys, '-subj', '/CN=' + name, *files, *more])
-
-    def at(self, name):
-        return os.path.join(self.folder, name)
+            command = [*keys, '-subj', '/CN=' + name, *more]
+            command += ['-keyout', self.path(name + '.key')]
+            command += ['-out', self.path(name + '.pem')]
+            run_here(command)
 
     def cluster(self, node):
         return {
-            'state': {'path': os.path.join(node.folder, 'state')},
+            'state': {'path': node.path('state')},
             'cluster': {
                 'listen': '127.0.0.1:%d' % self.ports[node],
                 'tls': {
-                    'ca': self.at('ca.pem'),
-                    'cert': self.at('node.pem'),
-                    'key': self.at('node.key'),
+                    'ca': self.path('ca.pem'),
+                    'cert': self.path('node.pem'),
+                    'key': self.path('node.key'),
                 },
                 'peers': self.ways[node],
                 'nodeName': node.name,
@@ -462,7 +482,7 @@ class CronstableGossip(Cronstable):
         }
 
     def ledgers(self):
-        return [os.path.join(node.folder, 'state') for node in self.nodes]
+        return [node.path('state') for node in self.nodes]
 
 
 PEERS = {
@@ -481,12 +501,13 @@ def run_here(command, **how):
 
 
 def output_of(command):
-    return subprocess.run(command, stdout=subprocess.PIPE).stdout.decode().strip()
+    done = subprocess.run(command, stdout=subprocess.PIPE)
+    return done.stdout.decode().strip()
 
 
 def version_of(package):
     code = 'import importlib.metadata as m; print(m.version(%r))' % package
-    return output_of([os.path.join(VENV, 'bin', 'python'), '-c', code])
+    return output_of([BIN + 'python', '-c', code])
 
 
 def write_yaml(path, value):
@@ -495,6 +516,6 @@ def write_yaml(path, value):
 
 
 def make_venv():
-    if not os.path.exists(os.path.join(VENV, 'bin', 'cronstable')):
+    if not os.path.exists(BIN + 'cronstable'):
         run_here([sys.executable, '-m', 'venv', VENV])
-        run_here([os.path.join(VENV, 'bin', 'pip'), 'install', '-q', *PACKAGES])
+        run_here([BIN + 'pip', 'install', '-q', *PACKAGES])

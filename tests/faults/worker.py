@@ -27,6 +27,8 @@ def main(minute, margin, *arguments):
     def load_config(*where):
         config = load(*where)
         config.minute = int(minute)
+        if 'FAULTS_TIMEOUT' in os.environ:  # seconds of a clock that is fast
+            config.db_timeout = int(os.environ['FAULTS_TIMEOUT'])
         return config
 
     program.load_config = load_config
