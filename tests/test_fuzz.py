@@ -6,6 +6,10 @@ import sys
 
 import pytest
 from conftest import ROOT
+from faults import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_web import Browser
 
 FUZZ = os.path.join(ROOT, 'tests', 'faults', 'fuzz.py')
 
@@ -36,3 +40,23 @@ def test_any_request_gets_a_plain_answer():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.randoms(use_true_random=False))
+def test_the_shortest_request_that_breaks_the_page(sqlite_place, source):
+    """hypothesis throws the dice, and would find it; the table keeps what came before."""
+    browser, dice = Browser(sqlite_place), requests.Dice(source)
+    if not sqlite_place.sql('SELECT 1 FROM job'):
+        sqlite_place.add()
+    body = 'csrf=%s&%s' % (browser.token(), dice.fields())
+    path, method = dice.path(), dice.method()
+    answer = browser.ask(
+        path, method, body.encode(), HTTP_ORIGIN='http://' + browser.host
+    )
+    assert answer.status in requests.ANSWERS, (method, path, body, browser.errors)
+    assert '<xss>' not in answer.text and 'Traceback' not in browser.errors

@@ -48,29 +48,48 @@ ANSWERS = {
 METHODS = (5 * 'GET POST ' + 'HEAD PUT DELETE OPTIONS get TRACE X').split()
 PATHS = (
     '/ /job/add /job/1 /job/1/edit /job/1/delete /job/1/run-now /job/1/stop '
-    '/job/1/enable /job/1/disable /job/2/edit /run/1/1 /run/1/1/log /hosts /preview '
-    '/metrics /healthz /static/style.css /static/script.js /nowhere'
+    '/job/1/enable /job/1/disable /job/1/pause /job/1/resume /job/2/edit /jobs/pause '
+    '/jobs/resume /jobs/stop /jobs/disable /run/1/1 /run/1/1/log /runs /ahead /hosts '
+    '/hosts/pause /hosts/resume /preview /metrics /healthz /static/style.css '
+    '/static/script.js /nowhere'
 ).split()
 NAMES = (
     'csrf action description command schedule frequency start_anchor stop_anchor kind '
-    'max_run_time active search_string state sort order page id key'
+    'max_run_time active search_string state sort order page id key job host for note '
+    'result since without copy name run_on each_host time_zone start_within retries '
+    'retry_delay after_job alert_after alert_to'
 ).split()
 WORDS = [
     *'save preview id desc asc running error 1 0 -1 99999999999999999999 1e9 60'.split(),
     *'* @daily 23:59 24:00 %00 %ff %u0041 .. ../../etc/passwd <xss> " ; & = {utc}'.split(),
     "' OR 1=1 --",
     '*/5 * * * *',
+    'H(0-59)/7 H * * *',
+    '@at 2026-12-24 18:00',
+    'Europe/Berlin',
+    '2h',
     '\u202e\u200b',
     'a' * 300,
     '',
 ]
 
 
-class Dice(random.Random):
+class Dice:
     """What a request is made of."""
+
+    def __init__(self, source):
+        """source: a random.Random."""
+        self.choice, self.random, self.randrange = (
+            source.choice,
+            source.random,
+            source.randrange,
+        )
 
     def word(self):
         return self.choice(WORDS)
+
+    def method(self):
+        return self.choice(METHODS)
 
     def fields(self):
         pairs = [
@@ -111,7 +130,7 @@ class Dice(random.Random):
         if self.random() < 0.7:
             body = b'csrf=%s&' % token.encode() + body
         line = '%s %s HTTP/1.%d' % (
-            self.choice(METHODS),
+            self.method(),
             self.path(),
             self.randrange(2),
         )
@@ -154,7 +173,7 @@ def status_of(data, answer):
 
 def attack(port, key, count, seed):
     """Send so many requests, one after the other; returns how often each status came."""
-    dice = Dice(seed)
+    dice = Dice(random.Random(seed))
     cookies = ['distributed_cron_key_%d=%s' % (port, key)]
     form = 'GET /job/add HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nCookie: %s\r\n\r\n'
     answer = answer_to(port, (form % (port, cookies[0])).encode()).decode()
