@@ -142,7 +142,7 @@ class Month:
             del os.environ[name]
 
     def make_jobs(self):
-        """Returns when they were made."""
+        """Returns when each was made, by its id."""
         with contextlib.closing(self.server.connect('dc')) as connection:
             connection.begin()
             connection.cursor().executemany(
@@ -154,10 +154,13 @@ class Month:
                 ],
             )
             cursor = connection.cursor()
-            cursor.execute('SELECT MAX(changed_utc) FROM job')
-            begin = cursor.fetchone()[0]
+            cursor.execute('SELECT id, changed_utc FROM job')
+            begins = {
+                job: begin.replace(tzinfo=timezone.utc)
+                for job, begin in cursor.fetchall()
+            }
             connection.commit()
-        return begin.replace(tzinfo=timezone.utc)
+        return begins
 
     def command(self, job):
         return 'printf . >>' + self.file(job)
@@ -269,7 +272,7 @@ def count_files(folder):
 def simulate(month, days):
     """Let days pass; returns a text for each job that did not run as often as it had to."""
     month.start()
-    begin = month.make_jobs()
+    begins = month.make_jobs()
     print('| day | runs | MiB | descriptors | state files | database MiB | rows |')
     print('|---|---|---|---|---|---|---|', flush=True)
     for day in range(1, days + 1):
@@ -281,8 +284,8 @@ def simulate(month, days):
     end = month.now()
     wrong = []
     for job, count in zip(month.jobs, counts):
-        least = job.times(begin, until)
-        most = job.times(begin, end)
+        least = job.times(begins[job.id], until)
+        most = job.times(begins[job.id], end)
         if not least <= count <= most:
             what = (job.id, job.schedule, job.zone)
             text = 'job %d, %s in %s' % what
