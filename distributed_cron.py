@@ -325,7 +325,7 @@ def names_of_list(name, size):
 
 @lru_cache(None)
 def row_type(*names):
-    """The type of a row with these columns."""
+    """The type of a row with these columns, kept for ever: so no name holds a value."""
     return namedtuple('Row', names, rename=True)
 
 
@@ -2815,7 +2815,7 @@ class Store:
 
     def local_time(self, when):
         """A UTC datetime as wall-clock time of the database's zone: it alone knows."""
-        return moment(self.query('SELECT {to_local}', when=text_of(when))[0][0])
+        return moment(self.query('SELECT {to_local} AS t', when=text_of(when))[0][0])
 
 
 ########################################################################################

@@ -662,3 +662,18 @@ def test_a_time_that_is_none_hides_no_other_job(sqlite_place, odd):
     assert place.store.look().due_in <= 0
     place.run('run')
     assert place.runs(good)[0].status == 'Success'
+
+
+def test_no_type_of_rows_is_made_anew_as_time_goes_on(at):
+    """MySQL names a column after its expression, with the values in it."""
+    job = at.add(schedule='*/15 * * * *', start_anchor='01:00', stop_anchor='23:30')
+    sizes = []
+    for hour in range(10, 16):
+        at.set_clock('2026-05-20 %d:00:00' % hour)
+        plan(at)
+        at.set_clock('2026-05-20 %d:30:00' % hour)
+        at.store.look()
+        assert claim(at, job)
+        end(at, job)
+        sizes.append(dc.row_type.cache_info().currsize)
+    assert sizes[1:] == sizes[-1:] * 5

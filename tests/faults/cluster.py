@@ -43,6 +43,13 @@ def own_mounts():
         ).returncode
 
 
+def forget_clock(process):
+    """Remove what libfaketime leaves of a process that was killed."""
+    for name in ('sem.faketime_sem_', 'faketime_shm_'):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink('/dev/shm/%s%d' % (name, process))
+
+
 # --------------------------------------------------------------------------- hosts
 
 

@@ -28,6 +28,8 @@ def program_of(minute, margin, script=SCRIPT):
     def load_config(*where):
         config = load(*where)
         config.minute = int(minute)
+        if 'FAULTS_TIMEOUT' in os.environ:  # seconds of a clock that is fast
+            config.db_timeout = int(os.environ['FAULTS_TIMEOUT'])
         return config
 
     program.load_config = load_config
