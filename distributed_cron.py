@@ -477,9 +477,8 @@ def is_private(group, user):
 
 
 def work(config, forever=False):
-    """Run what is due; returns the exit status. One worker runs on a host at a time.
-    Without `forever`, as from cron: until nothing runs or falls due within 5 seconds.
-    With it: until SIGTERM."""
+    """Run what is due, one worker on a host; returns the exit status. From cron: until
+    nothing runs or falls due within 5 seconds; with `forever`: until SIGTERM."""
     while os.open(os.devnull, os.O_RDWR) < 2:
         pass  # keep fds 0 to 2 in use: a lock file opened as fd 1 would get our output
     return Worker(config, forever).loop()
