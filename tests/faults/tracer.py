@@ -426,7 +426,7 @@ def plain(path):
     if path.startswith('socket:'):
         return 'socket'
     name = re.sub('[0-9a-f]{32}', 'CLAIM', name)
-    return re.sub(r'^(\w+)\.log', lambda found: found[0], name)
+    return re.sub(r'^place\d+', 'folder', name)
 
 
 def words_of(data):
