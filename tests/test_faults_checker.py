@@ -365,6 +365,15 @@ def test_retries():
     assert found(job, lied, records) == ['misled', 'untold']
     early = [runs[0], runs[1]._replace(start=101.6, end=102.6), runs[2]]
     assert found(job._replace(delay=4), early, records) == ['hasty']
+    lost = [records[0]._replace(status='ERROR: lost: no word', started=100)]
+    thawed = [runs[0]._replace(end=114.6)]
+    for number, at in (1, 115.2), (2, 124.5):
+        thawed.append(runs[number]._replace(start=at, end=at + 1))
+        lost.append(records[number]._replace(started=at // 1))
+    frozen = fault('stop-host', ['one'], 101, 114, kills=True)
+    slow = job._replace(delay=4, limit=11)
+    assert found(slow, thawed, lost, frozen) == []
+    assert found(slow._replace(delay=6), thawed, lost, frozen) == ['hasty']
     late = [*runs[:2], runs[2]._replace(start=130, end=131)]
     told = [*records[:2], records[2]._replace(started=129)]
     assert found(job, late, told) == ['late']

@@ -338,7 +338,10 @@ def tries(judged, job, runs, records):
             late = run and run.end and judged.hits(job, run)  # told when it was lost
             judged.find('untried', record, text, late)
         elif after and run and run.end and after.run_no in wrote:
-            in_time(judged, job, run, wrote[after.run_no])
+            end = run.end
+            if judged.is_lost(record) and record.started is not None:
+                end = min(end, record.started + job.limit)  # others waited for no more
+            in_time(judged, job, run._replace(end=end), wrote[after.run_no])
 
 
 def fails(job, record):
