@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from faults.attack import end_by_signals
 from faults.cluster import FAKETIME, now, own_mounts
-from faults.schedulers import PEERS, SECONDS, make_venv
+from faults.schedulers import PEERS, SECONDS, Node, make_venv
 from servers import MariaDB, open_folder
 
 MINUTES = 8
@@ -108,115 +108,72 @@ def longest_gap(moments):
 # -------------------------------------------------------------------------- faults
 
 
-class Fault:
-    """What strikes a peer, on one of its hosts: for `seconds`, and what heals it."""
-
-    seconds = 20
-    needs = None  # what a peer must have that can be taken from it
-    environment = {}
-
-    @staticmethod
-    def strike(peer, node):
-        raise NotImplementedError
-
-    @staticmethod
-    def heal(peer, node):
-        raise NotImplementedError
-
-
-class KillScheduler(Fault):
-    """Its process alone; it is started again after 20 s."""
-
-    @staticmethod
-    def strike(peer, node):
-        node.is_down = True
-        node.kill_scheduler()
-
-    @staticmethod
-    def heal(peer, node):
-        node.is_down = False
-        node.start()
+# turn: strikes a peer on one of its hosts, or heals it. seconds: between the two. needs:
+# what a peer must have that can be taken from it. turn_server: the same for the server of
+# the databases, which peers share. environment: of the hosts' schedulers.
+Fault = namedtuple(
+    'Fault',
+    'turn seconds needs turn_server environment',
+    defaults=(20, None, None, {}),
+)
+OWN_CLOCK = {
+    'LD_PRELOAD': FAKETIME,
+    'FAKETIME_DONT_FAKE_MONOTONIC': '1',
+    'FAKETIME_CACHE_DURATION': '1',
+}
 
 
-class KillHost(KillScheduler):
-    """All of a host's processes, jobs too; it is back after 20 s."""
+def ended_by(kill):
+    """A turn() in which a host's scheduler is killed so, and started again."""
 
-    @staticmethod
-    def strike(peer, node):
-        node.is_down = True
-        node.kill()
+    def turn(peer, node, is_on):
+        node.is_down = is_on
+        if is_on:
+            kill(node)
+        else:
+            node.start()
 
-
-class StoreDown(Fault):
-    """The database, or the shared folder, for 60 s."""
-
-    seconds = 60
-    needs = 'store'
-
-    @staticmethod
-    def strike(peer, node):
-        peer.store_down(True)
-
-    @staticmethod
-    def heal(peer, node):
-        peer.store_down(False)
+    return turn
 
 
-class StopHost(Fault):
-    """All of a host's processes stand still for 70 s, and go on."""
+def store_down(peer, node, is_on):
+    """The shared folder is away."""
+    peer.store_down(is_on)
 
-    seconds = 70
 
-    @staticmethod
-    def strike(peer, node):
+def server_down(server, is_on):
+    """The databases are away."""
+    if is_on:
+        server.kill()
+    else:
+        server.launch()
+
+
+def stop_host(peer, node, is_on):
+    """All of a host's processes stand still, and go on."""
+    if is_on:
         node.freeze()
-
-    @staticmethod
-    def heal(peer, node):
+    else:
         node.thaw()
 
 
-class CutOff(Fault):
-    """A host reaches neither the store nor other hosts for 70 s; its connections hang."""
-
-    seconds = 70
-    needs = 'network'
-
-    @staticmethod
-    def strike(peer, node):
-        node.cut(True)
-
-    @staticmethod
-    def heal(peer, node):
-        node.cut(False)
+def cut_off(peer, node, is_on):
+    """A host reaches neither the store nor other hosts; its connections hang."""
+    node.cut(is_on)
 
 
-class WrongClock(Fault):
-    """A host's clock steps 90 s ahead, and after 70 s back."""
-
-    seconds = 70
-    environment = {
-        'LD_PRELOAD': FAKETIME,
-        'FAKETIME_DONT_FAKE_MONOTONIC': '1',
-        'FAKETIME_CACHE_DURATION': '1',
-    }
-
-    @staticmethod
-    def strike(peer, node):
-        node.set_clock('+90')
-
-    @staticmethod
-    def heal(peer, node):
-        node.set_clock('+0')
+def wrong_clock(peer, node, is_on):
+    """A host's clock steps ahead, and back."""
+    node.set_clock('+90' if is_on else '+0')
 
 
 FAULTS = {
-    'kill-scheduler': KillScheduler,
-    'kill-host': KillHost,
-    'store-down': StoreDown,
-    'stop-host': StopHost,
-    'cut-off': CutOff,
-    'wrong-clock': WrongClock,
+    'kill-scheduler': Fault(ended_by(Node.kill_scheduler)),
+    'kill-host': Fault(ended_by(Node.kill)),  # with its jobs
+    'store-down': Fault(store_down, 60, 'store', server_down),
+    'stop-host': Fault(stop_host, 70),
+    'cut-off': Fault(cut_off, 70, 'network'),
+    'wrong-clock': Fault(wrong_clock, 70, environment=OWN_CLOCK),
 }
 
 
@@ -261,15 +218,15 @@ class Attack:
         """Strike all peers, wait, and heal them."""
         victims = [(peer, peer.active()) for peer in self.peers]
         until = now() + self.fault.seconds
-        if self.server and self.fault is StoreDown:
-            self.server.kill()
-        for peer, node in victims:
-            self.fault.strike(peer, node)
+        self.turn(victims, True)
         self.watch(until)
-        if self.server and self.fault is StoreDown:
-            self.server.launch()
+        self.turn(victims, False)
+
+    def turn(self, victims, is_on):
+        if self.server and self.fault.turn_server:
+            self.fault.turn_server(self.server, is_on)
         for peer, node in victims:
-            self.fault.heal(peer, node)
+            self.fault.turn(peer, node, is_on)
 
     def watch(self, until):
         """Wait, and start again what ended by itself."""
