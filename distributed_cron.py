@@ -4673,6 +4673,7 @@ class SQLite(Dialect):
         'by_key': '',
         'here': 'INDEXED BY job_here',
         'by_due': 'next_run_utc',
+        'by_time': 'next_run_utc',
         'later': "datetime(%s, '+' || (%s) || ' seconds')",
     }
     errors = (
@@ -4730,6 +4731,7 @@ class MySQL(Dialect):
         'by_key': 'FORCE INDEX (PRIMARY)',
         'here': 'FORCE INDEX (job_here)',
         'by_due': 'next_run_utc',
+        'by_time': 'next_run_utc',
         'later': '(%s + INTERVAL (%s) SECOND)',
         'backend': 'UUID()',  # no two sessions share one
     }
@@ -4823,6 +4825,7 @@ class PostgreSQL(Dialect):
         'here': '',
         # all of the index, or it sorts all rows
         'by_due': 'run_on, run_token, next_run_utc',
+        'by_time': 'run_token, next_run_utc',
         'backend': 'CONCAT(pg_postmaster_start_time(), pg_backend_pid())',
     }
     errors = (

@@ -195,7 +195,7 @@ def jobs_until(store, until):
     found = {}
     for test, order in (
         ("run_token > ''", 'run_token'),  # an index serves each of them
-        (DUE, queries.by_due(store)),
+        (DUE, '{by_time}'),
         ('after_job > 0', 'after_job'),
     ):
         text = '''SELECT * FROM job WHERE %s AND active = 1 AND each_host = 0

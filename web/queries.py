@@ -122,19 +122,11 @@ def jobs_by_id(store, ids):
     return store.query(text % local, ids=ids)
 
 
-def by_due(store):
-    """The order by which an index gives the jobs that do not run, the first due first:
-    PostgreSQL wants all of its columns, and MariaDB then sorts all rows."""
-    if store.config.db_engine == 'postgresql':
-        return 'run_token, next_run_utc'
-    return 'next_run_utc'
-
-
 def next_job(store, now):
     """The job that runs next, None where nothing is planned."""
     text = '''SELECT id, name, description, next_run_utc FROM job
         WHERE run_token IS NULL AND next_run_utc >= :now AND next_run_utc < :parked
-        AND active = 1 AND each_host = 0 ORDER BY %s LIMIT 1''' % by_due(store)
+        AND active = 1 AND each_host = 0 ORDER BY {by_time} LIMIT 1'''
     rows = store.query(text, now=dc.text_of(now), parked=dc.text_of(dc.PARKED))
     return rows[0] if rows else None
 
