@@ -712,7 +712,7 @@ class Worker:
         if self.claims:
             rows = self.store.mine(list(self.claims), self.claims.unheld_tokens())
             self.claims.pass_on_stops(rows)
-            self.record('give back', list(self.claims.never_started(rows)))
+            self.record('give back', self.claims.never_started(rows))
 
     def look(self):
         """look: what there is to do, and when the next job is due."""
@@ -1839,7 +1839,9 @@ class Claims(dict):
                 self[row.run_token].ask_to_stop(row.id)
 
     def never_started(self, rows):
-        """Endings of those rows that our claims hold, but whose runs never started."""
+        """Endings of those rows that our claims hold, but whose runs never started. It
+        also notes which claims have rows."""
+        endings = []
         for token in self.unheld_tokens():
             self[token].empty = True
         for row in rows:
@@ -1847,7 +1849,8 @@ class Claims(dict):
             claim.landed = True  # its answer may have been lost
             claim.empty = False
             if claim.unheld and not claim.runs.get(row.id):
-                yield claim.ending_without_start(row)
+                endings.append(claim.ending_without_start(row))
+        return endings
 
     def remove_done(self):
         """Remove the files of claims that hold nothing, here and in the database, and
