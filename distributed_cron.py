@@ -3419,9 +3419,8 @@ def may_take(job, host, tags):
 def for_my_words(words, select):
     """A SELECT of jobs, united over what run_on of a job may be for a host with these
     words: one index range each. %s in it stands for the test."""
-    tests = ['run_on IS NULL']
-    for name in names_of_list('words', len(words)):
-        tests.append('run_on = :' + name)
+    names = names_of_list('words', len(words))
+    tests = ['run_on IS NULL', *['run_on = :' + name for name in names]]
     parts = enumerate(select % test for test in tests)
     return ' UNION ALL '.join(
         'SELECT * FROM (%s) AS part_%d' % (text, number) for number, text in parts
@@ -6314,8 +6313,8 @@ def job_status(job, now, zone, facts):
     if state == 'paused':
         until = moment(job.paused_until_utc)
         local = until and zone.local(until)  # SQLite takes any text for a time
-        facts = clock_text(local, today), job.paused_by
-        return state, 'paused until %s by %s' % facts
+        end = clock_text(local, today)
+        return state, 'paused until %s by %s' % (end, job.paused_by)
     if state == 'overdue':
         late = lasted(now - moment(job.next_run_utc))
         if facts.waits_for is None:
@@ -6406,10 +6405,11 @@ STATUS_FACTS = '''SELECT job.id,
 def first_failures(store, rows):
     """When each job that fails did so first, local times by id, as far as the history
     knows. rows: of STATUS_FACTS."""
-    ones = []
-    for row in rows:
-        if row.last_success is not None:
-            ones.append(FIRST_FAILURE % (row.id, row.last_success, row.id))
+    ones = [
+        FIRST_FAILURE % (row.id, row.last_success, row.id)
+        for row in rows
+        if row.last_success is not None
+    ]
     found = {}
     for some in parts_of(ones, 100):
         pairs = store.query(' UNION ALL '.join(some))
@@ -8492,9 +8492,8 @@ def waiting_for(store, job, now):
     if job.run_token is not None:
         return ['run %d: %s' % (job.run_no, row.status)]
     if job.each_host:
-        children = store.query(
-            'SELECT * FROM job WHERE parent_id = :id ORDER BY id', id=job.id
-        )
+        family = family_of(store, job.id)
+        children = [child for child in family if child.parent_id]
         return [row.status] + [
             'job %d on %s: %s' % (child.id, child.run_on, child.status)
             for child in described(store, children, now)
