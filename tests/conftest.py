@@ -11,7 +11,6 @@ import itertools
 import os
 import re
 import signal
-import socket
 import sqlite3
 import ssl
 import subprocess
@@ -25,7 +24,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import pytest
 import yaml
-from servers import free_port, wait_until
+from servers import free_port, is_listening, wait_until
 from settings import CHOSEN, SETTINGS, serve
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -345,9 +344,7 @@ def processes_of(text):
 def answers(process, port):
     """Whether somebody listens at a port; fails when the process has ended."""
     assert process.poll() is None, process.stderr and process.stderr.read().decode()
-    with contextlib.suppress(OSError):
-        socket.create_connection(('127.0.0.1', port), 5).close()
-        return True
+    return is_listening(port)
 
 
 UNVERIFIED = ssl._create_unverified_context()  # the tests sign their own certificates

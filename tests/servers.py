@@ -83,6 +83,14 @@ def ids_of(user):
     raise LookupError('%s: no user %s' % (ELSEWHERE, user))
 
 
+def is_listening(port):
+    """Whether somebody takes connections at a port of 127.0.0.1."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(('127.0.0.1', port), 5).close()
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def open_folder(prefix):
     """A temporary folder for servers, which run as other users than its owner."""
@@ -491,14 +499,10 @@ class Pooled(PostgreSQL):
         super().start(*options, wait=wait)
         ini = os.path.join(self.folder, 'pooler.ini')
         self.pooler = self.execute(['pgbouncer', ini])
-        wait_until(self.is_listening, wait, 'the pooler in ' + self.folder)
+        wait_until(
+            lambda: is_listening(self.port), wait, 'the pooler in ' + self.folder
+        )
         return self
-
-    def is_listening(self):
-        with contextlib.suppress(OSError):
-            socket.create_connection(('127.0.0.1', self.port), 5).close()
-            return True
-        return False
 
     def discard(self):
         self.end_pooler()

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests')]
 import distributed_cron as dc  # noqa: E402
-from servers import free_port, wait_until  # noqa: E402
+from servers import free_port, is_listening, wait_until  # noqa: E402
 
 SENDERS = 8
 ANSWERS = {
@@ -207,18 +207,11 @@ def page(folder):
     try:
         key = os.path.join(folder, 'log', 'web.key')
         wait_until(lambda: dc.read_text(key), what='the key')
-        wait_until(lambda: is_up(port), what='the page')
+        wait_until(lambda: is_listening(port), what='the page')
         yield process, port, re.search(r'key=(\S+)', dc.read_text(key) + 'key=x')[1]
     finally:
         process.kill()
         process.wait()
-
-
-def is_up(port):
-    with contextlib.suppress(OSError):
-        socket.create_connection(('127.0.0.1', port), 5).close()
-        return True
-    return False
 
 
 def main():

@@ -10,13 +10,8 @@ be in another boot, as CLOCK_BOOTTIME, or 0; `driver`, a module to import. With 
 import json
 import os
 import sys
-import time
 
 from worker import program_of
-
-
-def now():
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def main(settings, *arguments):
@@ -25,7 +20,8 @@ def main(settings, *arguments):
     vars(program).update(settings['set'])
     if settings['boot']:
         program.boot_id = lambda: 'another boot'
-        program.boottime = lambda: now() - settings['boot']
+        boottime = program.boottime
+        program.boottime = lambda: boottime() - settings['boot']
     if settings['driver']:
         __import__(settings['driver'])
     if 'ready' in settings:
