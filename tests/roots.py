@@ -3,11 +3,9 @@ does, and prints its path. Needs root, and debootstrap. It is kept where tests/w
 keeps what it downloads; its servers are started in it, and the tests run here.
 """
 
-import os
 import sys
-import tempfile
 
-from walk import CACHE, ENVIRONMENT, MIRROR, run, write
+from walk import ENVIRONMENT, root_of, run
 
 INSTALL = '''mount -t proc proc "$1/proc"
 chroot "$1" apt-get -q update
@@ -18,19 +16,14 @@ MYSQL = {'sid': 'mysql-server-core'}
 
 
 def make(suite):
-    """The path of the folder for a suite of Debian, made once."""
-    root = os.path.join(CACHE, 'servers-' + suite)
-    if not os.path.isdir(root):
-        os.makedirs(CACHE, exist_ok=True)
-        new = tempfile.mkdtemp(prefix='servers-', dir=CACHE)
-        run('debootstrap', '--variant=minbase', suite, new, MIRROR)
-        write(new, 'usr/sbin/policy-rc.d', '#!/bin/sh\nexit 101\n', 0o755)
-        package = MYSQL.get(suite, 'mariadb-server')
-        shell = ['unshare', '--mount', 'sh', '-e', '-c', INSTALL, 'sh', new, package]
+    """The path of the folder for a suite of Debian."""
+    package = MYSQL.get(suite, 'mariadb-server')
+
+    def install(root):
+        shell = ['unshare', '--mount', 'sh', '-e', '-c', INSTALL, 'sh', root, package]
         run(*shell, env=ENVIRONMENT)
-        os.chmod(new, 0o755)
-        os.rename(new, root)
-    return root
+
+    return root_of('servers-' + suite, suite, install)
 
 
 if __name__ == '__main__':

@@ -127,18 +127,30 @@ def run(*arguments, **how):
         raise Stumble('%s: %s' % (' '.join(arguments), done.stdout.decode()[-2000:]))
 
 
-def bare_root(suite):
-    """The path of a bare Debian, made once. Its lists of packages are today's."""
-    root = os.path.join(CACHE, suite)
+def root_of(name, suite, prepare):
+    """The path of a bare Debian that starts no services, made once in a folder of CACHE.
+    prepare: does to a path what else is to be done before it is complete."""
+    root = os.path.join(CACHE, name)
     if not os.path.isdir(root):
-        new = tempfile.mkdtemp(prefix=suite + '-', dir=CACHE)
+        os.makedirs(CACHE, exist_ok=True)
+        new = tempfile.mkdtemp(prefix=name + '-', dir=CACHE)
         run('debootstrap', '--variant=minbase', suite, new, MIRROR)
-        write(new, 'etc/apt/apt.conf.d/yes', 'APT::Get::Assume-Yes "true";\n')
-        # The hosts share what apt downloads, with each other and the next walk.
-        write(new, 'etc/apt/apt.conf.d/docker-clean', '')
         write(new, 'usr/sbin/policy-rc.d', '#!/bin/sh\nexit 101\n', 0o755)
+        prepare(new)
         os.chmod(new, 0o755)
         os.rename(new, root)
+    return root
+
+
+def configure_apt(root):
+    write(root, 'etc/apt/apt.conf.d/yes', 'APT::Get::Assume-Yes "true";\n')
+    # The hosts share what apt downloads, with each other and the next walk.
+    write(root, 'etc/apt/apt.conf.d/docker-clean', '')
+
+
+def bare_root(suite):
+    """The path of the Debian of a walk's hosts. Its lists of packages are today's."""
+    root = root_of(suite, suite, configure_apt)
     shutil.copy('/etc/resolv.conf', os.path.join(root, 'etc'))
     run('chroot', root, 'apt-get', '-q', 'update', env=ENVIRONMENT)
     return root
