@@ -126,6 +126,17 @@ class Server:
         """Start the process."""
         raise NotImplementedError
 
+    def access(self, database, *ports, address='127.0.0.1'):
+        """The part db of a configuration for the workers' account. ports: by which the
+        server is reached, if not by its own."""
+        return {
+            'engine': self.engine,
+            'database': database,
+            'username': 'dc',
+            'password': 'secret',
+            'host': ['%s:%d' % (address, port) for port in ports or [self.port]],
+        }
+
     def execute(self, command):
         """Start a process that serves, whose words go to the log; returns it."""
         with open(self.log, 'ab') as log:

@@ -314,13 +314,7 @@ class Cluster:
         """The part db of a configuration."""
         if not ports:
             return {'engine': 'sqlite', 'path': self.servers[0].path}
-        return {
-            'engine': self.servers[0].engine,
-            'database': 'dc',
-            'username': 'dc',
-            'password': 'secret',
-            'host': ['%s:%d' % (address, port) for port in ports],
-        }
+        return self.servers[0].access('dc', *ports, address=address)
 
     def command(self, file, *arguments):
         """The program, as it is typed on a host whose configuration is in the file."""

@@ -170,13 +170,7 @@ class Month:
         for part in ('log', 'state'):
             os.makedirs(os.path.join(place, part))
         config = {
-            'db': {
-                'engine': 'mysql',
-                'host': '127.0.0.1:%d' % self.server.port,
-                'database': 'dc',
-                'username': 'dc',
-                'password': 'secret',
-            },
+            'db': self.server.access('dc'),
             'log': {'location': place + '/log'},
             'state': {'location': place + '/state'},
             'poll_seconds': 60,

@@ -76,13 +76,7 @@ class Place:
     def configure(self):
         db = {'engine': 'sqlite', 'path': self.path}
         if self.server:
-            db = {
-                'engine': self.server.engine,
-                'database': self.database,
-                'username': 'dc',
-                'password': 'secret',
-                'host': '127.0.0.1:%d' % self.server.port,
-            }
+            db = self.server.access(self.database)
         log = {'location': os.path.join(self.folder, 'log')}
         with open(self.file, 'w') as file:
             yaml.safe_dump(

@@ -207,13 +207,7 @@ class Ours(Database):
             write_yaml(
                 node.path('dc.yml'),
                 {
-                    'db': {
-                        'engine': 'mysql',
-                        'host': ['127.0.0.1:%d' % port],
-                        'database': self.database,
-                        'username': 'dc',
-                        'password': 'secret',
-                    },
+                    'db': self.server.access(self.database, port),
                     'log': {'location': node.path('log')},
                     'state': {'location': node.path('state')},
                 },
