@@ -372,8 +372,10 @@ def test_retries():
         lost.append(records[number]._replace(started=at // 1))
     frozen = fault('stop-host', ['one'], 101, 114, kills=True)
     slow = job._replace(delay=4, limit=11)
-    assert found(slow, thawed, lost, frozen) == []
-    assert found(slow._replace(delay=6), thawed, lost, frozen) == ['hasty']
+    told = [lost[0]._replace(status='ERROR: exit 1'), *lost[1:]]  # when it was thawed
+    for records in lost, told:
+        assert found(slow, thawed, records, frozen) == []
+        assert found(slow._replace(delay=6), thawed, records, frozen) == ['hasty']
     late = [*runs[:2], runs[2]._replace(start=130, end=131)]
     told = [*records[:2], records[2]._replace(started=129)]
     assert found(job, late, told) == ['late']

@@ -339,8 +339,8 @@ def tries(judged, job, runs, records):
             judged.find('untried', record, text, late)
         elif after and run and run.end and after.run_no in wrote:
             end = run.end
-            if judged.is_lost(record) and record.started is not None:
-                end = min(end, record.started + job.limit)  # others waited for no more
+            if record.started is not None:  # it was given up then, if it was frozen
+                end = min(end, record.started + job.limit)
             in_time(judged, job, run._replace(end=end), wrote[after.run_no])
 
 
