@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """A month in an hour: real workers on a real database, whose time passes faster.
 
-    python tests/faults/month.py --jobs 200 --days 30 --speed 720
+    python tests/faults/month.py --jobs 200 --days 30 --speed 720 --period 15
 
 Three workers on one MariaDB, all under libfaketime from 20 March 2026 on: Europe springs
-forward on the 29th, Sydney falls back on 5 April. `--hourly` jobs run each hour, the
-others once a day between 02:00 and 03:59, in turn in four time zones. Each command adds a
-byte to a file of its job: afterwards each file must have as many as the job had times, which
-are counted here by zoneinfo. Once a simulated day it prints what a worker and the database
-take. Exits 1 if a time is missing or one too many came.
+forward on the 29th, Sydney falls back on 5 April. `--often` jobs run each `--period`
+minutes, the others once a day between 02:00 and 03:59, in turn in four time zones. Each
+command adds a byte to a file of its job: afterwards each file must have as many as the job
+had times, which are counted here by zoneinfo. Once a simulated day it prints what a worker
+and the database take. Exits 1 if a time is missing or one too many came.
 
 A minute of max_run_time, the margin before a deadline and a host's reports last ten
 minutes of simulated time, and answers may take an hour of it: less is too short at this speed.
@@ -52,9 +52,10 @@ OPTIONS = (
 class Job:
     """A job: when it is due, and in which zone."""
 
-    def __init__(self, number, is_daily):
+    def __init__(self, number, period):
+        """period: minutes from one time to the next; None: once a day."""
         self.id = number
-        self.is_daily = is_daily
+        self.period = period
         zone = number // 5 % len(ZONES)
         self.zone = ZONES[zone]
         self.minute = 7 * number % 60
@@ -62,18 +63,21 @@ class Job:
 
     @property
     def schedule(self):
-        if self.is_daily:
+        if self.period is None:
             return '%d %d * * *' % (self.minute, self.hour)
-        return '%d * * * *' % self.minute
+        if self.period == 60:
+            return '%d * * * *' % self.minute
+        return '%d-59/%d * * * *' % (self.minute % self.period, self.period)
 
     def times(self, begin, end):
         """How many times it has after `begin` and until `end`. Once a day: one for each date,
         whatever the clock did to the hour."""
-        if not self.is_daily:
-            first = begin.replace(minute=self.minute, second=0)
-            if first <= begin:
-                first += HOUR
-            count = 1 + (end - first) // HOUR
+        if self.period is not None:
+            period = timedelta(minutes=self.period)
+            first = begin.replace(minute=self.minute % self.period, second=0)
+            while first <= begin:
+                first += period
+            count = 1 + (end - first) // period
             return max(0, count)
         zone = ZoneInfo(self.zone or 'UTC')
         count = 0
@@ -95,11 +99,11 @@ class Job:
 class Month:
     """Workers, their database, and the clock that they share."""
 
-    def __init__(self, folder, jobs, hourly, speed):
+    def __init__(self, folder, jobs, often, period, speed):
         self.folder = folder
         self.jobs = []
         for number in range(1, jobs + 1):
-            self.jobs.append(Job(number, number > hourly))
+            self.jobs.append(Job(number, period if number <= often else None))
         self.server = None
         self.workers = []
         self.keeper = None
@@ -293,7 +297,7 @@ def main():
     args = parser().parse_args()
     end_by_signals()
     with open_folder('month-') as folder:
-        sizes = (args.jobs, args.hourly, args.speed)
+        sizes = (args.jobs, args.often, args.period, args.speed)
         month = Month(folder, *sizes)
         try:
             wrong = simulate(month, args.days)
@@ -307,7 +311,8 @@ def parser():
     summary = __doc__.partition('\n\n')[0]
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument('--jobs', type=int, default=200)
-    parser.add_argument('--hourly', type=int, default=160, help='so many of the jobs')
+    parser.add_argument('--often', type=int, default=160, help='so many of the jobs')
+    parser.add_argument('--period', type=int, default=60, help='in minutes, up to 60')
     parser.add_argument('--days', type=int, default=30)
     parser.add_argument('--speed', type=int, default=720, help='720: two minutes a day')
     return parser
