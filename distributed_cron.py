@@ -9848,12 +9848,20 @@ def cmd_import(args, store):
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     lines = lines_of_crontab(args.file)
+    counts = add_entries(args, store, entries(lines, system))
+    print('%d added, %d already present, %d skipped' % counts)
+    return 1 if counts[2] else 0
+
+
+def add_entries(args, store, found):
+    """Add the entries of a crontab, and say what can't be. Returns how many were added,
+    were there already, and could not be added."""
     present = {
         (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
     }
     added = known = skipped = 0
-    for number, entry in entries(lines, system):
+    for number, entry in found:
         where = '%s: line %d: ' % (args.file, number)
         try:
             if isinstance(entry, Problem):
@@ -9874,8 +9882,7 @@ def cmd_import(args, store):
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
             print(where + line_of(problem), file=sys.stderr)
-    print('%d added, %d already present, %d skipped' % (added, known, skipped))
-    return 1 if skipped else 0
+    return added, known, skipped
 
 
 def lines_of_crontab(file):
@@ -10191,6 +10198,19 @@ def cmd_apply(args, config):
         raise file.bad('owner: is missing, which --prune needs')
     store = store_for_signing(config) if args.sign else Store(config).connect()
     todo = carry_out(store, file, args)
+    report_todo(todo, args)
+    if args.dry_run:
+        refuse_many(todo, args)
+        return 3 if any(todo.counts()[:3]) else 0
+    if args.sign:  # what the table has now, as far as it is what the file says
+        now = difference(store, file, args)
+        sign_rows(store, [entry.old for entry in now.unchanged], args.key)
+        if now.added or now.changed:
+            raise Problem('others have changed jobs of the file: they are not signed')
+
+
+def report_todo(todo, args):
+    """Print what was done, or is to be done."""
     for line in lines_of_todo(todo):
         print(visible(line.replace('\n', ' ')))
     form = '%d added, %d changed, %d removed, %d unchanged'
@@ -10200,14 +10220,6 @@ def cmd_apply(args, config):
     if not args.prune and todo.left:
         text = 'note: %d of its jobs are no longer in it; to remove them: --prune'
         print(text % len(todo.left))
-    if args.dry_run:
-        refuse_many(todo, args)
-        return 3 if any(todo.counts()[:3]) else 0
-    if args.sign:  # what the table has now, as far as it is what the file says
-        now = difference(store, file, args)
-        sign_rows(store, [entry.old for entry in now.unchanged], args.key)
-        if now.added or now.changed:
-            raise Problem('others have changed jobs of the file: they are not signed')
 
 
 def lines_of_todo(todo):
