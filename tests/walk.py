@@ -480,9 +480,10 @@ class Walk:
         """6b. The service: systemd finds nothing wrong with it"""
         host = self.alpha  # which has a machine-id only from now on
         host.install('apt-get install --no-install-recommends systemd procps')
-        typed = block(SEVERAL, '6b.').text
-        host.run(typed.partition('systemctl')[0])  # the rest needs a systemd that runs
-        unit = '/etc/systemd/system/distributed_cron.service'
+        service = block(SEVERAL, '6b.')
+        host.write(service)  # to enable it needs a systemd that runs
+        unit = service.path()
+        assert unit == '/etc/systemd/system/distributed_cron.service'
         printed = host.run('systemd-analyze verify ' + unit)
         assert not printed, printed
         host.run('rm ' + unit)
