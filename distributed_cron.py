@@ -8,7 +8,9 @@ they ended.
 Exact behaviour
  1. A job is due when next_run_utc has come by the database's clock; no host's clock
     decides anything. Windows and schedules are in the job's time zone, which is the
-    database's unless the job has its own; all other local times are in the database's.
+    database's unless the job has its own; all other local times are in the database's,
+    which with SQLite is the host's. Where there are several servers, a worker leaves
+    out one whose clock is 5 seconds off, while another one answers.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
     never ran; a job with a `schedule` runs when its cron expression says so, or once,
     at the time of its `@at`. In an expression, H stands for a number that the job's id
@@ -6921,9 +6923,11 @@ def first_config(args):
 def cmd_init(args, config):
     """create or upgrade the tables; keeps all data
 
-    If there is no configuration, it writes one, and says where. After you have copied a
-    database, run it with --new-identity on one of the two, so that no host reports runs
-    of the one to the other.
+    Workers may keep running meanwhile; it says who blocks it. If there is no
+    configuration, it writes one, and says where.
+
+    After you have copied a database, run it with --new-identity on one of the two, so
+    that no host reports runs of the one to the other.
     """
     if args.print:
         print_schema(config)
@@ -7933,7 +7937,10 @@ REST = (
     JSON,
 )
 def cmd_list(args, store):
-    """list the jobs: those in trouble first, then those that run next"""
+    """list the jobs: those in trouble first, then those that run next
+
+    --wide also lists the children of the jobs with --each-host: one for each host.
+    """
     now = store.now()
     which, values = having_words(args.word)
     if not (args.word or args.wide or args.json):  # a template tells of its jobs
@@ -7987,7 +7994,7 @@ HISTORY_OPTIONS = (
 
 @command('history', *HISTORY_OPTIONS)
 def cmd_history(args, store):
-    """list the last runs of all jobs, or of one"""
+    """list the last runs of all jobs, or of one, by its id also of a removed one"""
     values = {'count': args.n}
     order = 'ended_at'
     tests = ['1 = 1']

@@ -147,4 +147,4 @@ def test_the_readme_takes_five_minutes():
     """350 lines were meant. More are the new features': where, when and again (29), jobs in
     a repository (22), signed jobs (38), whose bytes others must be able to sign, and what
     others do under the same faults (13)."""
-    assert len(TEXT.splitlines()) <= 435
+    assert len(TEXT.splitlines()) <= 431

@@ -419,8 +419,7 @@ class Walk:
 
     def install_program(self, host):
         host.run(block(SEVERAL, '3.').text)
-        host.run(block(SEVERAL, '4.', 'touch').text)
-        host.write(block(SEVERAL, '4.', 'password_file'))
+        host.write(block(SEVERAL, '4.'))
         account = block(SEVERAL, '2.', 'CREATE USER').text
         password = re.search(r"IDENTIFIED BY '(.*)'", account)[1]
         host.run('cat > /opt/distributed_cron/db.password', password + '\n')
@@ -505,13 +504,12 @@ class Walk:
         assert 'each night' in printed, printed  # its comment describes it
 
     def again(self):
-        """3. and 4. may be pasted again"""
+        """3. may be pasted again"""
         host = self.alpha
         files = 'cd /opt/distributed_cron; stat -c "%n %a %U %G" * .; md5sum *.yml db* *.pem'
         before = host.run(files)
         assert 'db.password 640 root cronjob' in before, before
         host.run(block(SEVERAL, '3.').text)
-        host.run(block(SEVERAL, '4.', 'touch').text)
         assert host.run(files) == before
 
     def upgrade(self):
