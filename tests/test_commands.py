@@ -267,20 +267,10 @@ def test_the_table_of_columns_fits_the_tables_in_the_database(place):
 def test_the_readmes_table_of_columns_is_the_programs():
     with open(os.path.join(ROOT, 'README.md')) as file:
         part = file.read().partition('\n### Columns of a job\n')[2].partition('\n#')[0]
-    rows = []  # a line tells of one column, or of two that belong together
-    for line in lines(part):
-        if line[:3] == '| `':
-            names, options, defaults, meaning = line.strip('| ').split(' | ')
-            names = names.split(', ')
-            if len(names) > 1:
-                options, defaults = options.split(', '), defaults.split(', ')
-            else:
-                options, defaults = [options], [defaults]
-            assert meaning and len(names) == len(options) == len(defaults)
-            rows += zip(names, options, defaults)
+    rows = [line.strip('| ').split(' | ') for line in lines(part) if line[:3] == '| `']
     assert [row[0] for row in rows] == ['`%s`' % column.name for column in dc.COLUMNS]
-    for column, (_, option, default) in zip(dc.COLUMNS, rows):
-        assert '`%s`' % column.option in option
+    for column, (_, option, default, meaning) in zip(dc.COLUMNS, rows):
+        assert '`%s`' % column.option in option and meaning
         if column.default is not None:
             assert default.strip('`') == str(column.default)
         elif type(None) in column.type.json:
