@@ -3653,8 +3653,9 @@ def reason_for_skip(store, job, due):
         return 'paused by %s' % job.paused_by
     for pause in store.query(
         '''SELECT target, paused_by FROM pause WHERE until_utc > :due
-        AND from_utc <= {utc} AND target IN ('*', :host) ORDER BY until_utc DESC''',
+        AND from_utc < :limit AND target IN ('*', :host) ORDER BY until_utc DESC''',
         due=text_of(due),
+        limit=job.start_before_utc,
         host=job.run_on or '*',
     ):
         what = 'all hosts' if pause.target == '*' else pause.target

@@ -171,6 +171,15 @@ def test_a_record_without_a_run():
     assert judged((job, [], died), blow._replace(kills=False))[0] == ['lost', 'phantom']
     elsewhere = fault('kill-host', ['two'], 100, 120, True)
     assert judged((job, [], dead), elsewhere)[0] == ['lost', 'phantom']
+    ended = [records[0]._replace(status='ERROR: timed out after 1 min', started=100)]
+    frozen = fault('stop-host', ['one'], 100.5, 120)
+    assert judged((job, [], ended), frozen) == ([], ['lost', 'phantom'])
+    for other in (
+        frozen._replace(begin=104),  # it had the time to write
+        frozen._replace(end=102),
+        frozen._replace(kind='stop-worker'),
+    ):
+        assert judged((job, [], ended), other)[0] == ['lost', 'phantom']
 
 
 def test_a_record_that_is_not_the_truth():
@@ -460,7 +469,11 @@ def test_a_time_that_was_skipped():
     paused = skip._replace(status='SKIPPED: at 12:00: paused by alice')
     assert found(job, other, [told[0], paused]) == ['unskipped']
     pause = Pause(1, 60, 99)
-    assert found(job, other, [told[0], paused._replace(due=80)], pauses=[pause]) == []
+    early = [told[0], paused._replace(due=80)]
+    assert found(job, other, early, pauses=[pause]) == []
+    assert found(job, other, early, pauses=[pause._replace(until=70)]) == ['unskipped']
+    ended = pause._replace(until=70, over=90)  # somebody ended it, which took a while
+    assert found(job, other, early, pauses=[ended]) == []
 
 
 def test_a_start_in_a_pause():

@@ -458,6 +458,20 @@ def test_a_host_that_is_paused_claims_nothing_and_goes_on_by_itself(at, target):
     assert not at.store.look().paused and job in at.store.find(5)
 
 
+@pytest.mark.parametrize(
+    'begun, reason',
+    [(12, 'all hosts paused by alice'), (14, 'not started within 3 min')],
+)
+def test_a_pause_is_why_a_time_was_skipped_only_if_it_began_in_time(at, begun, reason):
+    job = at.add(schedule='*/10 * * * *', start_within=3)
+    plan(at)
+    clock(at, begun)
+    dc.pause_hosts(at.store, '*', NOON + timedelta(minutes=60), 'alice')
+    clock(at, 15)
+    at.store.plan_late(at.store.now())
+    assert skips(at, job) == ['SKIPPED: at 12:10: ' + reason]
+
+
 # Where.
 
 

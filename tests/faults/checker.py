@@ -53,6 +53,7 @@ Find = namedtuple('Find', 'kind job run_no text')
 
 LATE = 5  # seconds; more than that after its time a start is late
 AT_ONCE = 1  # second: after a thaw, what had been started goes on
+FIRST_LINE = 3  # seconds from a claim, in whole seconds, to its first line
 SLOW = 'slow-machine'  # the kind of a fault that nobody made
 EARLY = 0.05  # what /proc/uptime and the databases' clocks leave in doubt
 
@@ -189,10 +190,19 @@ class Judge:
     def buried(self, job, record):
         """The faults by which a claim may have died before its command began: one that
         kills, at just that moment, or one that lasted until its deadline. A host that is
-        back before that gives it back."""
+        back before that gives it back. One that was frozen just after the start ends the
+        command, which has not written anything, when it is thawed after its limit."""
+        deadline = (record.started or 0) + job.limit - 1
+        if record.status.startswith('ERROR: timed out') and record.started:
+            return [
+                fault
+                for fault in self.hits(job, record)
+                if fault.kind == 'stop-host'
+                and fault.begin < record.started + FIRST_LINE
+                and fault.end + 2 > deadline
+            ]
         if not is_lost(record):
             return []
-        deadline = (record.started or 0) + job.limit - 1
         return [
             fault
             for fault in self.hits(job, record)
@@ -448,8 +458,7 @@ class Judge:
         return [
             record
             for record in records
-            if is_lost(record)
-            and record.run_no not in seen
+            if record.run_no not in seen
             and self.buried(job, record)
             and due - 2 <= (record.started or due) < following
         ]
@@ -488,7 +497,8 @@ PAUSE_OF = 'pause of %s'
 def delay_of(pause):
     """A pause as what explains that starts are late."""
     hosts = [] if pause.target == '*' else [str(pause.target)]
-    return Fault(PAUSE_OF % pause.target, hosts, pause.begin, pause.until, pause.until)
+    end = rules.end_of(pause)
+    return Fault(PAUSE_OF % pause.target, hosts, pause.begin, end, end)
 
 
 def begin_of(fault):

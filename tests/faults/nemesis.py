@@ -630,7 +630,13 @@ class Locked(Fault):
 
     def start(self):
         self.connection = self.server.connect()
-        self.connection.execute('BEGIN EXCLUSIVE')
+        # A worker that was stopped inside a transaction has it until it goes on.
+        wait_until(self.is_locked, 120, 'the lock')
+
+    def is_locked(self):
+        with contextlib.suppress(self.server.errors):
+            self.connection.execute('BEGIN EXCLUSIVE')
+            return True
 
     def heal(self):
         self.connection.execute('ROLLBACK')
@@ -745,10 +751,11 @@ class ResumeEarly(PauseAll):
 
     def heal(self):
         self.cost = BACK
-        resumed = now()
-        self.attack.pauses[-1] = self.attack.pauses[-1]._replace(until=resumed)
+        pause = self.attack.pauses[-1]._replace(until=now())
+        self.attack.pauses[-1] = pause
         if not self.typed('resume'):  # it may have been done, and may not
             super().heal()
+        self.attack.pauses[-1] = pause._replace(over=now())
 
 
 class PauseHost(Pausing, Fault):
@@ -915,7 +922,8 @@ class AskAgain(Fault):
     hosts = ['nobody']
 
     def inflict(self, length):
-        parent = self.attack.add_job(0.2, kind='maybe', active=0)
+        asked = {'asked': True}
+        parent = self.attack.add_job(0.2, kind='maybe', active=0, facts=asked)
         follower = features.add_follower(self.attack, parent, 1.4)
         until = now() + length
         super().inflict(length)

@@ -14,8 +14,9 @@ from collections import namedtuple
 # whatever it is called.
 Words = namedtuple('Words', 'place begin words')
 # No start from `begin`, when it was committed for certain, to `until`. target: the id of a
-# job, the name of a host, or '*'.
-Pause = namedtuple('Pause', 'target begin until')
+# job, the name of a host, or '*'. over: when it had ended for certain, if that is later:
+# somebody ended it, and that took a while.
+Pause = namedtuple('Pause', 'target begin until over', defaults=(0,))
 
 WHOLE = 1  # second: the databases' times in the history have no fractions
 GRACE = 3  # seconds that a claim in flight may take to start its command
@@ -140,7 +141,7 @@ def skips(judged, runs, records):
             judged.find('unskipped', record, '%r is not so' % record.status)
         paused = 'paused by' in record.status
         if paused and not any(
-            pause.begin - GRACE <= record.due + 60 and record.due <= pause.until
+            pause.begin - GRACE <= record.due + 60 and record.due <= end_of(pause)
             for pause in judged.pauses
         ):
             judged.find('unskipped', record, '%r: there was no pause' % record.status)
@@ -257,9 +258,14 @@ def is_paused(judged, target, between):
     return any(
         str(pause.target) == str(target)
         and pause.begin - GRACE <= between[1]
-        and between[0] <= pause.until + WHOLE
+        and between[0] <= end_of(pause) + WHOLE
         for pause in judged.pauses
     )
+
+
+def end_of(pause):
+    """Until when something may have been paused."""
+    return max(pause.until, pause.over)
 
 
 def had_tag(judged, tag, between):
