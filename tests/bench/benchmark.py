@@ -60,7 +60,7 @@ def main():
                     rows.append(row)
         finally:
             bench.close()
-    print(table(rows))
+            print(table(rows), flush=True)
     if options.svg:
         with open(options.svg, 'w') as file:
             file.write(picture(rows))
@@ -165,8 +165,10 @@ class Bench:
             yield place.init()
         finally:
             place.leave()
-            quote = '`' if server is self.server else '"'
-            server.settings('DROP DATABASE %s%s%s' % (quote, name, quote))
+            drop = 'DROP DATABASE `%s`'
+            if server is not self.server:  # a session may not have gone yet
+                drop = 'DROP DATABASE "%s" WITH (FORCE)'
+            server.settings(drop % name)
 
     def close(self):
         for server in self.servers:
