@@ -130,6 +130,8 @@ def call(args):
 class Place:
     """A folder, a database and a configuration file; and whoever works there."""
 
+    program = (SCRIPT,)  # the arguments by which Python starts it
+
     def __init__(self, folder, engine, server=None, database='d', **more):
         self.folder, self.engine, self.server = str(folder), engine, server
         self.file = os.path.join(self.folder, 'dc.yml')
@@ -215,7 +217,7 @@ class Place:
         process = subprocess.Popen(
             [
                 sys.executable,
-                SCRIPT,
+                *self.program,
                 '--config',
                 self.file,
                 '--name',

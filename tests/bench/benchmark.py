@@ -178,8 +178,12 @@ class Bench:
 class BenchPlace(Place):
     """A place where many jobs are due at once."""
 
+    program = ('-m', 'distributed_cron')  # compiled once, as by the README's lines
     took = 0  # seconds, by the last round
     costs = ()  # ms of CPU for a run: of the server, and of the first worker; by rounds
+
+    def worker(self, name='one', *args, **how):
+        return super().worker(name, *args, cwd=os.path.dirname(SCRIPT), **how)
 
     def new_store(self, name='here'):
         """Of ours; a million rows take longer than a worker would wait."""
