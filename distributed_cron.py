@@ -517,6 +517,7 @@ class Worker:
         self.seen = None  # the last Look
         self.look_at = 0  # boottime from which that is too old to go by
         self.due_at = 0  # boottime at which the next job is due
+        self.foreseen = 0  # the same, as long as no turn has gone by it
         self.next_hello = 0  # boottime
         self.clock = DatabaseClock(self.state.folder)
 
@@ -555,7 +556,10 @@ class Worker:
             self.listen()
         self.claims.settle(self.config.kill_grace)
         connect(self.store, self.claims, self.clock, self.log)
-        if boottime() >= self.look_at:
+        if 0 < self.foreseen <= boottime():  # the last look has told all there is
+            self.foreseen = 0
+            self.seen = self.seen._replace(due_in=0)
+        elif boottime() >= self.look_at:
             self.report_ended()
             self.look_after_claims()
             self.look()
@@ -602,6 +606,7 @@ class Worker:
             return jitter(0.05)
         self.store.close()
         self.look_at = 0
+        self.foreseen = 0
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
             self.complain(line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
@@ -737,6 +742,7 @@ class Worker:
         self.look_at = asked + LOOK_KEPT
         # In a pause, a worker started by cron does not stay for what is due.
         self.due_at = asked + (STAY + 1 if seen.paused else seen.due_in)
+        self.foreseen = self.due_at if seen.due_in > 0 and not seen.paused else 0
 
     def say_hello(self, seen):
         """hello, purge: each minute, and before a worker started by cron leaves."""
