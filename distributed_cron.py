@@ -330,7 +330,8 @@ def row_type(*names):
 
 
 def moment(value):
-    """The datetime of a database's text; None for NULL, or if it has an offset."""
+    """The datetime of a database's text; None for NULL, and for a text that is no time,
+    or one with an offset."""
     with suppress(TypeError, ValueError):
         when = datetime.fromisoformat(value)
         return when if when.tzinfo is None else None
@@ -2895,7 +2896,7 @@ def end_all(store, endings, history=True):
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
         if into_job:
-            released = released_job(ending, job, ours, now, store.zone)
+            released = released_job(ending, job, ours, ended_at, now, store.zone)
             alike[run.ended_at, released].append(job)
         if into_history and run.run_no is not None:
             store.recorded_runs[run.job_id] = run.run_no
@@ -3093,8 +3094,9 @@ Released = namedtuple(
 )
 
 
-def released_job(ending, job, ours, now, zone):
-    """The Released of a job. ours: whether its row still has the run's token."""
+def released_job(ending, job, ours, ended, now, zone):
+    """The Released of a job. ours: whether its row still has the run's token. ended,
+    now: datetimes, UTC."""
     same = Released(
         job.last_status,
         job.next_run_utc,
@@ -3122,8 +3124,7 @@ def released_job(ending, job, ours, now, zone):
     planned_since = not ours and not job.attempt
     if planned_since or job.next_run_utc is None:
         return same._replace(attempt=0)
-    ended = end_of(ending, job, now)
-    again = retry_of(ending, job, ended, now, zone)
+    again = retry_of(ending, job, ended, zone)
     if again is not None:
         return same._replace(**again)
     return same._replace(
@@ -3139,9 +3140,9 @@ RETRY_DELAY = 60  # seconds, where none is given
 LONGEST_DELAY = 3600  # seconds: the delay doubles with each try, up to this
 
 
-def retry_of(ending, job, ended, now, zone):
+def retry_of(ending, job, ended, zone):
     """What a failed job gets to be tried again; None if it is not. Its own next time,
-    and the close of its window, come first. ended, now: datetimes, UTC."""
+    and the close of its window, come first. ended: a datetime, UTC."""
     attempt = job.attempt if ending.attempt is None else ending.attempt
     if ending.status in OUTCOMES or not job.active or attempt >= job.retries:
         return None
@@ -4020,7 +4021,7 @@ def last_start_of(job):
     """The wall-clock time of the last start. Raises BadSchedule if it is no time, or
     is too close to the ends of the calendar to add years to it."""
     start = moment(job.last_start)
-    if start is None or start.tzinfo is not None or not 1000 <= start.year <= 9900:
+    if start is None or not 1000 <= start.year <= 9900:
         raise BadSchedule(
             '%r; allowed: a time from 1000-01-01 to 9900-12-31' % (job.last_start,),
             'last_start',
