@@ -5967,16 +5967,21 @@ def check_job(job, now, zone):
 def longest_run(job):
     """The most minutes that max_run_time may be: fewer than the frequency, so that a
     run whose host died has ended before the next one is due."""
-    if job.schedule is not None or job.after_job is not None:
+    if not by_frequency(job):
         return LONGEST_RUN
     return max(1, job.frequency - 1)
 
 
 def default_run_time(job):
     """max_run_time, in minutes, of a job for which none is given."""
-    if job.schedule is not None or job.after_job is not None:
+    if not by_frequency(job):
         return 60
     return max(1, job.frequency // 2)
+
+
+def by_frequency(job):
+    """Whether a job runs by its frequency: by no schedule, and after no other job."""
+    return job.schedule is None and job.after_job is None
 
 
 def job_of(store, job):
@@ -6051,7 +6056,7 @@ def check_values(store, job, values):
 def what_is_wrong(job, values, now, zone, find):
     """As check_job(), of a job to which values were given. find: see check_parent."""
     checked = job
-    if 'frequency' not in values and (job.schedule or job.after_job) is not None:
+    if 'frequency' not in values and not by_frequency(job):
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
     try:
@@ -6192,8 +6197,7 @@ def with_run_time(job, values):
     shortens one that was not given with it."""
     if job.max_run_time is None:
         return job._replace(max_run_time=default_run_time(job))
-    by_frequency = 'frequency' in values and (job.schedule or job.after_job) is None
-    if by_frequency and 'max_run_time' not in values:
+    if 'frequency' in values and 'max_run_time' not in values and by_frequency(job):
         fitting = min(job.max_run_time, default_run_time(job))
         return job._replace(max_run_time=fitting)
     return job
@@ -10536,8 +10540,7 @@ def completed(job):
     """A job with the default of each column that it does not say."""
     values = dict(NOT_SAID)
     values['description'] = words_of(str(job.command))[:255]
-    timed = job.schedule is not None or job.after_job is not None
-    if timed or isinstance(job.frequency, int):
+    if not by_frequency(job) or isinstance(job.frequency, int):
         values['max_run_time'] = default_run_time(job)
     for name in COLUMNS_BY_NAME:
         said = getattr(job, name)
