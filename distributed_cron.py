@@ -501,7 +501,7 @@ class Worker:
         self.failures = 0  # turns in a row that failed
         self.pace = Pace()
         self.locked = LockedJobs(self.log, has_others=config.db_engine != 'sqlite')
-        self.lost = False  # this turn, a step lost against another transaction
+        self.conflict = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
         self.seen = None  # the last Look
         self.look_at = 0  # boottime from which that is too old to go by
@@ -538,7 +538,7 @@ class Worker:
 
     def turn(self):
         """One round of the steps in the life of a run; returns the seconds to wait."""
-        self.lost = False
+        self.conflict = False
         self.gave_back = False
         if self.state.make_wake():
             self.listen()
@@ -569,7 +569,7 @@ class Worker:
         planned, started: how many were."""
         if self.gave_back:  # whatever the reason is, it may still be there
             return min(1, self.config.poll_seconds)
-        if self.lost:
+        if self.conflict:
             return jitter(0.05)
         if planned or (started and self.slots_for(seen)):  # there may be more to do
             return self.pace.after_success(slots, planned + started)
@@ -704,7 +704,7 @@ class Worker:
             except Again as problem:
                 locked = self.store.locked(problem.jobs)
                 self.locked.leave_alone(locked, ROW_LOCKED)
-        self.lost = True
+        self.conflict = True
         return otherwise
 
     def look_after_claims(self):
@@ -795,7 +795,7 @@ class Worker:
                 self.store.found = []  # others are as fast
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             noted = with_notes(self.store, rows, jobs, self.pace, self.log)
-            good = self.state.signatures.passed(noted, claim, self.store)
+            good = self.state.signatures.allowed(noted, claim, self.store)
             if good:
                 commands = [Command(row, claim, sent, self.config) for row in good]
                 start_runner(self.config, self.name, claim, commands)
@@ -815,7 +815,7 @@ class Worker:
     def claim_refused(self, jobs, problem):
         """A row is refused: find out which, and leave it alone. Returns 0: no start."""
         self.pace.one_by_one = len(jobs) > 1
-        self.lost = True
+        self.conflict = True
         if not self.pace.one_by_one:
             self.locked.leave_alone(jobs, str(problem))
         return 0
@@ -1152,22 +1152,22 @@ class Runner:
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
         self.selector = DefaultSelector()
-        self.wakeup = self.watch_signals()
+        self.wakeup = self.listen_to_signals()
         # What may block is done elsewhere, so that it delays no limit.
         self.logs = Errands(self.wakeup)
         self.disk = Errands(self.wakeup)
 
-    def watch_signals(self):
+    def listen_to_signals(self):
         """Make the end of a child end the wait, as a byte into this descriptor does."""
         signals, wakeup = os.pipe()
         os.set_blocking(signals, False)
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         drain = partial(os.read, signals, 4096)
-        self.watch(signals, drain)
+        self.listen_to(signals, drain)
         return wakeup
 
-    def watch(self, file, function):
+    def listen_to(self, file, function):
         """Have a function called when there is something to read."""
         from selectors import EVENT_READ
 
@@ -1278,7 +1278,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         command.pipe = os.fdopen(reader, 'rb', 0)
-        self.watch(command.pipe, partial(self.copy, command))
+        self.listen_to(command.pipe, partial(self.copy, command))
         try:
             command.process = spawn(command.text, self.environment_of(command), output)
         finally:
@@ -1522,7 +1522,7 @@ class Signatures:
                 refuse_others(os.path.dirname(file))
                 refuse_others(file)
 
-    def passed(self, rows, claim, store):
+    def allowed(self, rows, claim, store):
         """Those of the rows of a claim that may start. The runs of the others have
         ended: the claim's file says so."""
         if not rows or not self.config.sign_required:
@@ -1872,7 +1872,7 @@ class Claims(dict):
     def here(self):
         """The jobs that may not be started on this host, whatever the database says:
         something is left of a run that is past its limit, or that has no runner."""
-        return {job for claim in self.values() for job in claim.here}
+        return {job for claim in self.values() for job in claim.survivors}
 
     def running_count(self):
         """How many runs have not ended."""
@@ -1900,7 +1900,7 @@ class Claim:
         self.unheld = False  # no runner holds it
         self.empty = False  # the database has no run of it, as far as is known
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
-        self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
+        self.survivors = set()  # jobs of whose late or orphaned runs some is left
         self.killed = set()  # ids of those that have got SIGKILL
         self.stuck = {}  # job id -> the process that is there in spite of it
 
@@ -1981,7 +1981,7 @@ class Claim:
             for job in self.running_jobs()
             if self.unheld or self.runs[job].get('limit', now) < late
         ]
-        self.here = set()
+        self.survivors = set()
         self.stuck = {}
         processes = living_processes() if jobs else ()
         for job in jobs:
@@ -1991,7 +1991,7 @@ class Claim:
             mark = mark_of(self.token, job)
             tree = tree_of(processes, mark, leader, facts.get('born'))
             if tree:
-                self.here.add(job)
+                self.survivors.add(job)
                 signum = self.signal_for(job, grace, now)
                 signal_tree(tree, leader, signum)
                 if job in self.killed:
@@ -2188,14 +2188,14 @@ def is_there(process):
     return False
 
 
-def stat_of(process):
+def stat_of(id):
     """The fields of /proc/PID/stat from the state on; see proc(5)."""
-    with open('/proc/%s/stat' % process, encoding='latin-1') as file:
+    with open('/proc/%s/stat' % id, encoding='latin-1') as file:
         return file.read().rpartition(') ')[2].split()
 
 
-def marks_of(process):
-    with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
+def marks_of(id):
+    with suppress(OSError), open('/proc/%s/environ' % id, 'rb') as file:
         text = b'\0' + file.read()
         marks = re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text)
         return [mark.decode() for mark in marks]
@@ -4063,12 +4063,12 @@ class Window:
             )
 
     @staticmethod
-    def anchor(job, column, midnight):
+    def anchor(job, column, default):
         """One end, as HH:MM:SS."""
         given = getattr(job, column)
-        given = midnight if given is None else str(given)
+        given = default if given is None else str(given)
         text = given + ':00' if len(given) == 5 else given
-        if text != midnight and not re.fullmatch(
+        if text != default and not re.fullmatch(
             '([01][0-9]|2[0-3])(:[0-5][0-9]){2}', text
         ):
             raise BadSchedule('%r; allowed: 00:00 to 23:59' % given, column)
@@ -4352,7 +4352,7 @@ class Expression:
             'sun mon tue wed thu fri sat',
         ),
     )
-    YEARS = 50  # to look ahead; 29 February on a given weekday comes within 40
+    AHEAD = 50  # years; 29 February on a given weekday comes within 40
 
     def __init__(self, text):
         self.text = text
@@ -4417,7 +4417,7 @@ class Expression:
     def next_local(self, after):
         """The first wall-clock time strictly after this one; None if there is none."""
         day = datetime(after.year, after.month, after.day)
-        while day.year < min(after.year + self.YEARS, 9999):
+        while day.year < min(after.year + self.AHEAD, 9999):
             if day.month not in self.months:
                 day = last_day(day) + DAY
                 continue
@@ -4918,7 +4918,7 @@ SQL_EXPRESSIONS = {
     'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
         {least}(max_run_time, {longest_run}))''',
 }
-DUE = {
+CONDITIONS = {
     # whether a row of the history is of a run; of times that were skipped
     'ran': "status NOT LIKE 'SKIPPED%'",
     'was_skipped': "status LIKE 'SKIPPED%'",
@@ -4955,7 +4955,7 @@ def pieces_of(later, **words):
     seconds = '%s * :minute + :slack + 1' % pieces['run_time']
     pieces['deadline'] = later % (pieces['utc'], seconds)
     pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
-    for name, text in DUE.items():
+    for name, text in CONDITIONS.items():
         pieces[name] = text.format(**pieces)
     return pieces
 
@@ -8800,7 +8800,7 @@ def write_troubles(store, known, rows, now):
     left = {row[:3] for row in rows}
     gone = [row._asdict() for row in known if row[:3] not in left]
     changed = [row for row in rows if row not in before]
-    last_pass_at = Fact(LAST_PASS, text_of(now))
+    last_pass_at = About(LAST_PASS, text_of(now))
     with store.transaction():
         store.execute_many('DELETE FROM trouble WHERE %s' % SAME_TROUBLE, gone)
         store.upsert('trouble', changed)
@@ -8849,7 +8849,7 @@ def is_done(config, row):
 ########################################################################################
 
 # A row of `about`: when the last pass was, and how many messages went where on a day.
-Fact = namedtuple('Fact', 'name value')
+About = namedtuple('About', 'name value')
 SENDING = 30  # seconds for all channels together, as they send at the same time
 PING = 10  # seconds to wait for alert.ping
 MOST_TOLD = 20  # troubles that one message describes; of more, the number
@@ -8862,7 +8862,7 @@ Message = namedtuple(
         'rows',  # Troubles
         'subject',
         'body',
-        'count',  # the Fact to be written once it is sent
+        'count',  # the About to be written once it is sent
     ),
 )
 
@@ -8923,7 +8923,7 @@ This is message %d of %d today (alert.per_day): what else happens is told tomorr
 
 
 def next_count(store, destination, now):
-    """The Fact that counts the messages that went somewhere today, with one more, and
+    """The About that counts the messages that went somewhere today, with one more, and
     that number."""
     name = ('alert to ' + destination)[:64]
     today = text_of(store.zone.local(now))[:10]
@@ -8932,7 +8932,7 @@ def next_count(store, destination, now):
         day, _, before = row.value.partition(' ')
         if day == today and before.isdecimal():
             number += int(before)
-    return Fact(name, '%s %d' % (today, number)), number
+    return About(name, '%s %d' % (today, number)), number
 
 
 def importance(row):
@@ -9239,7 +9239,7 @@ SLOW_FROM = 5 * MINUTE  # no run is slow that takes less
 WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long shows it
 SKIPPED_FOR = 60 * MINUTE  # after which skips are over
 OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
-FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
+TOLD_COLUMNS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
     run_requested, failures, last_status, last_worker, last_start, last_end,
     next_run_utc'''
 
@@ -9259,7 +9259,7 @@ def is_held(row, now):
 def jobs_where(store, which, **values):
     """The active jobs of which a condition is true, and that may be told of. The rest
     of the question is asked here: in SQL, SQLite would take another index for it."""
-    rows = store.query('SELECT %s FROM job WHERE %s' % (FACTS, which), **values)
+    rows = store.query('SELECT %s FROM job WHERE %s' % (TOLD_COLUMNS, which), **values)
     return [
         row
         for row in rows
