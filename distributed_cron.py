@@ -100,7 +100,7 @@ Sections
     sign       jobs are signed, and their signatures looked at
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words. Sections from options on
-may also use options, jobs, display, and what stands above these.
+may also use those from options to display, and what stands above these.
 """
 
 import codecs
@@ -557,7 +557,7 @@ class Worker:
         self.pace.count(seen.due_in <= 0, slots)
         planned = self.plan(seen)
         started = self.start_due(seen, slots)
-        self.report_ended()  # in a queue, while what was started runs
+        self.report_ended()  # in a queue it was not done above
         self.claims.remove_done()
         if planned or started < slots or seen.due_in > 0:  # else there is a queue
             self.look_at = 0
@@ -1049,7 +1049,8 @@ class DatabaseClock:
         return self.now + (asked - self.asked) * SECOND
 
     def was_set_back(self, now, asked):
-        """Whether it says less than it should, by the look before."""
+        """Whether it says less than it should, by the look before. Keeps this look for
+        the next one."""
         was = self.now is not None and now < self.expected(asked) - CLOCK_STEP
         self.asked = boottime()  # not `asked`, as the answer may have been slow
         self.now = now
@@ -1082,7 +1083,7 @@ class Command:
         self.max_run_time = time_left.total_seconds() - slack  # seconds
         # Counted from before the claim was sent, so never later than the deadline.
         self.limit = sent + self.max_run_time  # boottime
-        self.log = None  # once it is started, like the next three
+        self.log = None  # once it is started, like the next four
         self.pipe = None  # the end from which its output is read
         self.begun = None  # time.monotonic()
         self.process = None  # process id
@@ -1399,7 +1400,8 @@ class Runner:
 
 # The state folder makes runs survive their worker. It holds `worker.lock`, which a
 # worker keeps locked as long as it lives, `machine`, `clock`, `signed`, the FIFO
-# `wake`, and one file for each claim, named by its token.
+# `wake`, and for each claim a file, named by its token; beside that, `<token>.stop`
+# names the jobs whose runs are to end, and `<token>.<job>.watch` is for live.
 
 
 class State:
@@ -1792,7 +1794,7 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        # Not worker.lock, machine, clock, signed, wake, *.stop, nor what is not ours.
+        # Not worker.lock, machine, …, *.stop and *.watch, nor what is not ours.
         tokens = [
             name
             for name in os.listdir(self.folder)
@@ -2178,7 +2180,8 @@ def process_of(id):
     if state in 'ZX':
         return None
     ticks = os.sysconf('SC_CLK_TCK')  # in a second
-    return Process(int(id), int(group), int(session), int(more[15]) / ticks, [])
+    born = int(more[15]) / ticks  # `starttime` of proc(5), since the boot
+    return Process(int(id), int(group), int(session), born, [])
 
 
 def is_there(process):
@@ -3176,7 +3179,8 @@ FIRST = EPOCH + DAY  # as the begin of a span: always until its end
 SLOTS_TAKEN = '%s had all slots taken, %d of %d'
 LATE = MINUTE  # a run that starts no later after its time needs no reason
 Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
-# The evidence, in one statement: of hosts, of their pauses, and of the runs before.
+# The evidence, in one statement: of hosts, of their pauses, and of the runs before. Of a
+# run, `name` is its worker, `number` its run_no, and `most` the id of its job.
 EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
         last_seen AS at, running AS number, max_tasks AS most,
         COALESCE(tags, '') AS text, tags_since AS since FROM host
@@ -3253,6 +3257,7 @@ class Evidence:
             texts = self.explained([*common, *self.of_host(host, due)], due)
             if texts is None:
                 return 'unknown'
+            # A host that was only silent is left out: see nobody_seen() for all of them.
             if texts != self.explained([*common, *self.silences(host)], due):
                 found.update(dict.fromkeys(texts))
         if found:
@@ -4675,7 +4680,7 @@ class SQLite(Dialect):
         'by_key': '',
         'here': 'INDEXED BY job_here',
         'by_due': 'next_run_utc',
-        'by_time': 'next_run_utc',
+        'by_time': 'next_run_utc',  # this one is for the page
         'later': "datetime(%s, '+' || (%s) || ' seconds')",
     }
     errors = (
@@ -4718,7 +4723,7 @@ class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
     module = 'pymysql'
-    packet = Dialect.packet
+    packet = Dialect.packet  # until a server has said what it takes
     oldest = 1, 0
     words = {
         'utc': 'UTC_TIMESTAMP()',
@@ -6427,8 +6432,8 @@ FIRST_FAILURE = '''SELECT * FROM (SELECT job_id, ended_at FROM run
 
 
 def hosts_there(store, now):
-    """The hosts, with whether each starts jobs now: (name, tags, last_seen, is_there,
-    is_paused)."""
+    """The hosts, with whether each starts jobs now: rows of name, tags, is_there,
+    is_paused."""
     return store.query(
         '''SELECT name, tags,
         CASE WHEN last_seen >= :since THEN 1 ELSE 0 END AS is_there,
@@ -7351,7 +7356,7 @@ last_worker      VARCHAR(255) NOT NULL DEFAULT 'Never ran.',
 schedule         VARCHAR(255) NULL DEFAULT NULL,
 -- when it is due; NULL: to be planned; 9999-12-31: parked
 next_run_utc     {moment} NULL DEFAULT NULL,
--- counts the job's runs; the fencing number of a run
+-- counts the job's runs and skips; the fencing number of a run
 run_no           BIGINT NOT NULL DEFAULT 0,
 -- the claim that holds it; NULL: not running
 run_token        VARCHAR(32) NULL DEFAULT NULL,
@@ -7359,7 +7364,7 @@ run_token        VARCHAR(32) NULL DEFAULT NULL,
 run_deadline_utc {moment} NULL DEFAULT NULL,
 -- the last_start that this program wrote; a Perl worker does not set it
 claimed_start    {moment} NULL DEFAULT NULL,
--- 1: run now, whatever active, window and schedule say
+-- 1: run now, whatever active, window, schedule and pauses say
 run_requested    {flag} NOT NULL DEFAULT 0,
 -- the run_no that is to be stopped
 stop_requested   BIGINT NULL DEFAULT NULL,
@@ -7421,7 +7426,7 @@ applied_by       VARCHAR(255) NULL DEFAULT NULL
     ),
     Table(
         name='run',
-        about='-- The history: one row for each run.',
+        about='-- The history: one row for each run, and for each gap that was skipped.',
         columns='''
 job_id           {count} NOT NULL,
 run_no           BIGINT NOT NULL,
@@ -10899,7 +10904,7 @@ def cmd_demo(args, _):
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     configs = [demo_config(folder, name) for name in ('gamma', 'alpha', 'beta')]
-    COMMANDS['init'].function(
+    COMMANDS['init'].function(  # of a section that this one may not call
         SimpleNamespace(print=False, new_identity=False), configs[0]
     )
     store = Store(configs[0]).connect()

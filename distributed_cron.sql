@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS job (
     schedule         VARCHAR(255) NULL DEFAULT NULL,
     -- when it is due; NULL: to be planned; 9999-12-31: parked
     next_run_utc     DATETIME NULL DEFAULT NULL,
-    -- counts the job's runs; the fencing number of a run
+    -- counts the job's runs and skips; the fencing number of a run
     run_no           BIGINT NOT NULL DEFAULT 0,
     -- the claim that holds it; NULL: not running
     run_token        VARCHAR(32) NULL DEFAULT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS job (
     run_deadline_utc DATETIME NULL DEFAULT NULL,
     -- the last_start that this program wrote; a Perl worker does not set it
     claimed_start    DATETIME NULL DEFAULT NULL,
-    -- 1: run now, whatever active, window and schedule say
+    -- 1: run now, whatever active, window, schedule and pauses say
     run_requested    TINYINT(1) NOT NULL DEFAULT 0,
     -- the run_no that is to be stopped
     stop_requested   BIGINT NULL DEFAULT NULL,
@@ -94,7 +94,7 @@ CREATE TABLE IF NOT EXISTS job (
     UNIQUE INDEX job_parent (parent_id, run_on)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- The history: one row for each run.
+-- The history: one row for each run, and for each gap that was skipped.
 CREATE TABLE IF NOT EXISTS run (
     job_id           INT UNSIGNED NOT NULL,
     run_no           BIGINT NOT NULL,
