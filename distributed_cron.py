@@ -4639,9 +4639,12 @@ class Dialect:
     def identity_of(self, store):
         """The identity of the database. Raises Problem when tables are missing, or
         can't keep what is promised."""
-        about = store.query('''SELECT value, (SELECT COUNT(applied_by)
+        about = store.query(
+            '''SELECT value, (SELECT COUNT(%s)
             FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
-            FROM about WHERE name = 'identity' ''')
+            FROM about WHERE name = 'identity' '''
+            % JOB_COLUMNS[-1]  # the newest
+        )
         return about[0].value if about else ''
 
     def problem(self, error):
@@ -5724,8 +5727,12 @@ NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
 ANOTHER_JOB = Type((int, str, type(None)), BY_NAME)
 TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 
-# A column of `job` that people may change. Options, checks, import and export, the form
-# of the page and the table in the README follow from it.
+# A column of `job` that people may change. Options, checks, import and export, and the
+# form of the page follow from it. A new one also goes to JOB_COLUMNS, to TABLES and
+# distributed_cron.sql (each at the end), into the README's table, and to INHERITED. One
+# from which the plan follows: to PLANNED_FROM and LIMITED_FROM, and the triggers get new
+# names. One from which it follows what runs: to CLAIMED, and to SIGNED, for which the
+# first line of what is signed needs a new number.
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
 #   option    of the commands `add` and `edit`
