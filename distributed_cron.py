@@ -8171,12 +8171,14 @@ def print_agenda(store, after, now, count):
     from itertools import islice
 
     until = after + DAY
+    # The next times from now on are those of the jobs that are due first.
+    most = count if after == now else sys.maxsize
     jobs = store.query(
         '''SELECT * FROM job WHERE active = 1
         AND (next_run_utc IS NULL OR next_run_utc < :until)
-        ORDER BY next_run_utc LIMIT :count''',
+        ORDER BY next_run_utc LIMIT :most''',
         until=text_of(until),
-        count=count,
+        most=most,
     )
     times = merge(*[times_until(store, job, after, until) for job in jobs])
     rows = list(islice(times, count))

@@ -339,6 +339,9 @@ def test_next_alone_lists_all_jobs_until_tomorrow(place):
     assert [row.split()[-1] for row in rows].count('hourly') == 24
     assert len(rows) == 27 and rows == sorted(rows)
     assert len(place.run('next', '-n', '2').splitlines()) == 3
+    later = '%s 00:00:00' % (place.store.now() + 9 * dc.DAY).date()
+    _, row = place.run('next', '-n', '1', '--from', later).splitlines()
+    assert row.split()[-1] == 'often'  # though one that has no time then is due first
 
 
 def test_hosts_that_are_gone(place):
