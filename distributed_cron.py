@@ -960,7 +960,7 @@ class LockedJobs:
         self.log = log
         self.has_others = has_others
         self.until = {}  # job id -> the boottime until which it is left alone
-        self.seconds = {}  # job id -> for how long that was
+        self.seconds = {}  # job id -> for how long that was, if its row was locked
 
     def jobs(self):
         """The jobs that are left alone now."""
@@ -974,7 +974,7 @@ class LockedJobs:
             job = failed.pop()
             if self.has_others:
                 self.until[job] = boottime() + OTHERS_FIRST
-                self.seconds[job] = OTHERS_FIRST
+                self.seconds.pop(job, None)
 
     def leave_alone(self, jobs, why):
         """Leave jobs alone for a while, and log that when it begins."""
@@ -987,7 +987,7 @@ class LockedJobs:
         """Leave a job alone. Returns whether it was not locked a while ago."""
         first, longest = LOCKED
         now = boottime()
-        is_new = job not in self.until or self.until[job] < now - longest
+        is_new = job not in self.seconds or self.until[job] < now - longest
         seconds = first if is_new else min(longest, 2 * self.seconds[job])
         self.seconds[job] = seconds
         self.until[job] = now + seconds
