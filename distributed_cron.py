@@ -1118,8 +1118,8 @@ def alert_command(config):
 
 def start_runner(config, worker, claim, commands):
     """start: fork one runner for the claim. worker: its name."""
-    for name in ('queue', 'selectors', 'threading'):  # once: an idle pass does without
-        __import__(name)
+    for name in ('queue', 'resource', 'selectors', 'threading'):
+        __import__(name)  # once: an idle pass does without
     if not os.fork():
         become_runner(config, worker, claim, commands)
 
@@ -2138,13 +2138,16 @@ def dead_children():
 def cost_of(usage):
     """What a process and its buried children took: of the processor in ms, and of the
     memory, at most, in KiB; see getrusage(2). usage: None if it was not started."""
+    from resource import RUSAGE_SELF, getrusage
+
     if usage is None:
         return {}
-    unit = 1024 if sys.platform == 'darwin' else 1  # bytes there, KiB elsewhere
-    return {
-        'cpu_ms': round(1000 * (usage.ru_utime + usage.ru_stime)),
-        'max_rss_kb': usage.ru_maxrss // unit,
-    }
+    cost = {'cpu_ms': round(1000 * (usage.ru_utime + usage.ru_stime))}
+    # Linux counts what its runner had at its start, too: no more than that is unknown.
+    if usage.ru_maxrss > getrusage(RUSAGE_SELF).ru_maxrss:
+        unit = 1024 if sys.platform == 'darwin' else 1  # bytes there, KiB elsewhere
+        cost['max_rss_kb'] = usage.ru_maxrss // unit
+    return cost
 
 
 HAS_PROC = os.path.exists('/proc/self/environ')
@@ -7447,7 +7450,7 @@ exit_code        INT NULL DEFAULT NULL,
 -- the last of what the command wrote: history.output_bytes
 output           TEXT NULL,
 -- Since version 2.0:
--- what it took of the processor and, at most, of the memory
+-- what it took of the processor, and at most of the memory, if more than its runner
 cpu_ms           BIGINT NULL DEFAULT NULL,
 max_rss_kb       BIGINT NULL DEFAULT NULL,
 -- which try it was

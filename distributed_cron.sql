@@ -108,7 +108,7 @@ CREATE TABLE IF NOT EXISTS run (
     -- the last of what the command wrote: history.output_bytes
     output           TEXT NULL,
     -- Since version 2.0:
-    -- what it took of the processor and, at most, of the memory
+    -- what it took of the processor, and at most of the memory, if more than its runner
     cpu_ms           BIGINT NULL DEFAULT NULL,
     max_rss_kb       BIGINT NULL DEFAULT NULL,
     -- which try it was
