@@ -3182,8 +3182,8 @@ FIRST = EPOCH + DAY  # as the begin of a span: always until its end
 SLOTS_TAKEN = '%s had all slots taken, %d of %d'
 LATE = MINUTE  # a run that starts no later after its time needs no reason
 Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
-# The evidence, in one statement: of hosts, of their pauses, and of the runs before. Of a
-# run, `name` is its worker, `number` its run_no, and `most` the id of its job.
+# The evidence, in one statement: of hosts, of their pauses, and of the runs before. Of
+# a run, `name` is its worker, `number` its run_no, and `most` the id of its job.
 EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
         last_seen AS at, running AS number, max_tasks AS most,
         COALESCE(tags, '') AS text, tags_since AS since FROM host
@@ -3260,7 +3260,7 @@ class Evidence:
             texts = self.explained([*common, *self.of_host(host, due)], due)
             if texts is None:
                 return 'unknown'
-            # A host that was only silent is left out: see nobody_seen() for all of them.
+            # A host that was only silent is left out; nobody_seen() is of all of them.
             if texts != self.explained([*common, *self.silences(host)], due):
                 found.update(dict.fromkeys(texts))
         if found:
@@ -5733,9 +5733,9 @@ TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 # A column of `job` that people may change. Options, checks, import and export, and the
 # form of the page follow from it. A new one also goes to JOB_COLUMNS, to TABLES and
 # distributed_cron.sql (each at the end), into the README's table, and to INHERITED. One
-# from which the plan follows: to PLANNED_FROM and LIMITED_FROM, and the triggers get new
-# names. One from which it follows what runs: to CLAIMED, and to SIGNED, for which the
-# first line of what is signed needs a new number.
+# from which the plan follows: to PLANNED_FROM and LIMITED_FROM, and the triggers get
+# new names. One from which it follows what runs: to CLAIMED, and to SIGNED, for which
+# the first line of what is signed needs a new number.
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
 #   option    of the commands `add` and `edit`
@@ -7436,7 +7436,7 @@ applied_by       VARCHAR(255) NULL DEFAULT NULL
     ),
     Table(
         name='run',
-        about='-- The history: one row for each run, and for each gap that was skipped.',
+        about='-- The history: a row for each run, and for each gap that was skipped.',
         columns='''
 job_id           {count} NOT NULL,
 run_no           BIGINT NOT NULL,
@@ -9256,8 +9256,8 @@ SLOW_FROM = 5 * MINUTE  # no run is slow that takes less
 WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long shows it
 SKIPPED_FOR = 60 * MINUTE  # after which skips are over
 OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
-TOLD_COLUMNS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
-    run_requested, failures, last_status, last_worker, last_start, last_end,
+TOLD_COLUMNS = '''id, name, description, active, each_host, alert_after, alert_to,
+    run_on, run_requested, failures, last_status, last_worker, last_start, last_end,
     next_run_utc'''
 
 

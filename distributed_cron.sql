@@ -94,7 +94,7 @@ CREATE TABLE IF NOT EXISTS job (
     UNIQUE INDEX job_parent (parent_id, run_on)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- The history: one row for each run, and for each gap that was skipped.
+-- The history: a row for each run, and for each gap that was skipped.
 CREATE TABLE IF NOT EXISTS run (
     job_id           INT UNSIGNED NOT NULL,
     run_no           BIGINT NOT NULL,
