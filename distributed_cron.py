@@ -1416,7 +1416,7 @@ class State:
         self.id = read_text('/etc/machine-id').strip() or name
         self.fifo = None  # its descriptor; signals and results end a wait through it
         self.signatures = Signatures(config, self.folder)
-        key = 'log.location'
+        key = 'log.location'  # in the message, if what follows fails
         try:
             make_folder(config.log_location, 0o750)
             open(config.worker_log, 'ab', opener=no_link).close()
@@ -2040,7 +2040,7 @@ class Claim:
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
         # Its maker knows of all its runs, also of those that never started.
-        self.empty = self.file and not self.runs
+        self.empty = self.file is not None and not self.runs
         with suppress(OSError), open(self.path, 'ab', 0, opener=no_link) as file:
             append(file.fileno(), line)
 
@@ -2286,7 +2286,7 @@ class Errands:
             self.thread = Thread(target=self.run, daemon=True)
             self.thread.start()
         try:
-            self.queue.put((function, args), not self.hangs, timeout=1)
+            self.queue.put((function, args), block=not self.hangs, timeout=1)
         except Full:
             self.hangs = True
 
@@ -3204,16 +3204,16 @@ def with_notes(store, rows, starts, pace, log):
     now = moment(rows[0].now)
     notes = {}
     try:
-        late = {}
+        late = []
         for row in rows:
             job = row._replace(last_start=starts[row.id], claimed_start=starts[row.id])
             due = first_due(job, moment(row.next_run_utc) or now, store.zone)
             if now - due > LATE:
-                late[due, row.id] = job
+                late.append((job, due))
         if late:
-            evidence = Evidence(store, late.values(), pace, now)
-            for (due, id), job in late.items():
-                notes[id] = evidence.note(job, due)
+            evidence = Evidence(store, [job.id for job, _ in late], pace, now)
+            for job, due in late:
+                notes[job.id] = evidence.note(job, due)
     except Exception as error:  # a bad row, or a bug of ours: a run starts in any case
         kind = type(error).__name__
         log.write('a late start gets no note: %s: %s' % (kind, line_of(error)))
@@ -3224,17 +3224,18 @@ class Evidence:
     """What is on record of the time before now, in which jobs were due."""
 
     def __init__(self, store, jobs, pace, now):
-        """jobs: rows of jobs, as they were before their claim."""
+        """jobs: their ids."""
         self.store = store
         self.pace = pace
         self.now = now
-        rows = store.query(EVIDENCE, jobs=[job.id for job in jobs])
+        rows = store.query(EVIDENCE, jobs=jobs)
         self.hosts = [row for row in rows if row.kind == 'host']
         self.pauses = [row for row in rows if row.kind == 'pause']
         self.runs = [row for row in rows if row.kind == 'run']
 
     def note(self, job, due):
-        """Why a job that was due then starts only now, and what it passed over."""
+        """Why a job, as it was before its claim, was due then and starts only now, and
+        what it passed over."""
         late = how_long((self.now - due).total_seconds())
         text = '%s late: %s' % (late, self.reason(job, due)[:200])
         if job.attempt:
@@ -6772,9 +6773,9 @@ def on_terminal(text):
     return visible(text) if os.isatty(1) else text
 
 
-def cut(value, most):
-    """A value, as a text of at most so many characters where it has more."""
-    return value if len(str(value)) <= most else value[: most - 1] + '…'
+def cut(text, most):
+    """A text, cut to at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + '…'
 
 
 def cell(name):
