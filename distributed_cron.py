@@ -4376,16 +4376,18 @@ class Expression:
 
     def __init__(self, text):
         self.text = text
-        texts = self.MACROS.get(text.strip().lower(), text).lower().split()
-        if len(texts) != 5:
-            found = '%d fields' % len(texts)
-            if texts == ['@reboot']:
+        word = text.strip().lower()
+        self.parts = self.MACROS.get(word, text).split()  # a text for each field
+        if len(self.parts) != 5:
+            found = '%d fields' % len(self.parts)
+            if word == '@reboot':
                 found = 'a job belongs to no machine whose start could count'
             raise BadSchedule(
                 '%r: %s; allowed: five fields, or %s %s'
                 % (text, found, ' '.join(self.MACROS), Once.FORM)
             )
-        values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
+        pairs = zip(self.FIELDS, self.parts)
+        values = [field.parse(part.lower()) for field, part in pairs]
         minutes, hours, month_days, months, week_days = values
         self.month_days = month_days
         self.months = months
@@ -4398,7 +4400,7 @@ class Expression:
             for hour in sorted(hours)
             for minute in sorted(minutes)
         ]
-        star = [part.startswith('*') for part in texts]
+        star = [part.startswith('*') for part in self.parts]
         # In Debian's cron only the first character of a field counts for both rules.
         self.either_day = not star[2] and not star[4]
         self.elapsed = star[0] or star[1]
@@ -8438,11 +8440,9 @@ def yes_or_no(value):
 def fields_at(expression, local):
     """For each field of an Expression: (its name, its value at a time, what it allows,
     yes or no)."""
-    given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
     values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
     rows = []
-    texts = given.split()
-    for field, text, value in zip(expression.FIELDS, texts, values):
+    for field, text, value in zip(expression.FIELDS, expression.parts, values):
         allowed = value in field.parse(text.lower())
         if field.name == 'day-of-month':
             allowed = expression.matches_month_day(local)
