@@ -36,11 +36,11 @@ Exact behaviour
  8. Exit status 0 is 'Success', everything else is 'ERROR: …'. A run ends when its
     command itself ends. Processes that it left in the background keep running, without
     a limit; their output goes to the job's log as long as they keep it open.
- 9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
-    comes twice runs the first time. Expressions whose minute or hour field begins with
-    * follow elapsed time: minutes that do not exist are left out, and the hour that
-    comes twice counts twice. A host that does not know a job's time zone leaves the job
-    to other hosts.
+ 9. Daylight saving: a time that the clock skips runs once, at the jump, if that is in
+    its window; a time that comes twice runs the first time. Expressions whose minute or
+    hour field begins with * follow elapsed time: minutes that do not exist are left
+    out, and the hour that comes twice counts twice. A host that does not know a job's
+    time zone leaves the job to other hosts.
 10. If a job is edited while a worker plans it, the edit wins. A run in progress keeps
     the command with which it started.
 11. Worker and database may die at any moment: runners keep running, and the host's next
@@ -553,7 +553,7 @@ class Worker:
         self.gave_back = False
         if self.state.make_wake():
             self.listen()
-        self.claims.settle(self.config.kill_grace)
+        self.claims.settle(self.config.kill_grace)  # needs no database
         connect(self.store, self.claims, self.clock, self.log)
         if boottime() >= self.look_at:
             self.report_ended()
@@ -1791,7 +1791,7 @@ class Claims(dict):
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
-        self.others = {}  # claims of other databases, which are left to their workers
+        self.others = {}  # of other databases: orphans end, but nothing is reported
         self.watched = {}  # (claim, job id) -> what was shown of its output
 
     def new(self, database, starts):
@@ -2962,7 +2962,7 @@ def take_back_start(store, ending):
 
 
 def is_last_run(store, ending, job):
-    """Whether no run has begun since this one, whose job runs no more."""
+    """For fate(): whether no run has begun since this one, whose job runs no more."""
     if job.run_token is not None or ending.run_no is None or job.run_no is None:
         return False
     return job.run_no == ending.run_no or not store.query(
@@ -3438,7 +3438,8 @@ def may_take(job, host, tags):
 
 def for_my_words(words, select):
     """A SELECT of jobs, united over what run_on of a job may be for a host with these
-    words: one index range each. %s in it stands for the test."""
+    words: one index range each. %s in it stands for the test. Each part is in another
+    SELECT, because SQLite takes no LIMIT in a part itself."""
     names = names_of_list('words', len(words))
     tests = ['run_on IS NULL', *['run_on = :' + name for name in names]]
     parts = enumerate(select % test for test in tests)
@@ -4512,7 +4513,8 @@ class Once:
         self.at = moment(at)
         if self.at is None or not re.fullmatch(self.ALLOWED, at):
             raise BadSchedule('%r is no time; allowed: %s[:SS]' % (text, self.FORM))
-        self.day_times = [self.at - datetime.combine(self.at, datetime.min.time())]
+        midnight = datetime.combine(self.at, datetime.min.time())
+        self.day_times = [self.at - midnight]  # as an Expression's
 
     def next_utc(self, after, zone):
         """The time, UTC, if it is after this one, or None. A time that daylight saving
@@ -8694,7 +8696,7 @@ def cmd_pause(args, store):
       %(prog)s --host web-1 --until '2026-12-24 18:00:00'
     """
     if not args.force:
-        check_hosts(store, {'pause': 1})
+        check_hosts(store, {'pause': 1})  # which version 1 does not know either
     jobs = jobs_to_pause(store, args)
     until = end_of_pause(store, args)
     by = who_pauses(args.note)
