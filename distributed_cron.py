@@ -126,7 +126,7 @@ import signal
 import stat
 import sys
 import time
-from collections import defaultdict, namedtuple
+from collections import defaultdict, deque, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
@@ -8287,7 +8287,7 @@ def cmd_log(args, store):
     for output in outputs_of(store, job, args.follow):
         new = unseen_part(seen or '', output)
         if not seen:
-            new = ''.join(new.splitlines(True)[-args.n :])
+            new = ''.join(deque(new.splitlines(True), maxlen=args.n))
         print(on_terminal(new), end='', flush=True)
         seen = output
     if not seen:
