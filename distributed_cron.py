@@ -8399,8 +8399,8 @@ def time_lines(job, local, moments, now, zone):
     """Whether a job is due at a minute, by each part of its schedule. local: in its own
     zone; moments: the same in UTC; zone: the database's. Raises BadSchedule."""
     own_zone = zone_of(job, zone)
-    heading = (text_of(local)[:16], job.time_zone or '', describe(job))
-    lines = ['%s %s: %s' % heading]
+    words = text_of(local)[:16], job.time_zone
+    lines = ['%s: %s' % (' '.join(filter(None, words)), describe(job))]
     if own_zone.local(moments[0]) != local:
         local = own_zone.local(moments[0])
         text = 'The clock skips this time: it goes on at %s.'
