@@ -563,7 +563,7 @@ class Worker:
         self.say_hello(seen)
         self.end_overdue(seen)
         if seen.watched or self.claims.watched:
-            self.attempt(show_output, self.store, self.claims)
+            self.try_twice(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
         planned = self.plan(seen)
@@ -673,7 +673,7 @@ class Worker:
     def record(self, step, endings):
         """Write Endings into the database, and into the log. Returns those that were
         written; the others wait for a later turn."""
-        written = self.attempt(self.write_ends, endings, otherwise=None)
+        written = self.try_twice(self.write_ends, endings, otherwise=None)
         if written is None:
             written = self.write_one_by_one(endings)
         for ending in written:
@@ -705,7 +705,7 @@ class Worker:
                     break
         return written
 
-    def attempt(self, step, *args, otherwise=0):
+    def try_twice(self, step, *args, otherwise=0):
         """Do a step. When it loses against another transaction, leave alone the jobs
         whose rows are locked, and do it once more. If that fails too, the answer is
         `otherwise`: no step keeps the turn from the next one."""
@@ -731,7 +731,7 @@ class Worker:
         seen = self.store.look()
         if self.clock.was_set_back(seen.now, asked):
             self.log.write("the database's clock was set back: planning all jobs anew")
-            self.attempt(self.store.forget_plans)
+            self.try_twice(self.store.forget_plans)
             seen = self.store.look()
         self.seen = seen
         self.look_at = asked + LOOK_KEPT
@@ -746,9 +746,9 @@ class Worker:
             self.next_hello = boottime() + HELLO
             self.clock.save()
             running = slots_taken(self.claims, seen.alert)
-            self.attempt(self.store.hello, self.name, running, seen.now)
-            self.attempt(follow_templates, self.store, seen.now)
-            self.attempt(self.store.purge, seen.now)
+            self.try_twice(self.store.hello, self.name, running, seen.now)
+            self.try_twice(follow_templates, self.store, seen.now)
+            self.try_twice(self.store.purge, seen.now)
 
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
@@ -757,7 +757,7 @@ class Worker:
             here = self.claims.here()
             if self.record('recover', [run for run in overdue if run.job not in here]):
                 self.due_at = 0  # they may be tried again at once: look, before leaving
-            self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
+            self.try_twice(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
         """plan, tell followers: returns how many jobs got a time, or were parked. A job
@@ -770,7 +770,7 @@ class Worker:
         planned = 0
         for is_needed, step in steps:
             if is_needed:
-                planned += self.attempt(self.skip_locked, step, seen.now)
+                planned += self.try_twice(self.skip_locked, step, seen.now)
         for job, text in self.store.bugs.items():
             self.locked.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
@@ -790,7 +790,7 @@ class Worker:
         """find, claim, collect, start: returns how many runs were started."""
         if self.stopping or not (slots or seen.alert_due):
             return 0
-        return self.attempt(self.claim_and_start, seen, slots)
+        return self.try_twice(self.claim_and_start, seen, slots)
 
     def claim_and_start(self, seen, slots):
         skip = self.locked.jobs() | self.claims.here()
@@ -8821,7 +8821,7 @@ def alert_pass(store):
     messages = messages_for(store, rows, now)
     store.close()
     sent, problems = send(config, messages)
-    record(store, sent, now)
+    record_sent(store, sent, now)
     if config.alert_ping and not problems:
         problems = ping(config)
     return problems
@@ -8846,23 +8846,23 @@ def latched(store, known, found, now):
         )
     for row in open_rows.values():
         if not is_held(row, now):
-            rows.append(ended(store, row, now))
+            rows.append(ended_trouble(store, row, now))
     return [row for row in rows if not is_done(store.config, row)]
 
 
-def ended(store, row, now):
+def ended_trouble(store, row, now):
     """The row of a trouble that is over, which is to be told."""
     row = row._replace(ended_utc=text_of(now))
     if not KINDS[row.kind]:
         return row
     period = now - moment(row.since_utc)
-    text = '%s after %s' % (over(store, row, now), lasted(period))
+    text = '%s after %s' % (how_over(store, row, now), lasted(period))
     if row.times:
         text += ', ' + counted(row.times, 'failure')
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
-def over(store, row, now):
+def how_over(store, row, now):
     """In which way a trouble is over."""
     if row.kind == 'host':
         is_back = row.subject in [host.name for host in living_hosts(store, now)]
@@ -8894,7 +8894,7 @@ def write_troubles(store, known, rows, now):
 SAME_TROUBLE = 'kind = :kind AND subject = :subject AND since_utc = :since_utc'
 
 
-def record(store, sent, now):
+def record_sent(store, sent, now):
     """Write what was told, a message at a time; try again, as else it is told again."""
     for attempt in range(3):
         try:
@@ -9330,7 +9330,15 @@ TOLD_COLUMNS = '''id, name, description, active, each_host, alert_after, alert_t
 
 def troubles_now(store, known, now):
     """What is wrong, by (kind, subject)."""
-    steps = failing, late, slow, by_status, skipped, away, full
+    steps = (
+        failing_jobs,
+        late_jobs,
+        slow_jobs,
+        jobs_by_status,
+        skipped_jobs,
+        hosts_away,
+        full_hosts,
+    )
     found = [trouble for step in steps for trouble in step(store, known, now)]
     return {trouble[:2]: trouble for trouble in found}
 
@@ -9395,7 +9403,7 @@ def where_of(job):
     return host_of(job.last_worker) or job.last_worker
 
 
-def failing(store, known, now):
+def failing_jobs(store, known, now):
     """Jobs that fail, until they succeed. A lost run is told at once."""
     told = subjects_of(known, 'failing')
     found = []
@@ -9420,7 +9428,7 @@ def first_failure(store, job, now):
     return store.zone.utc_before(moment(ended), now) if ended else now
 
 
-def late(store, known, now):
+def late_jobs(store, known, now):
     """Jobs that are due for long and have not started, though nobody has paused them;
     until they start."""
     limit = now - store.config.alert_late_minutes * MINUTE
@@ -9451,7 +9459,7 @@ def ends_of_pauses(store):
     return {row.target: moment(row.until_utc) for row in rows}
 
 
-def slow(store, known, now):
+def slow_jobs(store, known, now):
     """Jobs that run for more than twice as long as any of their last 20 successes."""
     limit = text_of(store.zone.local(now) - SLOW_FROM)
     found = []
@@ -9474,7 +9482,7 @@ LONGEST = """SELECT MAX(duration_ms) AS longest FROM (SELECT duration_ms FROM ru
     WHERE job_id = :id AND status = 'Success' ORDER BY run_no DESC LIMIT 20) AS last"""
 
 
-def by_status(store, known, now):
+def jobs_by_status(store, known, now):
     """Jobs whose status says by itself what is wrong, as long as it does."""
     values = {'parked': text_of(PARKED)}
     return [
@@ -9501,7 +9509,7 @@ SAID_BY_STATUS = {  # kind: (SQL, what is wrong)
 }
 
 
-def skipped(store, known, now):
+def skipped_jobs(store, known, now):
     """Jobs that did not run at a time of theirs, until an hour after that."""
     ids = {int(subject) for subject in subjects_of(known, 'skipped')}
     since = text_of(last_pass(store, now))
@@ -9552,7 +9560,7 @@ def living_hosts(store, now):
     return [host for host, seen in seen_hosts(store, now) if seen >= now - UNSEEN_FOR]
 
 
-def away(store, known, now):
+def hosts_away(store, known, now):
     """Hosts that were there today, and are not."""
     return [
         Trouble(
@@ -9566,7 +9574,7 @@ def away(store, known, now):
     ]
 
 
-def full(store, known, now):
+def full_hosts(store, known, now):
     """Whether all hosts run as many jobs as they may, while others wait."""
     hosts = living_hosts(store, now)
     if not hosts or any(host.running < host.max_tasks for host in hosts):
@@ -10279,7 +10287,7 @@ def carry_out(store, file, args):
             return todo
         refuse_many(todo, args)
         try:
-            write(store, file, todo)
+            write_todo(store, file, todo)
             return todo
         except (Again, BadData):  # others have changed a row, or taken a name
             if not left:
@@ -10407,7 +10415,7 @@ def mistakes(entry, now, zone, find):
     return [entry.mistake(column, text) for column, text in wrong.items()]
 
 
-def write(store, file, todo):
+def write_todo(store, file, todo):
     """Do what is to be done, in one transaction. Raises Again if others have changed a
     row meanwhile."""
     rows = list(todo.removed)
