@@ -3777,13 +3777,15 @@ def tell_followers(store, now, skip=()):
 
 
 def tell(store, job, parent, now):
-    """Make one job due, or note that it can't be. Returns how many it were."""
+    """Make one job due, or note that it can't be. Returns how many it was. One that is
+    to run now is due already, whatever its window and pause."""
     when = moment(job.next_run_utc)
     limit = moment(job.start_before_utc) or PARKED
-    with suppress(BadSchedule):  # plan has parked it, and said why
-        first = max(now, moment(job.paused_until_utc) or now)
-        when = Window(job).opening(first, zone_of(job, store.zone))
-        limit = start_limit(job, when, store.zone)
+    if not job.run_requested:
+        with suppress(BadSchedule):  # plan has parked it, and said why
+            first = max(now, moment(job.paused_until_utc) or now)
+            when = Window(job).opening(first, zone_of(job, store.zone))
+            limit = start_limit(job, when, store.zone)
     return store.change(
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
         changed_utc = NULL, after_run = :followers_due, attempt = 0

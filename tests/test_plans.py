@@ -273,6 +273,18 @@ def test_a_follower_that_still_runs_runs_once_more(at):
     assert not skips(at, second)
 
 
+def test_a_follower_that_is_to_run_now_waits_for_no_window(at):
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    second = at.add(after_job=first, start_anchor='22:00', stop_anchor='23:00')
+    plan(at)
+    dc.act(at.store, 'run-now', second)
+    finish(at, first, start(at, first))
+    assert at.store.tell_followers(at.store.now()) == 1
+    assert due(at, second) == NOW
+    finish(at, second, start(at, second))
+    assert due(at, second).startswith('9999') and not at.store.look().followed
+
+
 def test_two_hundred_followers_are_told_at_once(at):
     first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
     for _ in range(200):
