@@ -7882,23 +7882,24 @@ def tell_run_time(before, job):
 def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     jobs = [job_of(store, job) for job in args.id]
+    # As they are before it: a worker may be as fast.
+    members = [member for job in jobs for member in family_of(store, job.id)]
     for job in jobs:
-        text = 'is not running'
+        text = 'is on no host yet' if args.action == 'run-now' else 'is not running'
         if act(store, args.action, job.id):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
         print('job %d: %s' % (job.id, text), flush=True)
     if args.action == 'run-now' and args.wait:
-        return wait_for_runs(store, jobs)
+        return wait_for_runs(store, members)
 
 
 def wait_for_runs(store, jobs):
-    """Wait for the end of the next run of each job, and of those that a template has on
-    each host, and print what came of it. Returns the exit status."""
+    """Wait for the end of the next run of each job but templates, and print what came
+    of it. jobs: their rows before that run was asked for. Returns the exit status."""
     status = 0
-    members = [member for job in jobs for member in family_of(store, job.id)]
-    for job in members:
+    for job in jobs:
         if job.each_host:
             continue
         run = run_after(store, job)

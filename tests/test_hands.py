@@ -409,6 +409,31 @@ def test_run_now_waits_for_the_end(place):
     assert len(place.runs(1)) == 3
 
 
+def test_run_now_waits_for_no_second_run(place, monkeypatch):
+    """Where a worker has run the job before it begins to wait."""
+
+    def act_and_run(store, name, id):
+        done = act(store, name, id)
+        place.run('run')
+        return done
+
+    def sleep(seconds):
+        raise AssertionError('it waits')
+
+    act = dc.act
+    place.add('true', schedule='0 0 1 1 *')
+    monkeypatch.setattr(dc, 'act', act_and_run)
+    monkeypatch.setattr(dc.time, 'sleep', sleep)
+    assert 'job 1: Success' in place.run('run-now', '--wait', '1')
+    assert len(place.runs(1)) == 1
+
+
+def test_run_now_of_a_template_that_has_no_jobs_says_so(sqlite_place):
+    sqlite_place.run('add', '--every', '60', '--each-host', 'true')
+    assert sqlite_place.run('run-now', '1') == 'job 1: is on no host yet\n'
+    assert sqlite_place.run('stop', '1') == 'job 1: is not running\n'
+
+
 def test_log_says_where_and_when_the_last_run_was(place):
     place.run('add', '--every', '5', 'true')
     assert place.run('log', '1') == 'it never ran\n'
