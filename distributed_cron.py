@@ -532,7 +532,9 @@ class Worker:
         unwatch(self.state.folder)
         pause = 0
         while not (pause and self.finished()):
-            self.wait(pause)
+            # For so long, or until a signal comes or some runs end.
+            enough = self.pace.enough(self.claims.running_count())
+            wait_for(self.state.fifo, enough, pause)
             self.obey_signals()
             if self.stopping > 1:
                 break
@@ -599,6 +601,7 @@ class Worker:
         self.failures += 1
         self.pace.note_failure(problem)
         if isinstance(problem, Again) and self.failures < 8:
+            self.due_at = 0  # try again, before leaving
             return jitter(0.05)
         self.store.close()
         self.look_at = 0
@@ -615,7 +618,7 @@ class Worker:
             return True
         if self.forever:
             return False
-        return self.failures or self.due_at - boottime() > STAY
+        return self.store.connection is None or self.due_at - boottime() > STAY
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -628,11 +631,6 @@ class Worker:
         signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(signum, lambda signum, _: self.signals.append(signum))
-
-    def wait(self, seconds):
-        """Wait so long, or until a signal comes or some runs end."""
-        enough = self.pace.enough(self.claims.running_count())
-        wait_for(self.state.fifo, enough, seconds)
 
     def obey_signals(self):
         """Do what the signals ask for that have come."""
