@@ -2941,7 +2941,7 @@ def release(store, jobs, ended, released, now):
         **values,
     )
     for job in jobs:
-        if released.attempt > 0:
+        if released.attempt > 0 and job.run_on != store.me['host']:
             store.failed.add(job.id)
         if passed:
             reason = 'run %d on %s still ran' % (job.run_no, host_of(job.last_worker))
@@ -4513,8 +4513,8 @@ class Once:
         self.at = moment(at)
         if self.at is None or not re.fullmatch(self.ALLOWED, at):
             raise BadSchedule('%r is no time; allowed: %s[:SS]' % (text, self.FORM))
-        midnight = datetime.combine(self.at, datetime.min.time())
-        self.day_times = [self.at - midnight]  # as an Expression's
+        # As an Expression's.
+        self.day_times = [self.at - datetime.combine(self.at, datetime.min.time())]
 
     def next_utc(self, after, zone):
         """The time, UTC, if it is after this one, or None. A time that daylight saving

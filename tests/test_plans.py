@@ -176,6 +176,14 @@ def test_a_failed_run_is_tried_again_after_a_delay_that_doubles(at):
     assert [run.attempt for run in at.runs(job)] == [0, 1, 2, 3]
 
 
+def test_a_failed_run_of_a_job_of_this_host_waits_for_no_other(at):
+    own = at.add(run_on=at.store.me['host'], retries=1, retry_delay=0)
+    plan(at)
+    fail(at, own)
+    assert at.job(own).attempt == 1 and due(at, own) == NOW
+    assert not at.store.failed
+
+
 @pytest.mark.parametrize(
     'columns, status',
     [
