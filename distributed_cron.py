@@ -6184,7 +6184,7 @@ def still_due(old, job):
 
 
 def act(store, name, id):
-    """Do one of ACTIONS to a job. Returns whether there was anything to do."""
+    """Do one of ACTIONS to a job. Returns to how many rows it was done."""
     with store.transaction():
         if name == 'remove':
             return remove(store, id)
@@ -6193,18 +6193,18 @@ def act(store, name, id):
             for member in family_of(store, id):
                 with suppress(BadSchedule):  # a worker will say what is wrong
                     announce(store, member.id)
-    return bool(changed)
+    return changed
 
 
 def remove(store, id):
-    """Delete a job. Returns whether it was there."""
+    """Delete a job, with those that a template has. Returns how many rows it was."""
     deleted = store.change(ACTIONS['remove'].sql, id=id)
     store.change(  # what runs after it never will; plan says so
         '''UPDATE job SET next_run_utc = NULL
         WHERE after_job = :id AND run_token IS NULL''',
         id=id,
     )
-    return bool(deleted)
+    return deleted
 
 
 def family_of(store, id):
@@ -7888,7 +7888,7 @@ def cmd_act(args, store):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
-        print('job %d: %s' % (job.id, text), flush=True)
+        print(visible('job %d: %s' % (job.id, text)), flush=True)
     if args.action == 'run-now' and args.wait:
         return wait_for_runs(store, members)
 
@@ -8294,9 +8294,9 @@ def cmd_log(args, store):
     if not seen:
         print('what it wrote is not known' if seen is None else 'it wrote nothing')
     job = with_last_run(store, args.id)
-    print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
-    whole = 'the whole log: %s, with worker %s'
-    print(whole % (store.config.job_log(job.id), job.last_worker), file=sys.stderr)
+    text = 'the last run: %s\nthe whole log: %s, with worker %s'
+    where = store.config.job_log(job.id), job.last_worker
+    print(visible(text % (last_run_in_words(job), *where)), file=sys.stderr)
 
 
 def with_last_run(store, id):
@@ -8640,14 +8640,12 @@ def pause_hosts(store, target, until, by):
 
 
 def resume_hosts(store, target):
-    """End the pause of a host, or that of all (*), now. Returns whether there was one.
-    The row stays for a while: it tells why a run was late."""
-    return bool(
-        store.change(
-            '''UPDATE pause SET until_utc = {utc}
-            WHERE target = :target AND until_utc > {utc}''',
-            target=target,
-        )
+    """End the pause of a host, or that of all (*), now. Returns how many it was. The
+    row stays for a while: it tells why a run was late."""
+    return store.change(
+        '''UPDATE pause SET until_utc = {utc}
+        WHERE target = :target AND until_utc > {utc}''',
+        target=target,
     )
 
 
@@ -9636,7 +9634,7 @@ def cmd_check(args, config):
         try:
             if what not in ('config', 'folders', 'tls', 'database'):
                 store.connect()  # again, if an error has closed the connection
-            print('ok   %s: %s' % (what, result_of(store)))
+            print(visible('ok   %s: %s' % (what, result_of(store))))
         except Problem as problem:
             print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
@@ -10960,7 +10958,8 @@ def cmd_verify(args, store):
     status = 0
     for job in signable(store, args.id):
         signer, said = judged(store, job)
-        print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
+        word = 'ok  ' if signer else 'bad '
+        print(visible('%s job %d: %s' % (word, job.id, said)))
         if signer is None:
             status = 1
     return status
