@@ -9455,7 +9455,7 @@ def late_jobs(store, known, now):
 def ends_of_pauses(store):
     """When the pauses end or ended, UTC datetimes by their targets."""
     rows = store.query('SELECT target, until_utc FROM pause')
-    return {row.target: moment(row.until_utc) for row in rows}
+    return {row.target: moment(row.until_utc) or EPOCH for row in rows}
 
 
 def slow_jobs(store, known, now):

@@ -400,6 +400,14 @@ def test_what_is_paused_is_not_late(at, mail, web):
     assert [s.split()[1] for s in told_now(mail, web)] == ['k']
 
 
+def test_a_pause_without_an_end_excuses_nothing(at, mail, web):
+    """Somebody has written it with SQL; no host pauses by it."""
+    make_late(at)
+    at.store.change("INSERT INTO pause (target) VALUES ('*')")
+    look(at, 15)
+    assert [s.split()[1] for s in told_now(mail, web)] == ['j']
+
+
 def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, web):
     place = sqlite_place
     place.write(alert={'webhook': web.url})
