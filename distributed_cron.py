@@ -744,9 +744,9 @@ class Worker:
             self.next_hello = boottime() + HELLO
             self.clock.save()
             running = slots_taken(self.claims, seen.alert)
-            self.try_twice(self.store.hello, self.name, running, seen.now)
+            self.try_twice(update_host, self.store, self.name, running, seen.now)
             self.try_twice(follow_templates, self.store, seen.now)
-            self.try_twice(self.store.purge, seen.now)
+            self.try_twice(purge_history, self.store, seen.now)
 
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
@@ -2688,14 +2688,6 @@ class Store:
             for row in rows
         ]
 
-    def hello(self, worker, running, now):
-        """Update this host's row. now: a datetime, UTC."""
-        say_hello(self, worker, running, now)
-
-    def purge(self, now):
-        """Delete what the history need not keep. now: a datetime, UTC."""
-        purge_history(self, now)
-
     def locked(self, jobs):
         """Those of the jobs whose rows another transaction has locked."""
         return [job for job in jobs if self.is_locked(job)]
@@ -3818,7 +3810,7 @@ INHERITED = (
 ).split()
 
 
-def say_hello(store, worker, running, now):
+def update_host(store, worker, running, now):
     """Update the row of this host. worker: its name. now: a datetime, UTC."""
     host = Host(
         name=store.config.name,

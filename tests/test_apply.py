@@ -510,7 +510,7 @@ def test_what_an_entry_runs_after(place):
 def test_what_version_1_does_not_know_is_refused_while_it_runs(place):
     apply(place, BACKUP)
     place.add('x', frequency=5, max_run_time=2)
-    place.store.hello('old-1', 0, place.store.now())
+    dc.update_host(place.store, 'old-1', 0, place.store.now())
     place.store.execute("UPDATE host SET version = '1.0'")
     apply(place, BACKUP)  # nothing is written
     apply(place, {**BACKUP, 'command': 'x'})  # it knows that

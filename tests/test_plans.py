@@ -490,7 +490,7 @@ def test_a_job_is_taken_by_the_hosts_alone_that_have_its_word(at):
     tagged = at.new_store('Other')  # its name counts in lower case
     at.set_clock(NOW, tagged)
     assert list(tagged.find(9)) == [jobs[0], jobs[2]]
-    tagged.hello('Other-1', 0, tagged.now())
+    dc.update_host(tagged, 'Other-1', 0, tagged.now())
     assert at.sql("SELECT tags FROM host WHERE name = 'Other'")[0].tags == 'db ssd'
     tagged.close()
 
@@ -539,7 +539,7 @@ def test_a_template_has_a_job_on_each_host_which_follows_it(at):
     stores = [at.new_store(name) for name in ('One', 'two')]
     for store in stores:
         at.set_clock(NOW, store)
-        store.hello(store.config.name + '-1', 0, store.now())
+        dc.update_host(store, store.config.name + '-1', 0, store.now())
         dc.follow_templates(store, store.now())
         dc.follow_templates(store, store.now())
     plan(at)
@@ -572,7 +572,7 @@ def test_children_of_hosts_that_are_gone_for_a_week_go_too(at):
     job = at.add(each_host=1, schedule='0 0 * * *')
     gone = at.new_store('gone')
     at.set_clock(NOW, gone)
-    gone.hello('gone-1', 0, gone.now())
+    dc.update_host(gone, 'gone-1', 0, gone.now())
     dc.follow_templates(gone, gone.now())
     gone.close()
     at.set_clock('2026-05-27 11:59:00')
@@ -592,15 +592,15 @@ def test_children_of_hosts_that_are_gone_for_a_week_go_too(at):
 
 
 def test_a_silence_of_a_host_is_remembered(at):
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     clock(at, 1)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     row = at.sql('SELECT * FROM host')[0]
     assert (row.gap_from, row.gap_until) == (None, NOW)  # it is new
     clock(at, 30)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     clock(at, 31)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     row = at.sql('SELECT * FROM host')[0]
     assert (row.gap_from, row.gap_until) == (local(1), local(30))
 
@@ -611,7 +611,7 @@ def test_a_silence_of_a_host_is_remembered(at):
 )
 def test_what_version_1_does_not_know_is_refused_while_it_runs(at, values):
     values = {'command': 'true', **values}
-    at.store.hello('old-1', 0, at.store.now())
+    dc.update_host(at.store, 'old-1', 0, at.store.now())
     at.store.execute("UPDATE host SET version = '1.0'")
     with pytest.raises(dc.BadJob, match='runs version 1'):
         dc.save_job(at.store, None, values)
