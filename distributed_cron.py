@@ -3874,9 +3874,16 @@ def follow(store, template, child):
             update_job(store, child.id, values)
 
 
+# The numbers of another job's runs may be lower for long.
+AFTER_ANOTHER = '''after_run = CASE WHEN after_job {same} :after_job
+    THEN after_run ELSE NULL END, '''
+
+
 def update_job(store, id, values):
     """Write these columns of a job."""
     changes = ', '.join('%s = :%s' % (name, name) for name in values)
+    if 'after_job' in values:  # first, as MySQL assigns from left to right
+        changes = AFTER_ANOTHER + changes
     store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
 
 
@@ -7416,7 +7423,8 @@ start_within     {count} NULL DEFAULT NULL,
 retries          {count} NOT NULL DEFAULT 0,
 retry_delay      {count} NULL DEFAULT NULL,
 attempt          {count} NOT NULL DEFAULT 0,
--- the job after whose success it runs, and the run_no of that job that it has run after
+-- the job after whose success it runs, and the run_no of that job that it has run
+-- after; SQL that changes the first is to set the second to NULL
 after_job        {count} NULL DEFAULT NULL,
 after_run        BIGINT NULL DEFAULT NULL,
 -- the run_no of a success that the jobs with this after_job are yet to be told of

@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS job (
     retries          INT UNSIGNED NOT NULL DEFAULT 0,
     retry_delay      INT UNSIGNED NULL DEFAULT NULL,
     attempt          INT UNSIGNED NOT NULL DEFAULT 0,
-    -- the job after whose success it runs, and the run_no of that job that it has run after
+    -- the job after whose success it runs, and the run_no of that job that it has run
+    -- after; SQL that changes the first is to set the second to NULL
     after_job        INT UNSIGNED NULL DEFAULT NULL,
     after_run        BIGINT NULL DEFAULT NULL,
     -- the run_no of a success that the jobs with this after_job are yet to be told of

@@ -293,6 +293,39 @@ def test_a_follower_that_is_to_run_now_waits_for_no_window(at):
     assert due(at, second).startswith('9999') and not at.store.look().followed
 
 
+@pytest.mark.parametrize('same', [False, True])
+def test_a_follower_of_another_job_does_not_wait_for_its_run_no(at, same):
+    """The run_no of the job before may be higher than that of the new one for years."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW, run_no=500)
+    other = first if same else at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first)
+    plan(at)
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    finish(at, job, start(at, job))
+    dc.save_job(at.store, job, {'after_job': other, 'description': 'edited'})
+    assert at.store.tell_followers(at.store.now()) == 0
+    dc.act(at.store, 'run-now', other)
+    finish(at, other, start(at, other))
+    assert at.store.tell_followers(at.store.now()) == 1 and due(at, job) == NOW
+
+
+def test_an_edit_that_changes_no_parent_makes_no_run(at):
+    """Here the success is told again, because another follower still runs."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first)
+    slow = at.add(after_job=first, max_run_time=50)
+    plan(at)
+    dc.act(at.store, 'run-now', slow)
+    start(at, slow, 'b' * 32)
+    finish(at, first, start(at, first))
+    assert at.store.tell_followers(at.store.now()) == 1
+    finish(at, job, start(at, job))
+    dc.save_job(at.store, job, {'after_job': first, 'description': 'edited'})
+    assert at.store.look().followed and at.store.tell_followers(at.store.now()) == 0
+    assert due(at, job).startswith('9999')
+
+
 def test_two_hundred_followers_are_told_at_once(at):
     first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
     for _ in range(200):
