@@ -2570,7 +2570,7 @@ class Store:
         unplanned = 'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which
         rows = self.query(unplanned, **self.me)
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
-        return plan_jobs(self, jobs, now)
+        return plan_jobs(self, jobs, now) if jobs else 0
 
     def plan_late(self, now, skip=()):
         """Plan the jobs anew that may not start any more; their times are skipped."""

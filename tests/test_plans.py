@@ -156,6 +156,22 @@ def test_a_late_result_counts_although_times_were_skipped_since(at):
     assert at.job(job).last_status == 'Success' and at.job(job).failures == 0
 
 
+def test_a_job_that_is_left_alone_costs_no_transaction(at, monkeypatch):
+    """As in each turn, one whose time zone this host does not know."""
+    job = at.add(schedule='0 0 * * *')
+    texts = []
+    execute = at.store.execute
+
+    def note(text, **values):
+        texts.append(text)
+        return execute(text, **values)
+
+    now = at.store.now()
+    monkeypatch.setattr(at.store, 'execute', note)
+    assert at.store.plan(now, skip={job}) == 0
+    assert len(texts) == 1
+
+
 # Retries.
 
 
