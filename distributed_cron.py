@@ -3754,8 +3754,9 @@ def tell_followers(store, now, skip=()):
             **parent._asdict(),
         )
         ready = [job for job in behind if job.run_token is None and job.id not in skip]
-        with store.wanting([job.id for job in ready]), store.transaction():
-            told += sum(tell(store, job, parent, now) for job in ready)
+        if ready:
+            with store.wanting([job.id for job in ready]), store.transaction():
+                told += sum(tell(store, job, parent, now) for job in ready)
         if len(ready) == len(behind) and parent.id not in skip:
             with store.wanting([parent.id]):
                 store.change(
