@@ -1768,9 +1768,9 @@ def judged(store, job, doubt=None):
 #
 # A worker reads the file in each turn, its own and those of its predecessors alike:
 #
-#     lock held                          the run goes on, or is about to start; what
+#     an end                             report it; the lock may be held for others
+#     lock held, no end                  the run goes on, or is about to start; what
 #                                        is past its limit is ended here too
-#     lock free, with an end             report the end
 #     lock free, start without an end    the runner died: end what is left of the
 #                                        command, then report the run as lost
 #     lock free, no start, this boot     it never started: give the run back
