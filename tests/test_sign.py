@@ -742,13 +742,13 @@ def test_apply_signs_what_the_file_says(signing, monkeypatch):
     assert place.job(a.id).command == 'echo a'
     assert place.job(b.id).rev == b.rev
     assert 'signed' not in place.run(*args)
-    write = dc.write
+    write = dc.write_todo
 
     def write_and_lose(*args):
         write(*args)
         signing.change(b.id, command='echo evil')
 
-    monkeypatch.setattr(dc, 'write', write_and_lose)
+    monkeypatch.setattr(dc, 'write_todo', write_and_lose)
     said = place.run(*args, code=1)
     assert 'others have changed jobs of the file: they are not signed' in said
     assert 'bad  job %d: ' % b.id in place.run('verify', code=1)
