@@ -3875,7 +3875,7 @@ def follow(store, template, child):
             update_job(store, child.id, values)
 
 
-# The numbers of another job's runs may be lower for long.
+# The numbers of another job's runs may be lower for long. As a trigger has it.
 AFTER_ANOTHER = '''after_run = CASE WHEN after_job {same} :after_job
     THEN after_run ELSE NULL END, '''
 
@@ -7162,14 +7162,15 @@ class SQLiteSchema(Schema):
     }
     trigger_names = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
     triggers = {
-        'job_changes_2': [
-            '''CREATE TRIGGER job_changes_2 AFTER UPDATE
+        'job_changes_3': [
+            '''CREATE TRIGGER job_changes_3 AFTER UPDATE
 OF {planned_from} ON job
 WHEN NOT ({unchanged})
 BEGIN UPDATE job SET
     next_run_utc = NULL,
     start_before_utc = NULL,
-    changed_utc = {utc_exact}
+    changed_utc = {utc_exact},
+    after_run = {after_run}
     WHERE id = NEW.id; END'''
         ],
         'job_plans_2': [
@@ -7224,11 +7225,12 @@ class MySQLSchema(Schema):
         JOIN information_schema.processlist ON id = trx_mysql_thread_id
         WHERE id <> CONNECTION_ID() ORDER BY trx_started LIMIT 3'''
     triggers = {  # the order counts: each assignment is seen by the next
-        'job_changes_2': [
-            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
+        'job_changes_3': [
+            '''CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.changed_utc = {changed_utc},
     NEW.next_run_utc = {next_run_utc},
     NEW.start_before_utc = {start_before_utc},
+    NEW.after_run = {after_run},
     NEW.max_run_time = {max_run_time},
     NEW.frequency = {frequency}'''
         ],
@@ -7302,19 +7304,20 @@ class PostgreSQLSchema(Schema):
         AND xact_start IS NOT NULL
         ORDER BY xact_start LIMIT 3'''
     triggers = {
-        'job_changes_2': [
-            '''CREATE OR REPLACE FUNCTION job_changes_2()
+        'job_changes_3': [
+            '''CREATE OR REPLACE FUNCTION job_changes_3()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.changed_utc = {changed_utc};
     NEW.next_run_utc = {next_run_utc};
     NEW.start_before_utc = {start_before_utc};
+    NEW.after_run = {after_run};
     NEW.max_run_time = {max_run_time};
     NEW.frequency = {frequency};
     RETURN NEW;
 END $$''',
-            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job
-FOR EACH ROW EXECUTE FUNCTION job_changes_2()''',
+            '''CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job
+FOR EACH ROW EXECUTE FUNCTION job_changes_3()''',
         ],
         'job_checks_2': [
             '''CREATE OR REPLACE FUNCTION job_checks_2()
@@ -7424,8 +7427,7 @@ start_within     {count} NULL DEFAULT NULL,
 retries          {count} NOT NULL DEFAULT 0,
 retry_delay      {count} NULL DEFAULT NULL,
 attempt          {count} NOT NULL DEFAULT 0,
--- the job after whose success it runs, and the run_no of that job that it has run
--- after; SQL that changes the first is to set the second to NULL
+-- the job after whose success it runs, and the run_no of that job that it has run after
 after_job        {count} NULL DEFAULT NULL,
 after_run        BIGINT NULL DEFAULT NULL,
 -- the run_no of a success that the jobs with this after_job are yet to be told of
@@ -7568,6 +7570,8 @@ RULES = {  # what the triggers set in the new row
         WHEN NEW.changed_utc IS NULL THEN NEW.next_run_utc ELSE NULL END''',
     'start_before_utc': '''CASE
         WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END''',
+    'after_run': '''CASE
+        WHEN NEW.after_job {same} OLD.after_job THEN NEW.after_run ELSE NULL END''',
     'added_utc': '''CASE
         WHEN NEW.next_run_utc IS NULL THEN {utc_exact} ELSE NULL END''',
     'max_run_time': '''CASE
@@ -7582,8 +7586,8 @@ ABOUT_TRIGGERS = '''-- Rules on rows. They come last, because an account may lac
 -- right to create triggers. The workers apply the same rules in any case; but without
 -- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
 -- Each new version of a trigger gets a new number.'''
-# Of version 1 and of the Perl program; the new ones are there before these are dropped.
-OLD_TRIGGERS = ('job_changes', 'job_checks')
+# Of older versions and of the Perl program; the new ones are there before these go.
+OLD_TRIGGERS = ('job_changes', 'job_changes_2', 'job_checks')
 
 
 ########################################################################################

@@ -64,8 +64,7 @@ CREATE TABLE IF NOT EXISTS job (
     retries          INT UNSIGNED NOT NULL DEFAULT 0,
     retry_delay      INT UNSIGNED NULL DEFAULT NULL,
     attempt          INT UNSIGNED NOT NULL DEFAULT 0,
-    -- the job after whose success it runs, and the run_no of that job that it has run
-    -- after; SQL that changes the first is to set the second to NULL
+    -- the job after whose success it runs, and the run_no of that job that it has run after
     after_job        INT UNSIGNED NULL DEFAULT NULL,
     after_run        BIGINT NULL DEFAULT NULL,
     -- the run_no of a success that the jobs with this after_job are yet to be told of
@@ -190,8 +189,8 @@ WHERE found = 0;
 -- right to create triggers. The workers apply the same rules in any case; but without
 -- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
 -- Each new version of a trigger gets a new number.
-DROP TRIGGER IF EXISTS job_changes_2;
-CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
+DROP TRIGGER IF EXISTS job_changes_3;
+CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.changed_utc = CASE
         WHEN NOT (NEW.schedule <=> OLD.schedule
          AND NEW.frequency <=> OLD.frequency
@@ -210,6 +209,8 @@ CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
         WHEN NEW.changed_utc IS NULL THEN NEW.next_run_utc ELSE NULL END,
     NEW.start_before_utc = CASE
         WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END,
+    NEW.after_run = CASE
+        WHEN NEW.after_job <=> OLD.after_job THEN NEW.after_run ELSE NULL END,
     NEW.max_run_time = CASE
         WHEN NEW.schedule IS NOT NULL OR NEW.after_job IS NOT NULL
             THEN GREATEST(NEW.max_run_time, 1)
@@ -229,4 +230,5 @@ CREATE TRIGGER job_checks_2 BEFORE INSERT ON job FOR EACH ROW SET
         ELSE NEW.max_run_time END,
     NEW.frequency = GREATEST(NEW.frequency, 1);
 DROP TRIGGER IF EXISTS job_changes;
+DROP TRIGGER IF EXISTS job_changes_2;
 DROP TRIGGER IF EXISTS job_checks;
