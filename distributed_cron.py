@@ -36,11 +36,11 @@ Exact behaviour
  8. Exit status 0 is 'Success', everything else is 'ERROR: …'. A run ends when its
     command itself ends. Processes that it left in the background keep running, without
     a limit; their output goes to the job's log as long as they keep it open.
- 9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
-    comes twice runs the first time. Expressions whose minute or hour field begins with
-    * follow elapsed time: minutes that do not exist are left out, and the hour that
-    comes twice counts twice. A host that does not know a job's time zone leaves the job
-    to other hosts.
+ 9. Daylight saving: a time that the clock skips runs once, at the jump, if that is in
+    its window; a time that comes twice runs the first time. Expressions whose minute or
+    hour field begins with * follow elapsed time: minutes that do not exist are left
+    out, and the hour that comes twice counts twice. A host that does not know a job's
+    time zone leaves the job to other hosts.
 10. If a job is edited while a worker plans it, the edit wins. A run in progress keeps
     the command with which it started.
 11. Worker and database may die at any moment: runners keep running, and the host's next
@@ -111,7 +111,7 @@ Sections
     sign       jobs are signed, and their signatures looked at
     demo       three workers on an embedded database
 A section calls only sections below it; all may use words. Sections from options on
-may also use options, jobs, display, and what stands above these.
+may also use those from options to display, and what stands above these.
 """
 
 import codecs
@@ -126,7 +126,7 @@ import signal
 import stat
 import sys
 import time
-from collections import defaultdict, namedtuple
+from collections import defaultdict, deque, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
@@ -341,7 +341,7 @@ def row_type(*names):
 
 
 def moment(value):
-    """The datetime of a database's text; None for NULL, or if it has an offset."""
+    """A database's text as a datetime; None if it is no time, or has an offset."""
     with suppress(TypeError, ValueError):
         when = datetime.fromisoformat(value)
         return when if when.tzinfo is None else None
@@ -512,7 +512,7 @@ class Worker:
         self.failures = 0  # turns in a row that failed
         self.pace = Pace()
         self.locked = LockedJobs(self.log, has_others=config.db_engine != 'sqlite')
-        self.lost = False  # this turn, a step lost against another transaction
+        self.conflict = False  # this turn, a step lost against another transaction
         self.gave_back = False  # this turn, a run was given back
         self.seen = None  # the last Look
         self.look_at = 0  # boottime from which that is too old to go by
@@ -533,7 +533,9 @@ class Worker:
         unwatch(self.state.folder)
         pause = 0
         while not (pause and self.finished()):
-            self.wait(pause)
+            # For so long, or until a signal comes or some runs end.
+            enough = self.pace.enough(self.claims.running_count())
+            wait_for(self.state.fifo, enough, pause)
             self.obey_signals()
             if self.stopping > 1:
                 break
@@ -550,11 +552,11 @@ class Worker:
 
     def turn(self):
         """One round of the steps in the life of a run; returns the seconds to wait."""
-        self.lost = False
+        self.conflict = False
         self.gave_back = False
         if self.state.make_wake():
             self.listen()
-        self.claims.settle(self.config.kill_grace)
+        self.claims.settle(self.config.kill_grace)  # needs no database
         connect(self.store, self.claims, self.clock, self.log)
         if 0 < self.foreseen <= boottime():  # the last look has told all there is
             self.foreseen = 0
@@ -567,12 +569,12 @@ class Worker:
         self.say_hello(seen)
         self.end_overdue(seen)
         if seen.watched or self.claims.watched:
-            self.attempt(show_output, self.store, self.claims)
+            self.try_twice(show_output, self.store, self.claims)
         slots = self.slots_for(seen)
         self.pace.count(seen.due_in <= 0, slots)
         planned = self.plan(seen)
         started = self.start_due(seen, slots)
-        self.report_ended()  # in a queue, while what was started runs
+        self.report_ended()  # in a queue it was not done above
         self.claims.remove_done()
         if planned or started < slots or seen.due_in > 0:  # else there is a queue
             self.look_at = 0
@@ -584,7 +586,7 @@ class Worker:
         planned, started: how many were."""
         if self.gave_back:  # whatever the reason is, it may still be there
             return min(1, self.config.poll_seconds)
-        if self.lost:
+        if self.conflict:
             return jitter(0.05)
         if planned or (started and self.slots_for(seen)):  # there may be more to do
             return self.pace.after_success(slots, planned + started)
@@ -603,6 +605,7 @@ class Worker:
         self.failures += 1
         self.pace.note_failure(problem)
         if isinstance(problem, Again) and self.failures < 8:
+            self.due_at = 0  # try again, before leaving
             return jitter(0.05)
         self.store.close()
         self.look_at = 0
@@ -620,7 +623,7 @@ class Worker:
             return True
         if self.forever:
             return False
-        return self.failures or self.due_at - boottime() > STAY
+        return self.store.connection is None or self.due_at - boottime() > STAY
 
     def complain(self, text):
         """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
@@ -633,11 +636,6 @@ class Worker:
         signal.set_wakeup_fd(self.state.fifo, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(signum, lambda signum, _: self.signals.append(signum))
-
-    def wait(self, seconds):
-        """Wait so long, or until a signal comes or some runs end."""
-        enough = self.pace.enough(self.claims.running_count())
-        wait_for(self.state.fifo, enough, seconds)
 
     def obey_signals(self):
         """Do what the signals ask for that have come."""
@@ -678,7 +676,7 @@ class Worker:
     def record(self, step, endings):
         """Write Endings into the database, and into the log. Returns those that were
         written; the others wait for a later turn."""
-        written = self.attempt(self.write_ends, endings, otherwise=None)
+        written = self.try_twice(self.write_ends, endings, otherwise=None)
         if written is None:
             written = self.write_one_by_one(endings)
         for ending in written:
@@ -710,7 +708,7 @@ class Worker:
                     break
         return written
 
-    def attempt(self, step, *args, otherwise=0):
+    def try_twice(self, step, *args, otherwise=0):
         """Do a step. When it loses against another transaction, leave alone the jobs
         whose rows are locked, and do it once more. If that fails too, the answer is
         `otherwise`: no step keeps the turn from the next one."""
@@ -720,7 +718,7 @@ class Worker:
             except Again as problem:
                 locked = self.store.locked(problem.jobs)
                 self.locked.leave_alone(locked, ROW_LOCKED)
-        self.lost = True
+        self.conflict = True
         return otherwise
 
     def look_after_claims(self):
@@ -736,7 +734,7 @@ class Worker:
         seen = self.store.look()
         if self.clock.was_set_back(seen.now, asked):
             self.log.write("the database's clock was set back: planning all jobs anew")
-            self.attempt(self.store.forget_plans)
+            self.try_twice(self.store.forget_plans)
             seen = self.store.look()
         self.seen = seen
         self.look_at = asked + LOOK_KEPT
@@ -752,9 +750,9 @@ class Worker:
             self.next_hello = boottime() + HELLO
             self.clock.save()
             running = slots_taken(self.claims, seen.alert)
-            self.attempt(self.store.hello, self.name, running, seen.now)
-            self.attempt(follow_templates, self.store, seen.now)
-            self.attempt(self.store.purge, seen.now)
+            self.try_twice(update_host, self.store, self.name, running, seen.now)
+            self.try_twice(follow_templates, self.store, seen.now)
+            self.try_twice(purge_history, self.store, seen.now)
 
     def end_overdue(self, seen):
         """recover: end runs, of whichever host, that are past their deadline."""
@@ -763,7 +761,7 @@ class Worker:
             here = self.claims.here()
             if self.record('recover', [run for run in overdue if run.job not in here]):
                 self.due_at = 0  # they may be tried again at once: look, before leaving
-            self.attempt(note_stuck, self.store, overdue, self.claims, self.log)
+            self.try_twice(note_stuck, self.store, overdue, self.claims, self.log)
 
     def plan(self, seen):
         """plan, tell followers: returns how many jobs got a time, or were parked. A job
@@ -776,7 +774,7 @@ class Worker:
         planned = 0
         for is_needed, step in steps:
             if is_needed:
-                planned += self.attempt(self.skip_locked, step, seen.now)
+                planned += self.try_twice(self.skip_locked, step, seen.now)
         for job, text in self.store.bugs.items():
             self.locked.leave_alone([job], 'it could not be planned: ' + text)
         self.store.bugs.clear()
@@ -796,7 +794,7 @@ class Worker:
         """find, claim, collect, start: returns how many runs were started."""
         if self.stopping or not (slots or seen.alert_due):
             return 0
-        return self.attempt(self.claim_and_start, seen, slots)
+        return self.try_twice(self.claim_and_start, seen, slots)
 
     def claim_and_start(self, seen, slots):
         skip = self.locked.jobs() | self.claims.here()
@@ -812,7 +810,7 @@ class Worker:
                 self.store.found = []  # others are as fast
             claim.learn({'event': 'collected', 'jobs': [row.id for row in rows]})
             noted = with_notes(self.store, rows, jobs, self.pace, self.log)
-            good = self.state.signatures.passed(noted, claim, self.store)
+            good = self.state.signatures.allowed(noted, claim, self.store)
             if good:
                 commands = [Command(row, claim, sent, self.config) for row in good]
                 start_runner(self.config, self.name, claim, commands)
@@ -832,7 +830,7 @@ class Worker:
     def claim_refused(self, jobs, problem):
         """A row is refused: find out which, and leave it alone. Returns 0: no start."""
         self.pace.one_by_one = len(jobs) > 1
-        self.lost = True
+        self.conflict = True
         if not self.pace.one_by_one:
             self.locked.leave_alone(jobs, str(problem))
         return 0
@@ -977,7 +975,7 @@ class LockedJobs:
         self.log = log
         self.has_others = has_others
         self.until = {}  # job id -> the boottime until which it is left alone
-        self.seconds = {}  # job id -> for how long that was
+        self.seconds = {}  # job id -> for how long that was, if its row was locked
 
     def jobs(self):
         """The jobs that are left alone now."""
@@ -991,7 +989,7 @@ class LockedJobs:
             job = failed.pop()
             if self.has_others:
                 self.until[job] = boottime() + OTHERS_FIRST
-                self.seconds[job] = OTHERS_FIRST
+                self.seconds.pop(job, None)
 
     def leave_alone(self, jobs, why):
         """Leave jobs alone for a while, and log that when it begins."""
@@ -1004,7 +1002,7 @@ class LockedJobs:
         """Leave a job alone. Returns whether it was not locked a while ago."""
         first, longest = LOCKED
         now = boottime()
-        is_new = job not in self.until or self.until[job] < now - longest
+        is_new = job not in self.seconds or self.until[job] < now - longest
         seconds = first if is_new else min(longest, 2 * self.seconds[job])
         self.seconds[job] = seconds
         self.until[job] = now + seconds
@@ -1066,7 +1064,8 @@ class DatabaseClock:
         return self.now + (asked - self.asked) * SECOND
 
     def was_set_back(self, now, asked):
-        """Whether it says less than it should, by the look before."""
+        """Whether it says less than it should, by the look before. Keeps this look for
+        the next one."""
         was = self.now is not None and now < self.expected(asked) - CLOCK_STEP
         self.asked = boottime()  # not `asked`, as the answer may have been slow
         self.now = now
@@ -1099,7 +1098,7 @@ class Command:
         self.max_run_time = time_left.total_seconds() - slack  # seconds
         # Counted from before the claim was sent, so never later than the deadline.
         self.limit = sent + self.max_run_time  # boottime
-        self.log = None  # once it is started, like the next three
+        self.log = None  # once it is started, like the next four
         self.pipe = None  # the end from which its output is read
         self.begun = None  # time.monotonic()
         self.process = None  # process id
@@ -1134,8 +1133,8 @@ def alert_command(config):
 
 def start_runner(config, worker, claim, commands):
     """start: fork one runner for the claim. worker: its name."""
-    for name in ('queue', 'selectors', 'threading'):  # once: an idle pass does without
-        __import__(name)
+    for name in ('queue', 'resource', 'selectors', 'threading'):
+        __import__(name)  # once: an idle pass does without
     if not os.fork():
         become_runner(config, worker, claim, commands)
 
@@ -1169,22 +1168,22 @@ class Runner:
         self.next_check = 0  # boottime at which limits are looked at again
         self.environment = dict(os.environ)
         self.selector = DefaultSelector()
-        self.wakeup = self.watch_signals()
+        self.wakeup = self.listen_to_signals()
         # What may block is done elsewhere, so that it delays no limit.
         self.logs = Errands(self.wakeup)
         self.disk = Errands(self.wakeup)
 
-    def watch_signals(self):
+    def listen_to_signals(self):
         """Make the end of a child end the wait, as a byte into this descriptor does."""
         signals, wakeup = os.pipe()
         os.set_blocking(signals, False)
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         drain = partial(os.read, signals, 4096)
-        self.watch(signals, drain)
+        self.listen_to(signals, drain)
         return wakeup
 
-    def watch(self, file, function):
+    def listen_to(self, file, function):
         """Have a function called when there is something to read."""
         from selectors import EVENT_READ
 
@@ -1295,7 +1294,7 @@ class Runner:
         reader, output = os.pipe()
         os.set_blocking(reader, False)
         command.pipe = os.fdopen(reader, 'rb', 0)
-        self.watch(command.pipe, partial(self.copy, command))
+        self.listen_to(command.pipe, partial(self.copy, command))
         try:
             command.process = spawn(command.text, self.environment_of(command), output)
         finally:
@@ -1416,7 +1415,8 @@ class Runner:
 
 # The state folder makes runs survive their worker. It holds `worker.lock`, which a
 # worker keeps locked as long as it lives, `machine`, `clock`, `signed`, the FIFO
-# `wake`, and one file for each claim, named by its token.
+# `wake`, and for each claim a file, named by its token; beside that, `<token>.stop`
+# names the jobs whose runs are to end, and `<token>.<job>.watch` is for live.
 
 
 class State:
@@ -1431,7 +1431,7 @@ class State:
         self.id = read_text('/etc/machine-id').strip() or name
         self.fifo = None  # its descriptor; signals and results end a wait through it
         self.signatures = Signatures(config, self.folder)
-        key = 'log.location'
+        key = 'log.location'  # in the message, if what follows fails
         try:
             make_folder(config.log_location, 0o750)
             open(config.worker_log, 'ab', opener=no_link).close()
@@ -1539,7 +1539,7 @@ class Signatures:
                 refuse_others(os.path.dirname(file))
                 refuse_others(file)
 
-    def passed(self, rows, claim, store):
+    def allowed(self, rows, claim, store):
         """Those of the rows of a claim that may start. The runs of the others have
         ended: the claim's file says so."""
         if not rows or not self.config.sign_required:
@@ -1774,9 +1774,9 @@ def judged(store, job, doubt=None):
 #
 # A worker reads the file in each turn, its own and those of its predecessors alike:
 #
-#     lock held                          the run goes on, or is about to start; what
+#     an end                             report it; the lock may be held for others
+#     lock held, no end                  the run goes on, or is about to start; what
 #                                        is past its limit is ended here too
-#     lock free, with an end             report the end
 #     lock free, start without an end    the runner died: end what is left of the
 #                                        command, then report the run as lost
 #     lock free, no start, this boot     it never started: give the run back
@@ -1795,7 +1795,7 @@ class Claims(dict):
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
-        self.others = {}  # claims of other databases, which are left to their workers
+        self.others = {}  # of other databases: orphans end, but nothing is reported
         self.watched = {}  # (claim, job id) -> what was shown of its output
 
     def new(self, database, starts):
@@ -1809,7 +1809,7 @@ class Claims(dict):
     def settle(self, grace):
         """Read the files, and end what is left of commands whose runner died, which get
         so many seconds from SIGTERM to SIGKILL."""
-        # Not worker.lock, machine, clock, signed, wake, *.stop, nor what is not ours.
+        # Not worker.lock, machine, …, *.stop and *.watch, nor what is not ours.
         tokens = [
             name
             for name in os.listdir(self.folder)
@@ -1889,7 +1889,7 @@ class Claims(dict):
     def here(self):
         """The jobs that may not be started on this host, whatever the database says:
         something is left of a run that is past its limit, or that has no runner."""
-        return {job for claim in self.values() for job in claim.here}
+        return {job for claim in self.values() for job in claim.survivors}
 
     def running_count(self):
         """How many runs have not ended."""
@@ -1917,7 +1917,7 @@ class Claim:
         self.unheld = False  # no runner holds it
         self.empty = False  # the database has no run of it, as far as is known
         self.kill_at = {}  # job id -> the boottime from which an orphan gets SIGKILL
-        self.here = set()  # ids of the jobs of whose late or orphaned runs some is left
+        self.survivors = set()  # jobs of whose late or orphaned runs some is left
         self.killed = set()  # ids of those that have got SIGKILL
         self.stuck = {}  # job id -> the process that is there in spite of it
 
@@ -1998,7 +1998,7 @@ class Claim:
             for job in self.running_jobs()
             if self.unheld or self.runs[job].get('limit', now) < late
         ]
-        self.here = set()
+        self.survivors = set()
         self.stuck = {}
         processes = living_processes() if jobs else ()
         for job in jobs:
@@ -2008,7 +2008,7 @@ class Claim:
             mark = mark_of(self.token, job)
             tree = tree_of(processes, mark, leader, facts.get('born'))
             if tree:
-                self.here.add(job)
+                self.survivors.add(job)
                 signum = self.signal_for(job, grace, now)
                 signal_tree(tree, leader, signum)
                 if job in self.killed:
@@ -2055,7 +2055,7 @@ class Claim:
         line = {'event': 'reported', 'jobs': jobs}
         self.learn(line)
         # Its maker knows of all its runs, also of those that never started.
-        self.empty = self.file and not self.runs
+        self.empty = self.file is not None and not self.runs
         with suppress(OSError), open(self.path, 'ab', 0, opener=no_link) as file:
             append(file.fileno(), line)
 
@@ -2153,13 +2153,16 @@ def dead_children():
 def cost_of(usage):
     """What a process and its buried children took: of the processor in ms, and of the
     memory, at most, in KiB; see getrusage(2). usage: None if it was not started."""
+    from resource import RUSAGE_SELF, getrusage
+
     if usage is None:
         return {}
-    unit = 1024 if sys.platform == 'darwin' else 1  # bytes there, KiB elsewhere
-    return {
-        'cpu_ms': round(1000 * (usage.ru_utime + usage.ru_stime)),
-        'max_rss_kb': usage.ru_maxrss // unit,
-    }
+    cost = {'cpu_ms': round(1000 * (usage.ru_utime + usage.ru_stime))}
+    # Linux counts what its runner had at its start, too: no more than that is unknown.
+    if usage.ru_maxrss > getrusage(RUSAGE_SELF).ru_maxrss:
+        unit = 1024 if sys.platform == 'darwin' else 1  # bytes there, KiB elsewhere
+        cost['max_rss_kb'] = usage.ru_maxrss // unit
+    return cost
 
 
 HAS_PROC = os.path.exists('/proc/self/environ')
@@ -2195,7 +2198,8 @@ def process_of(id):
     if state in 'ZX':
         return None
     ticks = os.sysconf('SC_CLK_TCK')  # in a second
-    return Process(int(id), int(group), int(session), int(more[15]) / ticks, [])
+    born = int(more[15]) / ticks  # `starttime` of proc(5), since the boot
+    return Process(int(id), int(group), int(session), born, [])
 
 
 def is_there(process):
@@ -2205,14 +2209,14 @@ def is_there(process):
     return False
 
 
-def stat_of(process):
+def stat_of(id):
     """The fields of /proc/PID/stat from the state on; see proc(5)."""
-    with open('/proc/%s/stat' % process, encoding='latin-1') as file:
+    with open('/proc/%s/stat' % id, encoding='latin-1') as file:
         return file.read().rpartition(') ')[2].split()
 
 
-def marks_of(process):
-    with suppress(OSError), open('/proc/%s/environ' % process, 'rb') as file:
+def marks_of(id):
+    with suppress(OSError), open('/proc/%s/environ' % id, 'rb') as file:
         text = b'\0' + file.read()
         marks = re.findall(rb'\0DISTRIBUTED_CRON_RUN=([\w.]+)', text)
         return [mark.decode() for mark in marks]
@@ -2297,7 +2301,7 @@ class Errands:
             self.thread = Thread(target=self.run, daemon=True)
             self.thread.start()
         try:
-            self.queue.put((function, args), not self.hangs, timeout=1)
+            self.queue.put((function, args), block=not self.hangs, timeout=1)
         except Full:
             self.hangs = True
 
@@ -2572,7 +2576,7 @@ class Store:
         unplanned = 'SELECT * FROM job WHERE run_token IS NULL AND %s LIMIT 500' % which
         rows = self.query(unplanned, **self.me)
         jobs = sorted(row for row in rows if row.id not in skip)  # by id: no deadlock
-        return plan_jobs(self, jobs, now)
+        return plan_jobs(self, jobs, now) if jobs else 0
 
     def plan_late(self, now, skip=()):
         """Plan the jobs anew that may not start any more; their times are skipped."""
@@ -2689,14 +2693,6 @@ class Store:
             )
             for row in rows
         ]
-
-    def hello(self, worker, running, now):
-        """Update this host's row. now: a datetime, UTC."""
-        say_hello(self, worker, running, now)
-
-    def purge(self, now):
-        """Delete what the history need not keep. now: a datetime, UTC."""
-        purge_history(self, now)
 
     def locked(self, jobs):
         """Those of the jobs whose rows another transaction has locked."""
@@ -2912,7 +2908,7 @@ def end_all(store, endings, history=True):
         if into_job and ending.kind == Kind.GIVEN_BACK:
             take_back_start(store, ending)
         if into_job:
-            released = released_job(ending, job, ours, now, store.zone)
+            released = released_job(ending, job, ours, ended_at, now, store.zone)
             alike[run.ended_at, released].append(job)
         if into_history and run.run_no is not None:
             store.recorded_runs[run.job_id] = run.run_no
@@ -2943,7 +2939,7 @@ def release(store, jobs, ended, released, now):
         **values,
     )
     for job in jobs:
-        if released.attempt > 0:
+        if released.attempt > 0 and job.run_on != store.me['host']:
             store.failed.add(job.id)
         if passed:
             reason = 'run %d on %s still ran' % (job.run_no, host_of(job.last_worker))
@@ -2962,7 +2958,7 @@ def take_back_start(store, ending):
 
 
 def is_last_run(store, ending, job):
-    """Whether no run has begun since this one, whose job runs no more."""
+    """For fate(): whether no run has begun since this one, whose job runs no more."""
     if job.run_token is not None or ending.run_no is None or job.run_no is None:
         return False
     return job.run_no == ending.run_no or not store.query(
@@ -3110,8 +3106,9 @@ Released = namedtuple(
 )
 
 
-def released_job(ending, job, ours, now, zone):
-    """The Released of a job. ours: whether its row still has the run's token."""
+def released_job(ending, job, ours, ended, now, zone):
+    """The Released of a job. ours: whether its row still has the run's token. ended,
+    now: datetimes, UTC."""
     same = Released(
         job.last_status,
         job.next_run_utc,
@@ -3139,8 +3136,7 @@ def released_job(ending, job, ours, now, zone):
     planned_since = not ours and not job.attempt
     if planned_since or job.next_run_utc is None:
         return same._replace(attempt=0)
-    ended = end_of(ending, job, now)
-    again = retry_of(ending, job, ended, now, zone)
+    again = retry_of(ending, job, ended, zone)
     if again is not None:
         return same._replace(**again)
     return same._replace(
@@ -3156,9 +3152,9 @@ RETRY_DELAY = 60  # seconds, where none is given
 LONGEST_DELAY = 3600  # seconds: the delay doubles with each try, up to this
 
 
-def retry_of(ending, job, ended, now, zone):
+def retry_of(ending, job, ended, zone):
     """What a failed job gets to be tried again; None if it is not. Its own next time,
-    and the close of its window, come first. ended, now: datetimes, UTC."""
+    and the close of its window, come first. ended: a datetime, UTC."""
     attempt = job.attempt if ending.attempt is None else ending.attempt
     if ending.status in OUTCOMES or not job.active or attempt >= job.retries:
         return None
@@ -3193,7 +3189,8 @@ FIRST = EPOCH + DAY  # as the begin of a span: always until its end
 SLOTS_TAKEN = '%s had all slots taken, %d of %d'
 LATE = MINUTE  # a run that starts no later after its time needs no reason
 Span = namedtuple('Span', 'begin end text')  # UTC datetimes; in words, what was then
-# The evidence, in one statement: of hosts, of their pauses, and of the runs before.
+# The evidence, in one statement: of hosts, of their pauses, and of the runs before. Of
+# a run, `name` is its worker, `number` its run_no, and `most` the id of its job.
 EVIDENCE = '''SELECT 'host' AS kind, name, gap_from AS begin_at, gap_until AS end_at,
         last_seen AS at, running AS number, max_tasks AS most,
         COALESCE(tags, '') AS text, tags_since AS since FROM host
@@ -3214,16 +3211,16 @@ def with_notes(store, rows, starts, pace, log):
     now = moment(rows[0].now)
     notes = {}
     try:
-        late = {}
+        late = []
         for row in rows:
             job = row._replace(last_start=starts[row.id], claimed_start=starts[row.id])
             due = first_due(job, moment(row.next_run_utc) or now, store.zone)
             if now - due > LATE:
-                late[due, row.id] = job
+                late.append((job, due))
         if late:
-            evidence = Evidence(store, late.values(), pace, now)
-            for (due, id), job in late.items():
-                notes[id] = evidence.note(job, due)
+            evidence = Evidence(store, [job.id for job, _ in late], pace, now)
+            for job, due in late:
+                notes[job.id] = evidence.note(job, due)
     except Exception as error:  # a bad row, or a bug of ours: a run starts in any case
         kind = type(error).__name__
         log.write('a late start gets no note: %s: %s' % (kind, line_of(error)))
@@ -3234,17 +3231,18 @@ class Evidence:
     """What is on record of the time before now, in which jobs were due."""
 
     def __init__(self, store, jobs, pace, now):
-        """jobs: rows of jobs, as they were before their claim."""
+        """jobs: their ids."""
         self.store = store
         self.pace = pace
         self.now = now
-        rows = store.query(EVIDENCE, jobs=[job.id for job in jobs])
+        rows = store.query(EVIDENCE, jobs=jobs)
         self.hosts = [row for row in rows if row.kind == 'host']
         self.pauses = [row for row in rows if row.kind == 'pause']
         self.runs = [row for row in rows if row.kind == 'run']
 
     def note(self, job, due):
-        """Why a job that was due then starts only now, and what it passed over."""
+        """Why a job, as it was before its claim, was due then and starts only now, and
+        what it passed over."""
         late = how_long((self.now - due).total_seconds())
         text = '%s late: %s' % (late, self.reason(job, due)[:200])
         if job.attempt:
@@ -3270,6 +3268,7 @@ class Evidence:
             texts = self.explained([*common, *self.of_host(host, due)], due)
             if texts is None:
                 return 'unknown'
+            # A host that was only silent is left out; nobody_seen() is of all of them.
             if texts != self.explained([*common, *self.silences(host)], due):
                 found.update(dict.fromkeys(texts))
         if found:
@@ -3435,7 +3434,8 @@ def may_take(job, host, tags):
 
 def for_my_words(words, select):
     """A SELECT of jobs, united over what run_on of a job may be for a host with these
-    words: one index range each. %s in it stands for the test."""
+    words: one index range each. %s in it stands for the test. Each part is in another
+    SELECT, because SQLite takes no LIMIT in a part itself."""
     names = names_of_list('words', len(words))
     tests = ['run_on IS NULL', *['run_on = :' + name for name in names]]
     parts = enumerate(select % test for test in tests)
@@ -3761,8 +3761,9 @@ def tell_followers(store, now, skip=()):
             **parent._asdict(),
         )
         ready = [job for job in behind if job.run_token is None and job.id not in skip]
-        with store.wanting([job.id for job in ready]), store.transaction():
-            told += sum(tell(store, job, parent, now) for job in ready)
+        if ready:
+            with store.wanting([job.id for job in ready]), store.transaction():
+                told += sum(tell(store, job, parent, now) for job in ready)
         if len(ready) == len(behind) and parent.id not in skip:
             with store.wanting([parent.id]):
                 store.change(
@@ -3774,13 +3775,15 @@ def tell_followers(store, now, skip=()):
 
 
 def tell(store, job, parent, now):
-    """Make one job due, or note that it can't be. Returns how many it were."""
+    """Make one job due, or note that it can't be. Returns how many it was. One that is
+    to run now is due already, whatever its window and pause."""
     when = moment(job.next_run_utc)
     limit = moment(job.start_before_utc) or PARKED
-    with suppress(BadSchedule):  # plan has parked it, and said why
-        first = max(now, moment(job.paused_until_utc) or now)
-        when = Window(job).opening(first, zone_of(job, store.zone))
-        limit = start_limit(job, when, store.zone)
+    if not job.run_requested:
+        with suppress(BadSchedule):  # plan has parked it, and said why
+            first = max(now, moment(job.paused_until_utc) or now)
+            when = Window(job).opening(first, zone_of(job, store.zone))
+            limit = start_limit(job, when, store.zone)
     return store.change(
         '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
         changed_utc = NULL, after_run = :followers_due, attempt = 0
@@ -3815,7 +3818,7 @@ INHERITED = (
 ).split()
 
 
-def say_hello(store, worker, running, now):
+def update_host(store, worker, running, now):
     """Update the row of this host. worker: its name. now: a datetime, UTC."""
     host = Host(
         name=store.config.name,
@@ -3879,9 +3882,16 @@ def follow(store, template, child):
             update_job(store, child.id, values)
 
 
+# The numbers of another job's runs may be lower for long. As a trigger has it.
+AFTER_ANOTHER = '''after_run = CASE WHEN after_job {same} :after_job
+    THEN after_run ELSE NULL END, '''
+
+
 def update_job(store, id, values):
     """Write these columns of a job."""
     changes = ', '.join('%s = :%s' % (name, name) for name in values)
+    if 'after_job' in values:  # first, as MySQL assigns from left to right
+        changes = AFTER_ANOTHER + changes
     store.change('UPDATE job SET %s WHERE id = :id' % changes, id=id, **values)
 
 
@@ -4038,7 +4048,7 @@ def last_start_of(job):
     """The wall-clock time of the last start. Raises BadSchedule if it is no time, or
     is too close to the ends of the calendar to add years to it."""
     start = moment(job.last_start)
-    if start is None or start.tzinfo is not None or not 1000 <= start.year <= 9900:
+    if start is None or not 1000 <= start.year <= 9900:
         raise BadSchedule(
             '%r; allowed: a time from 1000-01-01 to 9900-12-31' % (job.last_start,),
             'last_start',
@@ -4081,12 +4091,12 @@ class Window:
             )
 
     @staticmethod
-    def anchor(job, column, midnight):
+    def anchor(job, column, default):
         """One end, as HH:MM:SS."""
         given = getattr(job, column)
-        given = midnight if given is None else str(given)
+        given = default if given is None else str(given)
         text = given + ':00' if len(given) == 5 else given
-        if text != midnight and not re.fullmatch(
+        if text != default and not re.fullmatch(
             '([01][0-9]|2[0-3])(:[0-5][0-9]){2}', text
         ):
             raise BadSchedule('%r; allowed: 00:00 to 23:59' % given, column)
@@ -4370,20 +4380,22 @@ class Expression:
             'sun mon tue wed thu fri sat',
         ),
     )
-    YEARS = 50  # to look ahead; 29 February on a given weekday comes within 40
+    AHEAD = 50  # years; 29 February on a given weekday comes within 40
 
     def __init__(self, text):
         self.text = text
-        texts = self.MACROS.get(text.strip().lower(), text).lower().split()
-        if len(texts) != 5:
-            found = '%d fields' % len(texts)
-            if texts == ['@reboot']:
+        word = text.strip().lower()
+        self.parts = self.MACROS.get(word, text).split()  # a text for each field
+        if len(self.parts) != 5:
+            found = '%d fields' % len(self.parts)
+            if word == '@reboot':
                 found = 'a job belongs to no machine whose start could count'
             raise BadSchedule(
                 '%r: %s; allowed: five fields, or %s %s'
                 % (text, found, ' '.join(self.MACROS), Once.FORM)
             )
-        values = [field.parse(part) for field, part in zip(self.FIELDS, texts)]
+        pairs = zip(self.FIELDS, self.parts)
+        values = [field.parse(part.lower()) for field, part in pairs]
         minutes, hours, month_days, months, week_days = values
         self.month_days = month_days
         self.months = months
@@ -4396,7 +4408,7 @@ class Expression:
             for hour in sorted(hours)
             for minute in sorted(minutes)
         ]
-        star = [part.startswith('*') for part in texts]
+        star = [part.startswith('*') for part in self.parts]
         # In Debian's cron only the first character of a field counts for both rules.
         self.either_day = not star[2] and not star[4]
         self.elapsed = star[0] or star[1]
@@ -4435,7 +4447,7 @@ class Expression:
     def next_local(self, after):
         """The first wall-clock time strictly after this one; None if there is none."""
         day = datetime(after.year, after.month, after.day)
-        while day.year < min(after.year + self.YEARS, 9999):
+        while day.year < min(after.year + self.AHEAD, 9999):
             if day.month not in self.months:
                 day = last_day(day) + DAY
                 continue
@@ -4508,6 +4520,7 @@ class Once:
         self.at = moment(at)
         if self.at is None or not re.fullmatch(self.ALLOWED, at):
             raise BadSchedule('%r is no time; allowed: %s[:SS]' % (text, self.FORM))
+        # As an Expression's.
         self.day_times = [self.at - datetime.combine(self.at, datetime.min.time())]
 
     def next_utc(self, after, zone):
@@ -4652,9 +4665,12 @@ class Dialect:
     def identity_of(self, store):
         """The identity of the database. Raises Problem when tables are missing, or
         can't keep what is promised."""
-        about = store.query('''SELECT value, (SELECT COUNT(applied_by)
+        about = store.query(
+            '''SELECT value, (SELECT COUNT(%s)
             FROM job, run, host, pause, live, trouble WHERE 1 = 0) AS tables_there
-            FROM about WHERE name = 'identity' ''')
+            FROM about WHERE name = 'identity' '''
+            % JOB_COLUMNS[-1]  # the newest
+        )
         return about[0].value if about else ''
 
     def problem(self, error):
@@ -4693,7 +4709,7 @@ class SQLite(Dialect):
         'by_key': '',
         'here': 'INDEXED BY job_here',
         'by_due': 'next_run_utc',
-        'by_time': 'next_run_utc',
+        'by_time': 'next_run_utc',  # this one is for the page
         'later': "datetime(%s, '+' || (%s) || ' seconds')",
     }
     errors = (
@@ -4736,7 +4752,7 @@ class MySQL(Dialect):
     """MySQL and MariaDB, by PyMySQL."""
 
     module = 'pymysql'
-    packet = Dialect.packet
+    packet = Dialect.packet  # until a server has said what it takes
     oldest = 1, 0
     words = {
         'utc': 'UTC_TIMESTAMP()',
@@ -4936,7 +4952,7 @@ SQL_EXPRESSIONS = {
     'perl_seconds': '''60 * {greatest}({least}(frequency, {longest_frequency}),
         {least}(max_run_time, {longest_run}))''',
 }
-DUE = {
+CONDITIONS = {
     # whether a row of the history is of a run; of times that were skipped
     'ran': "status NOT LIKE 'SKIPPED%'",
     'was_skipped': "status LIKE 'SKIPPED%'",
@@ -4973,7 +4989,7 @@ def pieces_of(later, **words):
     seconds = '%s * :minute + :slack + 1' % pieces['run_time']
     pieces['deadline'] = later % (pieces['utc'], seconds)
     pieces['perl_end'] = later % ('last_start', pieces['perl_seconds'])
-    for name, text in DUE.items():
+    for name, text in CONDITIONS.items():
         pieces[name] = text.format(**pieces)
     return pieces
 
@@ -5738,8 +5754,12 @@ NUMBER = Type((int, type(None)), {**WHOLE, 'metavar': 'N'})
 ANOTHER_JOB = Type((int, str, type(None)), BY_NAME)
 TEMPLATE = Type((int,), {'action': 'store_const', 'const': 1})
 
-# A column of `job` that people may change. Options, checks, import and export, the form
-# of the page and the table in the README follow from it.
+# A column of `job` that people may change. Options, checks, import and export, and the
+# form of the page follow from it. A new one also goes to JOB_COLUMNS, to TABLES and
+# distributed_cron.sql (each at the end), into the README's table, and to INHERITED. One
+# from which the plan follows: to PLANNED_FROM and LIMITED_FROM, and the triggers get
+# new names. One from which it follows what runs: to CLAIMED, and to SIGNED, for which
+# the first line of what is signed needs a new number.
 #   type      a Type
 #   default   of a new job; None: empty; max_run_time: see default_run_time
 #   option    of the commands `add` and `edit`
@@ -5985,16 +6005,21 @@ def check_job(job, now, zone):
 def longest_run(job):
     """The most minutes that max_run_time may be: fewer than the frequency, so that a
     run whose host died has ended before the next one is due."""
-    if job.schedule is not None or job.after_job is not None:
+    if not by_frequency(job):
         return LONGEST_RUN
     return max(1, job.frequency - 1)
 
 
 def default_run_time(job):
     """max_run_time, in minutes, of a job for which none is given."""
-    if job.schedule is not None or job.after_job is not None:
+    if not by_frequency(job):
         return 60
     return max(1, job.frequency // 2)
+
+
+def by_frequency(job):
+    """Whether a job runs by its frequency: by no schedule, and after no other job."""
+    return job.schedule is None and job.after_job is None
 
 
 def job_of(store, job):
@@ -6069,7 +6094,7 @@ def check_values(store, job, values):
 def what_is_wrong(job, values, now, zone, find):
     """As check_job(), of a job to which values were given. find: see check_parent."""
     checked = job
-    if 'frequency' not in values and (job.schedule or job.after_job) is not None:
+    if 'frequency' not in values and not by_frequency(job):
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
     try:
@@ -6166,7 +6191,7 @@ def still_due(old, job):
 
 
 def act(store, name, id):
-    """Do one of ACTIONS to a job. Returns whether there was anything to do."""
+    """Do one of ACTIONS to a job. Returns to how many rows it was done."""
     with store.transaction():
         if name == 'remove':
             return remove(store, id)
@@ -6175,18 +6200,18 @@ def act(store, name, id):
             for member in family_of(store, id):
                 with suppress(BadSchedule):  # a worker will say what is wrong
                     announce(store, member.id)
-    return bool(changed)
+    return changed
 
 
 def remove(store, id):
-    """Delete a job. Returns whether it was there."""
+    """Delete a job, with those that a template has. Returns how many rows it was."""
     deleted = store.change(ACTIONS['remove'].sql, id=id)
     store.change(  # what runs after it never will; plan says so
         '''UPDATE job SET next_run_utc = NULL
         WHERE after_job = :id AND run_token IS NULL''',
         id=id,
     )
-    return bool(deleted)
+    return deleted
 
 
 def family_of(store, id):
@@ -6210,8 +6235,7 @@ def with_run_time(job, values):
     shortens one that was not given with it."""
     if job.max_run_time is None:
         return job._replace(max_run_time=default_run_time(job))
-    by_frequency = 'frequency' in values and (job.schedule or job.after_job) is None
-    if by_frequency and 'max_run_time' not in values:
+    if 'frequency' in values and 'max_run_time' not in values and by_frequency(job):
         fitting = min(job.max_run_time, default_run_time(job))
         return job._replace(max_run_time=fitting)
     return job
@@ -6442,8 +6466,8 @@ FIRST_FAILURE = '''SELECT * FROM (SELECT job_id, ended_at FROM run
 
 
 def hosts_there(store, now):
-    """The hosts, with whether each starts jobs now: (name, tags, last_seen, is_there,
-    is_paused)."""
+    """The hosts, with whether each starts jobs now: rows of name, tags, is_there,
+    is_paused."""
     return store.query(
         '''SELECT name, tags,
         CASE WHEN last_seen >= :since THEN 1 ELSE 0 END AS is_there,
@@ -6772,9 +6796,9 @@ def on_terminal(text):
     return visible(text) if os.isatty(1) else text
 
 
-def cut(value, most):
-    """A value, as a text of at most so many characters where it has more."""
-    return value if len(str(value)) <= most else value[: most - 1] + '…'
+def cut(text, most):
+    """A text, cut to at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + '…'
 
 
 def cell(name):
@@ -7041,7 +7065,7 @@ def execute_plain(store, schema, statement):
 class Schema:
     """The SQL that makes the tables, and that adds what older tables lack."""
 
-    words = {}  # what this database writes for the {words} in TABLES and RULES
+    words = {}  # for TABLES and RULES: those of the Dialect, and types
     options = ''  # of each table
     triggers = {}  # by name, the statements that make it, with RULES by name
     trigger_names = ''  # the query for the names of those that are there
@@ -7132,6 +7156,7 @@ class SQLiteSchema(Schema):
     that is needed. So none calls itself, also where recursive_triggers are on."""
 
     words = {
+        **SQLite.words,
         'id': 'INTEGER PRIMARY KEY AUTOINCREMENT',
         'flag': 'TINYINT(1)',
         'count': 'INT UNSIGNED',
@@ -7140,21 +7165,19 @@ class SQLiteSchema(Schema):
         'exact': 'DATETIME(6)',
         'long_text': 'MEDIUMTEXT',
         'binary': '',
-        'same': 'IS',
-        'greatest': 'MAX',
-        'utc_exact': "strftime('%Y-%m-%d %H:%M:%f', 'now')",
         'random': 'lower(hex(randomblob(16)))',
     }
     trigger_names = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
     triggers = {
-        'job_changes_2': [
-            '''CREATE TRIGGER job_changes_2 AFTER UPDATE
+        'job_changes_3': [
+            '''CREATE TRIGGER job_changes_3 AFTER UPDATE
 OF {planned_from} ON job
 WHEN NOT ({unchanged})
 BEGIN UPDATE job SET
     next_run_utc = NULL,
     start_before_utc = NULL,
-    changed_utc = {utc_exact}
+    changed_utc = {utc_exact},
+    after_run = {after_run}
     WHERE id = NEW.id; END'''
         ],
         'job_plans_2': [
@@ -7189,6 +7212,7 @@ class MySQLSchema(Schema):
     """MySQL has no CREATE INDEX IF NOT EXISTS: indexes are a part of CREATE TABLE."""
 
     words = {
+        **MySQL.words,
         'id': 'INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY',
         'flag': 'TINYINT(1)',
         'count': 'INT UNSIGNED',
@@ -7197,9 +7221,6 @@ class MySQLSchema(Schema):
         'exact': 'DATETIME(6)',
         'long_text': 'MEDIUMTEXT',
         'binary': ' COLLATE utf8mb4_bin',
-        'same': '<=>',
-        'greatest': 'GREATEST',
-        'utc_exact': 'UTC_TIMESTAMP(6)',
         'random': "REPLACE(UUID(), '-', '')",
     }
     options = ' ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4'
@@ -7211,11 +7232,12 @@ class MySQLSchema(Schema):
         JOIN information_schema.processlist ON id = trx_mysql_thread_id
         WHERE id <> CONNECTION_ID() ORDER BY trx_started LIMIT 3'''
     triggers = {  # the order counts: each assignment is seen by the next
-        'job_changes_2': [
-            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
+        'job_changes_3': [
+            '''CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.changed_utc = {changed_utc},
     NEW.next_run_utc = {next_run_utc},
     NEW.start_before_utc = {start_before_utc},
+    NEW.after_run = {after_run},
     NEW.max_run_time = {max_run_time},
     NEW.frequency = {frequency}'''
         ],
@@ -7268,6 +7290,7 @@ class PostgreSQLSchema(Schema):
     """A trigger calls a function."""
 
     words = {
+        **PostgreSQL.words,
         'id': 'BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY',
         'flag': 'SMALLINT',
         'count': 'BIGINT',
@@ -7276,9 +7299,7 @@ class PostgreSQLSchema(Schema):
         'exact': 'TIMESTAMP(6)',
         'long_text': 'TEXT',
         'binary': '',
-        'same': 'IS NOT DISTINCT FROM',
-        'greatest': 'GREATEST',
-        'utc_exact': "statement_timestamp() AT TIME ZONE 'UTC'",
+        'utc_exact': "statement_timestamp() AT TIME ZONE 'UTC'",  # a time, not its text
         'random': "replace(CAST(gen_random_uuid() AS text), '-', '')",
     }
     drop_trigger = 'DROP TRIGGER IF EXISTS %s ON job'
@@ -7290,19 +7311,20 @@ class PostgreSQLSchema(Schema):
         AND xact_start IS NOT NULL
         ORDER BY xact_start LIMIT 3'''
     triggers = {
-        'job_changes_2': [
-            '''CREATE OR REPLACE FUNCTION job_changes_2()
+        'job_changes_3': [
+            '''CREATE OR REPLACE FUNCTION job_changes_3()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.changed_utc = {changed_utc};
     NEW.next_run_utc = {next_run_utc};
     NEW.start_before_utc = {start_before_utc};
+    NEW.after_run = {after_run};
     NEW.max_run_time = {max_run_time};
     NEW.frequency = {frequency};
     RETURN NEW;
 END $$''',
-            '''CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job
-FOR EACH ROW EXECUTE FUNCTION job_changes_2()''',
+            '''CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job
+FOR EACH ROW EXECUTE FUNCTION job_changes_3()''',
         ],
         'job_checks_2': [
             '''CREATE OR REPLACE FUNCTION job_checks_2()
@@ -7378,7 +7400,7 @@ last_worker      VARCHAR(255) NOT NULL DEFAULT 'Never ran.',
 schedule         VARCHAR(255) NULL DEFAULT NULL,
 -- when it is due; NULL: to be planned; 9999-12-31: parked
 next_run_utc     {moment} NULL DEFAULT NULL,
--- counts the job's runs; the fencing number of a run
+-- counts the job's runs and skips; the fencing number of a run
 run_no           BIGINT NOT NULL DEFAULT 0,
 -- the claim that holds it; NULL: not running
 run_token        VARCHAR(32) NULL DEFAULT NULL,
@@ -7386,7 +7408,7 @@ run_token        VARCHAR(32) NULL DEFAULT NULL,
 run_deadline_utc {moment} NULL DEFAULT NULL,
 -- the last_start that this program wrote; a Perl worker does not set it
 claimed_start    {moment} NULL DEFAULT NULL,
--- 1: run now, whatever active, window and schedule say
+-- 1: run now, whatever active, window, schedule and pauses say
 run_requested    {flag} NOT NULL DEFAULT 0,
 -- the run_no that is to be stopped
 stop_requested   BIGINT NULL DEFAULT NULL,
@@ -7448,7 +7470,7 @@ applied_by       VARCHAR(255) NULL DEFAULT NULL
     ),
     Table(
         name='run',
-        about='-- The history: one row for each run.',
+        about='-- The history: a row for each run, and for each gap that was skipped.',
         columns='''
 job_id           {count} NOT NULL,
 run_no           BIGINT NOT NULL,
@@ -7462,7 +7484,7 @@ exit_code        INT NULL DEFAULT NULL,
 -- the last of what the command wrote: history.output_bytes
 output           TEXT NULL,
 -- Since version 2.0:
--- what it took of the processor and, at most, of the memory
+-- what it took of the processor, and at most of the memory, if more than its runner
 cpu_ms           BIGINT NULL DEFAULT NULL,
 max_rss_kb       BIGINT NULL DEFAULT NULL,
 -- which try it was
@@ -7555,6 +7577,8 @@ RULES = {  # what the triggers set in the new row
         WHEN NEW.changed_utc IS NULL THEN NEW.next_run_utc ELSE NULL END''',
     'start_before_utc': '''CASE
         WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END''',
+    'after_run': '''CASE
+        WHEN NEW.after_job {same} OLD.after_job THEN NEW.after_run ELSE NULL END''',
     'added_utc': '''CASE
         WHEN NEW.next_run_utc IS NULL THEN {utc_exact} ELSE NULL END''',
     'max_run_time': '''CASE
@@ -7569,8 +7593,8 @@ ABOUT_TRIGGERS = '''-- Rules on rows. They come last, because an account may lac
 -- right to create triggers. The workers apply the same rules in any case; but without
 -- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
 -- Each new version of a trigger gets a new number.'''
-# Of version 1 and of the Perl program; the new ones are there before these are dropped.
-OLD_TRIGGERS = ('job_changes', 'job_checks')
+# Of older versions and of the Perl program; the new ones are there before these go.
+OLD_TRIGGERS = ('job_changes', 'job_changes_2', 'job_checks')
 
 
 ########################################################################################
@@ -7868,23 +7892,24 @@ def tell_run_time(before, job):
 def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     jobs = [job_of(store, job) for job in args.id]
+    # As they are before it: a worker may be as fast.
+    members = [member for job in jobs for member in family_of(store, job.id)]
     for job in jobs:
-        text = 'is not running'
+        text = 'is on no host yet' if args.action == 'run-now' else 'is not running'
         if act(store, args.action, job.id):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
-        print('job %d: %s' % (job.id, text), flush=True)
+        print(visible('job %d: %s' % (job.id, text)), flush=True)
     if args.action == 'run-now' and args.wait:
-        return wait_for_runs(store, jobs)
+        return wait_for_runs(store, members)
 
 
 def wait_for_runs(store, jobs):
-    """Wait for the end of the next run of each job, and of those that a template has on
-    each host, and print what came of it. Returns the exit status."""
+    """Wait for the end of the next run of each job but templates, and print what came
+    of it. jobs: their rows before that run was asked for. Returns the exit status."""
     status = 0
-    members = [member for job in jobs for member in family_of(store, job.id)]
-    for job in members:
+    for job in jobs:
         if job.each_host:
             continue
         run = run_after(store, job)
@@ -8211,12 +8236,14 @@ def print_agenda(store, after, now, count):
     from itertools import islice
 
     until = after + DAY
+    # The next times from now on are those of the jobs that are due first.
+    most = count if after == now else sys.maxsize
     jobs = store.query(
         '''SELECT * FROM job WHERE active = 1
         AND (next_run_utc IS NULL OR next_run_utc < :until)
-        ORDER BY next_run_utc LIMIT :count''',
+        ORDER BY next_run_utc LIMIT :most''',
         until=text_of(until),
-        count=count,
+        most=most,
     )
     times = merge(*[times_until(store, job, after, until) for job in jobs])
     rows = list(islice(times, count))
@@ -8273,15 +8300,15 @@ def cmd_log(args, store):
     for output in outputs_of(store, job, args.follow):
         new = unseen_part(seen or '', output)
         if not seen:
-            new = ''.join(new.splitlines(True)[-args.n :])
+            new = ''.join(deque(new.splitlines(True), maxlen=args.n))
         print(on_terminal(new), end='', flush=True)
         seen = output
     if not seen:
         print('what it wrote is not known' if seen is None else 'it wrote nothing')
     job = with_last_run(store, args.id)
-    print(visible('the last run: ' + last_run_in_words(job)), file=sys.stderr)
-    whole = 'the whole log: %s, with worker %s'
-    print(whole % (store.config.job_log(job.id), job.last_worker), file=sys.stderr)
+    text = 'the last run: %s\nthe whole log: %s, with worker %s'
+    where = store.config.job_log(job.id), job.last_worker
+    print(visible(text % (last_run_in_words(job), *where)), file=sys.stderr)
 
 
 def with_last_run(store, id):
@@ -8385,8 +8412,8 @@ def time_lines(job, local, moments, now, zone):
     """Whether a job is due at a minute, by each part of its schedule. local: in its own
     zone; moments: the same in UTC; zone: the database's. Raises BadSchedule."""
     own_zone = zone_of(job, zone)
-    heading = (text_of(local)[:16], job.time_zone or '', describe(job))
-    lines = ['%s %s: %s' % heading]
+    words = text_of(local)[:16], job.time_zone
+    lines = ['%s: %s' % (' '.join(filter(None, words)), describe(job))]
     if own_zone.local(moments[0]) != local:
         local = own_zone.local(moments[0])
         text = 'The clock skips this time: it goes on at %s.'
@@ -8428,11 +8455,9 @@ def yes_or_no(value):
 def fields_at(expression, local):
     """For each field of an Expression: (its name, its value at a time, what it allows,
     yes or no)."""
-    given = expression.MACROS.get(expression.text.strip().lower(), expression.text)
     values = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
     rows = []
-    texts = given.split()
-    for field, text, value in zip(expression.FIELDS, texts, values):
+    for field, text, value in zip(expression.FIELDS, expression.parts, values):
         allowed = value in field.parse(text.lower())
         if field.name == 'day-of-month':
             allowed = expression.matches_month_day(local)
@@ -8627,14 +8652,12 @@ def pause_hosts(store, target, until, by):
 
 
 def resume_hosts(store, target):
-    """End the pause of a host, or that of all (*), now. Returns whether there was one.
-    The row stays for a while: it tells why a run was late."""
-    return bool(
-        store.change(
-            '''UPDATE pause SET until_utc = {utc}
-            WHERE target = :target AND until_utc > {utc}''',
-            target=target,
-        )
+    """End the pause of a host, or that of all (*), now. Returns how many it was. The
+    row stays for a while: it tells why a run was late."""
+    return store.change(
+        '''UPDATE pause SET until_utc = {utc}
+        WHERE target = :target AND until_utc > {utc}''',
+        target=target,
     )
 
 
@@ -8684,7 +8707,7 @@ def cmd_pause(args, store):
       %(prog)s --host web-1 --until '2026-12-24 18:00:00'
     """
     if not args.force:
-        check_hosts(store, {'pause': 1})
+        check_hosts(store, {'pause': 1})  # which version 1 does not know either
     jobs = jobs_to_pause(store, args)
     until = end_of_pause(store, args)
     by = who_pauses(args.note)
@@ -8809,7 +8832,7 @@ def alert_pass(store):
     messages = messages_for(store, rows, now)
     store.close()
     sent, problems = send(config, messages)
-    record(store, sent, now)
+    record_sent(store, sent, now)
     if config.alert_ping and not problems:
         problems = ping(config)
     return problems
@@ -8834,23 +8857,23 @@ def latched(store, known, found, now):
         )
     for row in open_rows.values():
         if not is_held(row, now):
-            rows.append(ended(store, row, now))
+            rows.append(ended_trouble(store, row, now))
     return [row for row in rows if not is_done(store.config, row)]
 
 
-def ended(store, row, now):
+def ended_trouble(store, row, now):
     """The row of a trouble that is over, which is to be told."""
     row = row._replace(ended_utc=text_of(now))
     if not KINDS[row.kind]:
         return row
     period = now - moment(row.since_utc)
-    text = '%s after %s' % (over(store, row, now), lasted(period))
+    text = '%s after %s' % (how_over(store, row, now), lasted(period))
     if row.times:
         text += ', ' + counted(row.times, 'failure')
     return row._replace(text=(text + WAS + row.text)[:255], **UNTOLD)
 
 
-def over(store, row, now):
+def how_over(store, row, now):
     """In which way a trouble is over."""
     if row.kind == 'host':
         is_back = row.subject in [host.name for host in living_hosts(store, now)]
@@ -8872,7 +8895,7 @@ def write_troubles(store, known, rows, now):
     left = {row[:3] for row in rows}
     gone = [row._asdict() for row in known if row[:3] not in left]
     changed = [row for row in rows if row not in before]
-    last_pass_at = Fact(LAST_PASS, text_of(now))
+    last_pass_at = About(LAST_PASS, text_of(now))
     with store.transaction():
         store.execute_many('DELETE FROM trouble WHERE %s' % SAME_TROUBLE, gone)
         store.upsert('trouble', changed)
@@ -8882,7 +8905,7 @@ def write_troubles(store, known, rows, now):
 SAME_TROUBLE = 'kind = :kind AND subject = :subject AND since_utc = :since_utc'
 
 
-def record(store, sent, now):
+def record_sent(store, sent, now):
     """Write what was told, a message at a time; try again, as else it is told again."""
     for attempt in range(3):
         try:
@@ -8921,7 +8944,7 @@ def is_done(config, row):
 ########################################################################################
 
 # A row of `about`: when the last pass was, and how many messages went where on a day.
-Fact = namedtuple('Fact', 'name value')
+About = namedtuple('About', 'name value')
 SENDING = 30  # seconds for all channels together, as they send at the same time
 PING = 10  # seconds to wait for alert.ping
 MOST_TOLD = 20  # troubles that one message describes; of more, the number
@@ -8934,7 +8957,7 @@ Message = namedtuple(
         'rows',  # Troubles
         'subject',
         'body',
-        'count',  # the Fact to be written once it is sent
+        'count',  # the About to be written once it is sent
     ),
 )
 
@@ -8995,7 +9018,7 @@ This is message %d of %d today (alert.per_day): what else happens is told tomorr
 
 
 def next_count(store, destination, now):
-    """The Fact that counts the messages that went somewhere today, with one more, and
+    """The About that counts the messages that went somewhere today, with one more, and
     that number."""
     name = ('alert to ' + destination)[:64]
     today = text_of(store.zone.local(now))[:10]
@@ -9004,7 +9027,7 @@ def next_count(store, destination, now):
         day, _, before = row.value.partition(' ')
         if day == today and before.isdecimal():
             number += int(before)
-    return Fact(name, '%s %d' % (today, number)), number
+    return About(name, '%s %d' % (today, number)), number
 
 
 def importance(row):
@@ -9311,14 +9334,22 @@ SLOW_FROM = 5 * MINUTE  # no run is slow that takes less
 WAITING_FROM = MINUTE  # when all slots are taken, a job that waits for so long shows it
 SKIPPED_FOR = 60 * MINUTE  # after which skips are over
 OVERLAP = 2 * MINUTE  # by which the last pass may have missed what was just written
-FACTS = '''id, name, description, active, each_host, alert_after, alert_to, run_on,
-    run_requested, failures, last_status, last_worker, last_start, last_end,
+TOLD_COLUMNS = '''id, name, description, active, each_host, alert_after, alert_to,
+    run_on, run_requested, failures, last_status, last_worker, last_start, last_end,
     next_run_utc'''
 
 
 def troubles_now(store, known, now):
     """What is wrong, by (kind, subject)."""
-    steps = failing, late, slow, by_status, skipped, away, full
+    steps = (
+        failing_jobs,
+        late_jobs,
+        slow_jobs,
+        jobs_by_status,
+        skipped_jobs,
+        hosts_away,
+        full_hosts,
+    )
     found = [trouble for step in steps for trouble in step(store, known, now)]
     return {trouble[:2]: trouble for trouble in found}
 
@@ -9331,7 +9362,7 @@ def is_held(row, now):
 def jobs_where(store, which, **values):
     """The active jobs of which a condition is true, and that may be told of. The rest
     of the question is asked here: in SQL, SQLite would take another index for it."""
-    rows = store.query('SELECT %s FROM job WHERE %s' % (FACTS, which), **values)
+    rows = store.query('SELECT %s FROM job WHERE %s' % (TOLD_COLUMNS, which), **values)
     return [
         row
         for row in rows
@@ -9383,7 +9414,7 @@ def where_of(job):
     return host_of(job.last_worker) or job.last_worker
 
 
-def failing(store, known, now):
+def failing_jobs(store, known, now):
     """Jobs that fail, until they succeed. A lost run is told at once."""
     told = subjects_of(known, 'failing')
     found = []
@@ -9408,7 +9439,7 @@ def first_failure(store, job, now):
     return store.zone.utc_before(moment(ended), now) if ended else now
 
 
-def late(store, known, now):
+def late_jobs(store, known, now):
     """Jobs that are due for long and have not started, though nobody has paused them;
     until they start."""
     limit = now - store.config.alert_late_minutes * MINUTE
@@ -9436,10 +9467,10 @@ def late(store, known, now):
 def ends_of_pauses(store):
     """When the pauses end or ended, UTC datetimes by their targets."""
     rows = store.query('SELECT target, until_utc FROM pause')
-    return {row.target: moment(row.until_utc) for row in rows}
+    return {row.target: moment(row.until_utc) or EPOCH for row in rows}
 
 
-def slow(store, known, now):
+def slow_jobs(store, known, now):
     """Jobs that run for more than twice as long as any of their last 20 successes."""
     limit = text_of(store.zone.local(now) - SLOW_FROM)
     found = []
@@ -9462,7 +9493,7 @@ LONGEST = """SELECT MAX(duration_ms) AS longest FROM (SELECT duration_ms FROM ru
     WHERE job_id = :id AND status = 'Success' ORDER BY run_no DESC LIMIT 20) AS last"""
 
 
-def by_status(store, known, now):
+def jobs_by_status(store, known, now):
     """Jobs whose status says by itself what is wrong, as long as it does."""
     values = {'parked': text_of(PARKED)}
     return [
@@ -9489,7 +9520,7 @@ SAID_BY_STATUS = {  # kind: (SQL, what is wrong)
 }
 
 
-def skipped(store, known, now):
+def skipped_jobs(store, known, now):
     """Jobs that did not run at a time of theirs, until an hour after that."""
     ids = {int(subject) for subject in subjects_of(known, 'skipped')}
     since = text_of(last_pass(store, now))
@@ -9540,7 +9571,7 @@ def living_hosts(store, now):
     return [host for host, seen in seen_hosts(store, now) if seen >= now - UNSEEN_FOR]
 
 
-def away(store, known, now):
+def hosts_away(store, known, now):
     """Hosts that were there today, and are not."""
     return [
         Trouble(
@@ -9554,7 +9585,7 @@ def away(store, known, now):
     ]
 
 
-def full(store, known, now):
+def full_hosts(store, known, now):
     """Whether all hosts run as many jobs as they may, while others wait."""
     hosts = living_hosts(store, now)
     if not hosts or any(host.running < host.max_tasks for host in hosts):
@@ -9615,7 +9646,7 @@ def cmd_check(args, config):
         try:
             if what not in ('config', 'folders', 'tls', 'database'):
                 store.connect()  # again, if an error has closed the connection
-            print('ok   %s: %s' % (what, result_of(store)))
+            print(visible('ok   %s: %s' % (what, result_of(store))))
         except Problem as problem:
             print('bad  %s: %s' % (what, line_of(problem)))
             status = 1
@@ -10267,7 +10298,7 @@ def carry_out(store, file, args):
             return todo
         refuse_many(todo, args)
         try:
-            write(store, file, todo)
+            write_todo(store, file, todo)
             return todo
         except (Again, BadData):  # others have changed a row, or taken a name
             if not left:
@@ -10395,7 +10426,7 @@ def mistakes(entry, now, zone, find):
     return [entry.mistake(column, text) for column, text in wrong.items()]
 
 
-def write(store, file, todo):
+def write_todo(store, file, todo):
     """Do what is to be done, in one transaction. Raises Again if others have changed a
     row meanwhile."""
     rows = list(todo.removed)
@@ -10653,8 +10684,7 @@ def completed(job):
     """A job with the default of each column that it does not say."""
     values = dict(NOT_SAID)
     values['description'] = words_of(str(job.command))[:255]
-    timed = job.schedule is not None or job.after_job is not None
-    if timed or isinstance(job.frequency, int):
+    if not by_frequency(job) or isinstance(job.frequency, int):
         values['max_run_time'] = default_run_time(job)
     for name in COLUMNS_BY_NAME:
         said = getattr(job, name)
@@ -10940,7 +10970,8 @@ def cmd_verify(args, store):
     status = 0
     for job in signable(store, args.id):
         signer, said = judged(store, job)
-        print('%s job %d: %s' % ('ok  ' if signer else 'bad ', job.id, said))
+        word = 'ok  ' if signer else 'bad '
+        print(visible('%s job %d: %s' % (word, job.id, said)))
         if signer is None:
             status = 1
     return status
@@ -11019,7 +11050,7 @@ def cmd_demo(args, _):
     folder = tempfile.mkdtemp(prefix='distributed_cron_demo.')
     print('An embedded database and the logs of three workers: %s' % folder)
     configs = [demo_config(folder, name) for name in ('gamma', 'alpha', 'beta')]
-    COMMANDS['init'].function(
+    COMMANDS['init'].function(  # of a section that this one may not call
         SimpleNamespace(print=False, new_identity=False), configs[0]
     )
     store = Store(configs[0]).connect()

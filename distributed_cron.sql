@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS job (
     schedule         VARCHAR(255) NULL DEFAULT NULL,
     -- when it is due; NULL: to be planned; 9999-12-31: parked
     next_run_utc     DATETIME NULL DEFAULT NULL,
-    -- counts the job's runs; the fencing number of a run
+    -- counts the job's runs and skips; the fencing number of a run
     run_no           BIGINT NOT NULL DEFAULT 0,
     -- the claim that holds it; NULL: not running
     run_token        VARCHAR(32) NULL DEFAULT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS job (
     run_deadline_utc DATETIME NULL DEFAULT NULL,
     -- the last_start that this program wrote; a Perl worker does not set it
     claimed_start    DATETIME NULL DEFAULT NULL,
-    -- 1: run now, whatever active, window and schedule say
+    -- 1: run now, whatever active, window, schedule and pauses say
     run_requested    TINYINT(1) NOT NULL DEFAULT 0,
     -- the run_no that is to be stopped
     stop_requested   BIGINT NULL DEFAULT NULL,
@@ -96,7 +96,7 @@ CREATE TABLE IF NOT EXISTS job (
     UNIQUE INDEX job_parent (parent_id, run_on)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4;
 
--- The history: one row for each run.
+-- The history: a row for each run, and for each gap that was skipped.
 CREATE TABLE IF NOT EXISTS run (
     job_id           INT UNSIGNED NOT NULL,
     run_no           BIGINT NOT NULL,
@@ -110,7 +110,7 @@ CREATE TABLE IF NOT EXISTS run (
     -- the last of what the command wrote: history.output_bytes
     output           TEXT NULL,
     -- Since version 2.0:
-    -- what it took of the processor and, at most, of the memory
+    -- what it took of the processor, and at most of the memory, if more than its runner
     cpu_ms           BIGINT NULL DEFAULT NULL,
     max_rss_kb       BIGINT NULL DEFAULT NULL,
     -- which try it was
@@ -189,8 +189,8 @@ WHERE found = 0;
 -- right to create triggers. The workers apply the same rules in any case; but without
 -- triggers, set next_run_utc to NULL yourself after you change a schedule with SQL.
 -- Each new version of a trigger gets a new number.
-DROP TRIGGER IF EXISTS job_changes_2;
-CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
+DROP TRIGGER IF EXISTS job_changes_3;
+CREATE TRIGGER job_changes_3 BEFORE UPDATE ON job FOR EACH ROW SET
     NEW.changed_utc = CASE
         WHEN NOT (NEW.schedule <=> OLD.schedule
          AND NEW.frequency <=> OLD.frequency
@@ -209,6 +209,8 @@ CREATE TRIGGER job_changes_2 BEFORE UPDATE ON job FOR EACH ROW SET
         WHEN NEW.changed_utc IS NULL THEN NEW.next_run_utc ELSE NULL END,
     NEW.start_before_utc = CASE
         WHEN NEW.next_run_utc IS NULL THEN NULL ELSE NEW.start_before_utc END,
+    NEW.after_run = CASE
+        WHEN NEW.after_job <=> OLD.after_job THEN NEW.after_run ELSE NULL END,
     NEW.max_run_time = CASE
         WHEN NEW.schedule IS NOT NULL OR NEW.after_job IS NOT NULL
             THEN GREATEST(NEW.max_run_time, 1)
@@ -228,4 +230,5 @@ CREATE TRIGGER job_checks_2 BEFORE INSERT ON job FOR EACH ROW SET
         ELSE NEW.max_run_time END,
     NEW.frequency = GREATEST(NEW.frequency, 1);
 DROP TRIGGER IF EXISTS job_changes;
+DROP TRIGGER IF EXISTS job_changes_2;
 DROP TRIGGER IF EXISTS job_checks;

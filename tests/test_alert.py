@@ -288,7 +288,7 @@ def mend_schedule(place):
 
 
 def make_away(place):
-    place.store.hello('here-1', 0, place.store.now())
+    dc.update_host(place.store, 'here-1', 0, place.store.now())
     place.store.change("UPDATE host SET name = 'beta'")
     return 6, 'host beta is away (last seen at 2026-05-20 12:00:00)'
 
@@ -311,7 +311,7 @@ def make_full(place):
 
 def be_busy(place, minute):
     clock(place, minute)
-    place.store.hello('here-1', 8, place.store.now())
+    dc.update_host(place.store, 'here-1', 8, place.store.now())
     place.store.change(
         "UPDATE job SET next_run_utc = '2026-05-20 %s' WHERE name = 'k'"
         % ('11:59:00' if minute < 9 else '12:07:00')
@@ -321,7 +321,7 @@ def be_busy(place, minute):
 def be_free(place):
     clock(place, 20)
     succeed(place, place.sql("SELECT id FROM job WHERE name = 'k'")[0].id)
-    place.store.hello('here-1', 2, place.store.now())
+    dc.update_host(place.store, 'here-1', 2, place.store.now())
     return 'there are free slots again after 20 min'
 
 
@@ -398,6 +398,14 @@ def test_what_is_paused_is_not_late(at, mail, web):
     assert told_now(mail, web) == []
     look(at, 71)
     assert [s.split()[1] for s in told_now(mail, web)] == ['k']
+
+
+def test_a_pause_without_an_end_excuses_nothing(at, mail, web):
+    """Somebody has written it with SQL; no host pauses by it."""
+    make_late(at)
+    at.store.change("INSERT INTO pause (target) VALUES ('*')")
+    look(at, 15)
+    assert [s.split()[1] for s in told_now(mail, web)] == ['j']
 
 
 def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, web):

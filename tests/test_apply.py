@@ -510,7 +510,7 @@ def test_what_an_entry_runs_after(place):
 def test_what_version_1_does_not_know_is_refused_while_it_runs(place):
     apply(place, BACKUP)
     place.add('x', frequency=5, max_run_time=2)
-    place.store.hello('old-1', 0, place.store.now())
+    dc.update_host(place.store, 'old-1', 0, place.store.now())
     place.store.execute("UPDATE host SET version = '1.0'")
     apply(place, BACKUP)  # nothing is written
     apply(place, {**BACKUP, 'command': 'x'})  # it knows that
@@ -571,7 +571,7 @@ def test_what_changes_between_look_and_change_is_looked_at_again(place, monkeypa
     apply(place, BACKUP, SYNC)
     file = dc.JobFile(write(place, {**BACKUP, 'command': 'new'}, REPORT, SYNC))
     args = SimpleNamespace(dry_run=False, prune=False, yes=False, force=False)
-    write_todo = dc.write
+    write_todo = dc.write_todo
     edits = [
         "UPDATE job SET retries = 7 WHERE name = 'backup'",
         "UPDATE job SET name = 'report' WHERE name = 'sync'",
@@ -584,7 +584,7 @@ def test_what_changes_between_look_and_change_is_looked_at_again(place, monkeypa
             place.new_store('other').execute(edits.pop(0))
         write_todo(store, *todo)
 
-    monkeypatch.setattr(dc, 'write', edit_first)
+    monkeypatch.setattr(dc, 'write_todo', edit_first)
     todo = dc.carry_out(place.new_store(), file, args)
     assert [entry.label for entry in todo.added] == ['backup', 'report']
     jobs = {job.name: job.command for job in table(place)}
@@ -593,14 +593,14 @@ def test_what_changes_between_look_and_change_is_looked_at_again(place, monkeypa
 
 def test_others_who_change_a_row_all_the_time_are_an_error(place, monkeypatch):
     apply(place, BACKUP)
-    write_todo = dc.write
+    write_todo = dc.write_todo
 
     def edit_first(store, *todo):
         other = place.new_store('other')
         other.execute('UPDATE job SET retries = retries + 1')
         write_todo(store, *todo)
 
-    monkeypatch.setattr(dc, 'write', edit_first)
+    monkeypatch.setattr(dc, 'write_todo', edit_first)
     out = apply(place, {**BACKUP, 'command': 'new'}, code=1)
     assert 'others change these jobs all the time; try again' in out
     assert by_name(place, 'backup').command == 'backup --all'

@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from conftest import wait_until
+from conftest import dc, wait_until
 from hosts import LATE, Ticks, proxy_of, row_lock, start_worker
 
 SHORT = {'minute': 2, 'margin': 1}
@@ -163,3 +163,16 @@ def test_how_servers_say_that_they_are_read_only(mysql_place, answer, read_only)
         assert ('read-only' in out) == read_only
     finally:
         proxy.close()
+
+
+def test_a_row_that_is_locked_after_a_failure_here_is_left_alone_as_any(tmp_path):
+    path = tmp_path / 'log'
+    locked = dc.LockedJobs(dc.Log(str(path), 'w', 10**6), has_others=True)
+    locked.leave_to_others({1})
+    assert locked.jobs() == {1}
+    locked.leave_alone([1], 'its row is locked')
+    assert 'job 1 is left alone: its row is locked' in path.read_text()
+    assert locked.until[1] < dc.boottime() + 3
+    locked.leave_to_others({1})
+    locked.leave_alone([1], 'its row is locked')
+    assert locked.until[1] < dc.boottime() + 3

@@ -186,6 +186,7 @@ def test_next_history_log_hosts(place):
     assert wrote == ['one', 'two']
     assert place.config().job_log(1) in whole and ', with worker first-' in whole
     assert lines(place.run('log', '1', '-n', '1'))[:-2] == ['two']
+    assert lines(place.run('log', '1', '-n', '0'))[:-2] == []
     assert re.search('(?m)^first .* 8 ', place.run('hosts'))
     assert json.loads(place.run('hosts', '--json'))[0]['name'] == 'first'
 

@@ -149,7 +149,7 @@ def test_what_a_job_waits_for(at):
     job = at.add(next_run_utc=local(0))
     tagged = at.add(next_run_utc=local(0), run_on='db')
     named = at.add(next_run_utc=local(0), run_on='here')
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     clock(at, 1)
     assert [words(at, id) for id in (job, tagged, named)] == 3 * ['never ran']
     clock(at, 2)
@@ -158,7 +158,7 @@ def test_what_a_job_waits_for(at):
     assert words(at, tagged) == 'waiting 2 min for tag db'
     dc.pause_hosts(at.store, 'here', NOON + 5 * dc.MINUTE, 'bob')
     assert words(at, job) == words(at, named) == 'waiting 2 min for the end of a pause'
-    at.store.hello('other-1', 0, at.store.now())
+    dc.update_host(at.store, 'other-1', 0, at.store.now())
     clock(at, 4)
     assert words(at, job) == 'waiting 4 min for the end of a pause'
     clock(at, 5)
@@ -212,7 +212,7 @@ def varied(at):
     at.add('true', active=0, schedule='0 13 * * *')
     for job in (later, sooner):
         at.store.change('UPDATE job SET next_run_utc = NULL WHERE id = :id', id=job)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     plan(at)
     clock(at, 2)
     return at
@@ -409,7 +409,7 @@ def test_a_bad_time_is_one_line(sqlite_place, since):
 def test_hosts_that_are_paused(place):
     for name in ('one', 'two'):
         store = place.new_store(name)
-        store.hello(name + '-1', 0, store.now())
+        dc.update_host(store, name + '-1', 0, store.now())
         store.close()
     assert 'PAUSED' not in place.run('hosts')
     place.run('pause', '--host', 'two', '--until', '2099-01-01 00:00', code=2)

@@ -354,6 +354,9 @@ def test_next_alone_lists_all_jobs_until_tomorrow(place):
     assert [row.split()[-1] for row in rows].count('hourly') == 24
     assert len(rows) == 27 and rows == sorted(rows)
     assert len(place.run('next', '-n', '2').splitlines()) == 3
+    later = '%s 00:00:00' % (place.store.now() + 9 * dc.DAY).date()
+    _, row = place.run('next', '-n', '1', '--from', later).splitlines()
+    assert row.split()[-1] == 'often'  # though one that has no time then is due first
 
 
 def test_hosts_that_are_gone(place):
@@ -404,6 +407,31 @@ def test_run_now_waits_for_the_end(place):
     status, text = said_by(place, 'run-now', '--wait', '1', '2')
     assert status == 1 and 'job 2: ERROR: exit 3' in text
     assert len(place.runs(1)) == 3
+
+
+def test_run_now_waits_for_no_second_run(place, monkeypatch):
+    """Where a worker has run the job before it begins to wait."""
+
+    def act_and_run(store, name, id):
+        done = act(store, name, id)
+        place.run('run')
+        return done
+
+    def sleep(seconds):
+        raise AssertionError('it waits')
+
+    act = dc.act
+    place.add('true', schedule='0 0 1 1 *')
+    monkeypatch.setattr(dc, 'act', act_and_run)
+    monkeypatch.setattr(dc.time, 'sleep', sleep)
+    assert 'job 1: Success' in place.run('run-now', '--wait', '1')
+    assert len(place.runs(1)) == 1
+
+
+def test_run_now_of_a_template_that_has_no_jobs_says_so(sqlite_place):
+    sqlite_place.run('add', '--every', '60', '--each-host', 'true')
+    assert sqlite_place.run('run-now', '1') == 'job 1: is on no host yet\n'
+    assert sqlite_place.run('stop', '1') == 'job 1: is not running\n'
 
 
 def test_log_says_where_and_when_the_last_run_was(place):

@@ -17,7 +17,7 @@ def hello(place, name='here', minutes=0, running=0, **more):
     store = place.new_store(name)
     place.set_zone('+00:00' if place.engine == 'mysql' else 'UTC', store)
     place.set_clock(local(minutes), store)
-    store.hello(name + '-1', running, store.now())
+    dc.update_host(store, name + '-1', running, store.now())
     store.close()
 
 

@@ -156,6 +156,29 @@ def test_a_late_result_counts_although_times_were_skipped_since(at):
     assert at.job(job).last_status == 'Success' and at.job(job).failures == 0
 
 
+def test_what_has_to_wait_costs_no_transaction(at, monkeypatch):
+    """In each turn: a job whose time zone this host does not know, one that still runs."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    second = at.add(after_job=first, max_run_time=50)
+    plan(at)
+    dc.act(at.store, 'run-now', second)
+    start(at, second, 'b' * 32)
+    finish(at, first, start(at, first))
+    job = at.add(schedule='0 0 * * *')
+    texts = []
+    execute = at.store.execute
+
+    def note(text, **values):
+        texts.append(text.split()[0])
+        return execute(text, **values)
+
+    now = at.store.now()
+    monkeypatch.setattr(at.store, 'execute', note)
+    assert at.store.plan(now, skip={job}) == 0
+    assert at.store.tell_followers(now) == 0
+    assert texts == ['SELECT', 'SELECT', 'SELECT']
+
+
 # Retries.
 
 
@@ -174,6 +197,14 @@ def test_a_failed_run_is_tried_again_after_a_delay_that_doubles(at):
     row = at.job(job)
     assert (row.attempt, row.failures) == (0, 1) and due(at, job) == local(720)
     assert [run.attempt for run in at.runs(job)] == [0, 1, 2, 3]
+
+
+def test_a_failed_run_of_a_job_of_this_host_waits_for_no_other(at):
+    own = at.add(run_on=at.store.me['host'], retries=1, retry_delay=0)
+    plan(at)
+    fail(at, own)
+    assert at.job(own).attempt == 1 and due(at, own) == NOW
+    assert not at.store.failed
 
 
 @pytest.mark.parametrize(
@@ -271,6 +302,58 @@ def test_a_follower_that_still_runs_runs_once_more(at):
     assert at.store.tell_followers(at.store.now()) == 1
     assert due(at, second) == local(10) and not at.store.look().followed
     assert not skips(at, second)
+
+
+def test_a_follower_that_is_to_run_now_waits_for_no_window(at):
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    second = at.add(after_job=first, start_anchor='22:00', stop_anchor='23:00')
+    plan(at)
+    dc.act(at.store, 'run-now', second)
+    finish(at, first, start(at, first))
+    assert at.store.tell_followers(at.store.now()) == 1
+    assert due(at, second) == NOW
+    finish(at, second, start(at, second))
+    assert due(at, second).startswith('9999') and not at.store.look().followed
+
+
+@pytest.mark.parametrize('by_sql', [False, True])
+@pytest.mark.parametrize('same', [False, True])
+def test_a_follower_of_another_job_does_not_wait_for_its_run_no(at, same, by_sql):
+    """The run_no of the job before may be higher than that of the new one for years."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW, run_no=500)
+    other = first if same else at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first)
+    plan(at)
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    finish(at, job, start(at, job))
+    if by_sql:
+        text = 'UPDATE job SET after_job = :other WHERE id = :job'
+        at.store.change(text, job=job, other=other)
+        plan(at)
+    else:
+        at.drop_triggers()
+        dc.save_job(at.store, job, {'after_job': other, 'description': 'edited'})
+    assert at.store.tell_followers(at.store.now()) == 0
+    dc.act(at.store, 'run-now', other)
+    finish(at, other, start(at, other))
+    assert at.store.tell_followers(at.store.now()) == 1 and due(at, job) == NOW
+
+
+def test_an_edit_that_changes_no_parent_makes_no_run(at):
+    """Here the success is told again, because another follower still runs."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first)
+    slow = at.add(after_job=first, max_run_time=50)
+    plan(at)
+    dc.act(at.store, 'run-now', slow)
+    start(at, slow, 'b' * 32)
+    finish(at, first, start(at, first))
+    assert at.store.tell_followers(at.store.now()) == 1
+    finish(at, job, start(at, job))
+    dc.save_job(at.store, job, {'after_job': first, 'description': 'edited'})
+    assert at.store.look().followed and at.store.tell_followers(at.store.now()) == 0
+    assert due(at, job).startswith('9999')
 
 
 def test_two_hundred_followers_are_told_at_once(at):
@@ -484,7 +567,7 @@ def test_a_job_is_taken_by_the_hosts_alone_that_have_its_word(at):
     tagged = at.new_store('Other')  # its name counts in lower case
     at.set_clock(NOW, tagged)
     assert list(tagged.find(9)) == [jobs[0], jobs[2]]
-    tagged.hello('Other-1', 0, tagged.now())
+    dc.update_host(tagged, 'Other-1', 0, tagged.now())
     assert at.sql("SELECT tags FROM host WHERE name = 'Other'")[0].tags == 'db ssd'
     tagged.close()
 
@@ -533,7 +616,7 @@ def test_a_template_has_a_job_on_each_host_which_follows_it(at):
     stores = [at.new_store(name) for name in ('One', 'two')]
     for store in stores:
         at.set_clock(NOW, store)
-        store.hello(store.config.name + '-1', 0, store.now())
+        dc.update_host(store, store.config.name + '-1', 0, store.now())
         dc.follow_templates(store, store.now())
         dc.follow_templates(store, store.now())
     plan(at)
@@ -566,7 +649,7 @@ def test_children_of_hosts_that_are_gone_for_a_week_go_too(at):
     job = at.add(each_host=1, schedule='0 0 * * *')
     gone = at.new_store('gone')
     at.set_clock(NOW, gone)
-    gone.hello('gone-1', 0, gone.now())
+    dc.update_host(gone, 'gone-1', 0, gone.now())
     dc.follow_templates(gone, gone.now())
     gone.close()
     at.set_clock('2026-05-27 11:59:00')
@@ -586,15 +669,15 @@ def test_children_of_hosts_that_are_gone_for_a_week_go_too(at):
 
 
 def test_a_silence_of_a_host_is_remembered(at):
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     clock(at, 1)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     row = at.sql('SELECT * FROM host')[0]
     assert (row.gap_from, row.gap_until) == (None, NOW)  # it is new
     clock(at, 30)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     clock(at, 31)
-    at.store.hello('here-1', 0, at.store.now())
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
     row = at.sql('SELECT * FROM host')[0]
     assert (row.gap_from, row.gap_until) == (local(1), local(30))
 
@@ -605,7 +688,7 @@ def test_a_silence_of_a_host_is_remembered(at):
 )
 def test_what_version_1_does_not_know_is_refused_while_it_runs(at, values):
     values = {'command': 'true', **values}
-    at.store.hello('old-1', 0, at.store.now())
+    dc.update_host(at.store, 'old-1', 0, at.store.now())
     at.store.execute("UPDATE host SET version = '1.0'")
     with pytest.raises(dc.BadJob, match='runs version 1'):
         dc.save_job(at.store, None, values)

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 
+import pytest
 from conftest import ROOT, Place, dc
 
 COLUMNS = {  # of each table; what runs beside version 2.0 needs them in this order
@@ -374,3 +375,14 @@ until_utc        {moment} NULL DEFAULT NULL
     ]
     assert keys_of(place, 'job')['job_until'] == ['until_utc', 'more_of_it']
     assert place.job(1).description == 'kept'
+
+
+def test_tables_without_the_newest_column_ask_for_init(place, monkeypatch):
+    monkeypatch.setattr(dc, 'JOB_COLUMNS', [*dc.JOB_COLUMNS, 'newer'])
+    with pytest.raises(dc.Problem, match=r'newer.*run: .* init'):
+        dc.Store(place.config()).connect()
+
+
+def test_a_template_hands_on_all_that_people_may_set_of_it():
+    own = {'name', 'run_on', 'each_host'}
+    assert {column.name for column in dc.COLUMNS} - own <= set(dc.INHERITED)

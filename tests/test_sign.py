@@ -328,7 +328,7 @@ def test_the_bytes_that_were_verified_are_those_that_start(signing):
     config = signing.place.config('here')
 
     def work():
-        passed = dc.Signatures.passed
+        allowed = dc.Signatures.allowed
 
         def change_first(self, rows, claim, store):
             dc.update_job(
@@ -336,9 +336,9 @@ def test_the_bytes_that_were_verified_are_those_that_start(signing):
                 id,
                 {'command': 'touch %s' % signing.path('evil')},
             )
-            return passed(self, rows, claim, store)
+            return allowed(self, rows, claim, store)
 
-        dc.Signatures.passed = change_first
+        dc.Signatures.allowed = change_first
         return dc.work(config)
 
     assert exit_status(fork(work)) == 0
@@ -417,7 +417,7 @@ def test_a_host_that_does_not_require_it_asks_nothing(signing, monkeypatch):
     config = signing.place.config('here')
     assert dc.claimed_columns(config) == dc.CLAIMED
     rows = ['anything']
-    assert dc.Signatures(config, '/nowhere').passed(rows, None, '') is rows
+    assert dc.Signatures(config, '/nowhere').allowed(rows, None, '') is rows
     id = signing.place.add('true', frequency=60)
     signing.run(id)
     assert signing.status(id) == 'Success'
@@ -742,13 +742,13 @@ def test_apply_signs_what_the_file_says(signing, monkeypatch):
     assert place.job(a.id).command == 'echo a'
     assert place.job(b.id).rev == b.rev
     assert 'signed' not in place.run(*args)
-    write = dc.write
+    write = dc.write_todo
 
     def write_and_lose(*args):
         write(*args)
         signing.change(b.id, command='echo evil')
 
-    monkeypatch.setattr(dc, 'write', write_and_lose)
+    monkeypatch.setattr(dc, 'write_todo', write_and_lose)
     said = place.run(*args, code=1)
     assert 'others have changed jobs of the file: they are not signed' in said
     assert 'bad  job %d: ' % b.id in place.run('verify', code=1)

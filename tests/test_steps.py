@@ -476,13 +476,13 @@ def test_history_is_purged_by_days_and_by_runs(at):
         at.store.execute('UPDATE job SET next_run_utc = :now', now=NOW)
         claim(at, job)
         at.store.end([dc.Ending('t' * 32, job, 'done', number, 'Success')])
-    at.store.purge(at.store.look().now)
+    dc.purge_history(at.store, at.store.look().now)
     assert [run.run_no for run in at.runs()] == [3, 4, 5]
     at.set_clock('2026-05-22 11:59:59')
-    at.store.purge(at.store.look().now)
+    dc.purge_history(at.store, at.store.look().now)
     assert len(at.runs()) == 3
     at.set_clock('2026-05-22 12:00:01')
-    at.store.purge(at.store.look().now)
+    dc.purge_history(at.store, at.store.look().now)
     assert not at.runs()
 
 

@@ -462,6 +462,19 @@ def test_nothing_unseen_reaches_a_terminal(sqlite_place, args):
         assert '\u241b' in seen or '\\u001b' in seen
 
 
+def test_the_name_of_a_worker_shows_nothing_unseen(sqlite_place):
+    place = sqlite_place
+    for _ in range(2):
+        place.add('echo x')
+    place.run('run')
+    place.store.change('UPDATE job SET last_worker = :evil', evil=HOSTILE)
+    place.store.change("UPDATE job SET run_token = 't' WHERE id = 2")
+    place.store.change("UPDATE host SET last_seen = REPLACE(last_seen, ' ', char(27))")
+    for args in (['log', '1'], ['remove', '2'], ['check']):
+        seen = seen_on_a_terminal(place, *args)
+        assert '\u241b' in seen and unseen(seen) == []
+
+
 def test_an_error_shows_nothing_unseen(sqlite_place):
     seen = seen_on_a_terminal(sqlite_place, 'import', '/no\x1bwhere\u202e', code=2)
     assert 'no\u241bwhere' in seen and unseen(seen) == []

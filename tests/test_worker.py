@@ -56,6 +56,29 @@ def test_the_crontab_line_runs_what_is_due_and_leaves(place):
     assert host.name == 'one' and host.max_tasks == 8 and abs(host.skew_ms) < 5000
 
 
+@pytest.mark.parametrize('fails', [1, 2])
+def test_a_pass_tries_again_what_lost_against_another_transaction(sqlite_place, fails):
+    """Whichever look it is: the first one, or that after a start."""
+    place = sqlite_place
+    place.add('true')
+    place.add('true', after_job=1)
+
+    def work():
+        look, looks = dc.Store.look, []
+
+        def lose_once(self):
+            looks.append(self)
+            if len(looks) == fails:
+                raise dc.Again('canceling statement due to statement timeout')
+            return look(self)
+
+        dc.Store.look = lose_once
+        return dc.work(place.config())
+
+    assert exit_status(fork(work)) == 0
+    assert [run.status for run in place.runs()] == ['Success', 'Success']
+
+
 @pytest.mark.parametrize(
     'command, status, code',
     [

@@ -892,7 +892,7 @@ def startup(bench):
                       for number in range(%d)]
             def start(store):
                 store.connect()
-                store.hello(store.config.name, 0, store.look().now)
+                dc.update_host(store, store.config.name, 0, store.look().now)
             def bare(store):
                 store.dialect.connect()
             threads = [threading.Thread(target=%s, args=[store]) for store in stores]
