@@ -183,7 +183,10 @@ class BenchPlace(Place):
     costs = ()  # ms of CPU for a run: of the server, and of the first worker; by rounds
 
     def worker(self, name='one', *args, **how):
-        return super().worker(name, *args, cwd=os.path.dirname(SCRIPT), **how)
+        env = dict(os.environ)
+        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        place = os.path.dirname(SCRIPT)
+        return super().worker(name, *args, cwd=place, env=env, **how)
 
     def new_store(self, name='here'):
         """Of ours; a million rows take longer than a worker would wait."""
