@@ -3688,9 +3688,10 @@ def clock_texts(store, now, *times):
 
 def passed_during(job, ended, zone):
     """The regular times at which the run that has now ended kept its job from starting:
-    [UTC datetime], at most MOST_COUNTED."""
+    [UTC datetime], at most MOST_COUNTED. A pause that goes on makes up for them."""
     begun = moment(job.last_start)
-    if job.schedule is None or begun is None or moment(job.paused_until_utc):
+    paused = (moment(job.paused_until_utc) or ended) > ended
+    if job.schedule is None or begun is None or paused:
         return []
     first = max(zone.utc_before(begun, ended), moment(job.next_run_utc) or EPOCH)
     passed = []
@@ -3792,8 +3793,8 @@ ABSENCE = 7 * DAY  # after which the children of a host that nobody sees are del
 # What a child takes over from its template.
 INHERITED = (
     'description command active start_anchor stop_anchor frequency max_run_time '
-    'schedule time_zone start_within retries retry_delay after_job paused_from_utc '
-    'paused_until_utc paused_by alert_after alert_to rev signature not_after'
+    'schedule time_zone start_within retries retry_delay after_job paused_until_utc '
+    'paused_by alert_after alert_to rev signature not_after'
 ).split()
 
 
@@ -6098,14 +6099,13 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id, old=None, after=None):
+def announce(store, id, old=None):
     """Write the plan of a job that has changed, and return its next run, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
     own, as the trigger clears the plan in the one that changes the schedule. old: its
-    row before an edit. after: the UTC datetime after which it may have been due.
-    Raises BadSchedule."""
+    row before an edit. Raises BadSchedule."""
     job = job_of(store, id)
-    plan = plan_of_edit(job, old, after, store.now(), store.zone)
+    plan = plan_of_edit(job, old, store.now(), store.zone)
     store.change(ANNOUNCE, **plan)
     return moment(plan['when'])
 
@@ -6115,13 +6115,11 @@ ANNOUNCE = '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
     WHERE id = :id AND run_token IS NULL AND run_requested = 0'''
 
 
-def plan_of_edit(job, old, after, now, zone):
+def plan_of_edit(job, old, now, zone):
     """What announce() writes for a job, as values for ANNOUNCE."""
     old = old or job
     due = still_due(old, job)
-    if after is None and due is not None:
-        after = due - SECOND
-    when = next_run(job, min(now, after or now), now, zone)
+    when = next_run(job, before_due(old, due, now), now, zone)
     if job.after_job and due not in (None, PARKED):  # that job has succeeded
         if is_pause_end(old, due):
             due = now  # it waited for that alone
@@ -6144,6 +6142,17 @@ def still_due(old, job):
     if any(getattr(old, name) != getattr(job, name) for name in same):
         return None
     return due
+
+
+def before_due(job, due, now):
+    """The last UTC datetime, not after now, before a job was due; when its pause began,
+    if that put it off. due: None if it is not due."""
+    times = [now]
+    if due is not None:
+        times.append(due - SECOND)
+        if is_pause_end(job, due):
+            times.append(moment(job.paused_from_utc) or now)
+    return min(times)
 
 
 def act(store, name, id):
@@ -8539,8 +8548,7 @@ def pause_job(store, id, until, by):
     pauses it, and why."""
     now = store.now()
     for job in family_of(store, id):
-        due = moment(job.next_run_utc)
-        begun = min(now, due - SECOND) if due else now
+        begun = before_due(job, still_due(job, job), now)
         paused = {
             'paused_from_utc': text_of(begun),
             'paused_until_utc': text_of(until),
@@ -8560,7 +8568,7 @@ def resume_job(store, id):
     for job in resumed:
         update_job(store, job.id, {'paused_until_utc': now})
         with suppress(BadSchedule):
-            announce(store, job.id, job, moment(job.paused_from_utc))
+            announce(store, job.id, job)
     return bool(resumed)
 
 
@@ -8568,6 +8576,9 @@ def pause_hosts(store, target, until, by):
     """Have a host, or all (*), start no runs until a UTC datetime, but those that are
     asked for. by: who does so, and why."""
     begun = text_of(store.now())
+    going_on = pauses(store).get(target)
+    if going_on:
+        begun = going_on.from_utc
     store.upsert('pause', [Pause(target, begun, text_of(until), by[:255])])
 
 
@@ -10352,7 +10363,7 @@ def plan_entries(store, file, entries):
         for job in store.query('SELECT * FROM job WHERE id IN (:ids)', ids=part):
             entry = entries[job.id]
             try:
-                plan = plan_of_edit(job, entry.old, None, now, store.zone)
+                plan = plan_of_edit(job, entry.old, now, store.zone)
                 plans.append(plan)
             except BadSchedule as problem:  # with this id, H is outside the window
                 wrong.append(entry.mistake(problem.column, problem))

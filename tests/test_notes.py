@@ -166,6 +166,19 @@ def test_hosts_were_paused_until_somebody_resumed_them(at, target):
     assert note(at, job) == '20 min late: %s paused until 12:30 by bob' % subject
 
 
+@pytest.mark.parametrize('target', ['*', 'here'])
+def test_hosts_were_paused_for_longer_than_first_said(at, target):
+    job = ready(at)
+    seen(at, 90)
+    for minutes in 60, 90:
+        until = NOON + timedelta(minutes=minutes)
+        dc.pause_hosts(at.store, target, until, 'bob')
+        clock(at, minutes - 30)
+    clock(at, 90)
+    subject = 'all hosts were' if target == '*' else 'here'
+    assert note(at, job) == '80 min late: %s paused until 13:30 by bob' % subject
+
+
 def test_a_pause_and_then_a_silence(at):
     job = ready(at)
     seen(at, 20)
