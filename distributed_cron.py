@@ -9797,6 +9797,8 @@ def cmd_import(args, store):
             if key in present:
                 known += 1
                 continue
+            if isinstance(entry.get('after_job'), int):
+                raise BadConfig(NO_ID_HERE % entry['after_job'])
             entry.setdefault('max_run_time', args.max_run_time or 1440)
             entry.setdefault('each_host', int(args.each_host))
             id, _ = save_job(store, None, entry)
@@ -9810,6 +9812,9 @@ def cmd_import(args, store):
             print(where + line_of(problem), file=sys.stderr)
     print('%d added, %d already present, %d skipped' % (added, known, skipped))
     return 1 if skipped else 0
+
+
+NO_ID_HERE = "'after_job' is %d; allowed: the name of a job, as ids differ"
 
 
 def lines_of_crontab(file):
@@ -9846,7 +9851,7 @@ def entries(lines, system):
         above, about = about, {}
         # Export has put a # before an entry that is disabled, or that no cron knows.
         hidden = above.get('active') == 0
-        if 'active' in above and is_once(line.lstrip('#')):
+        if 'active' in above and (above.get('after_job') or is_once(line.lstrip('#'))):
             hidden = True
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
@@ -9996,13 +10001,15 @@ AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 @command('export', switch('--yaml', 'print a file for apply instead'))
 def cmd_export(args, store):
     """print all jobs as a crontab"""
-    jobs = store.query('SELECT * FROM job ORDER BY id')
+    jobs = store.query('SELECT * FROM job WHERE parent_id IS NULL ORDER BY id')
     if args.yaml:
         text = yaml_of(jobs)
         print(on_terminal(text), end='')
         return
+    names = names_of(jobs)
     for job in jobs:
         schedule = job.schedule and shown_schedule(job)
+        job = job._replace(after_job=names.get(job.after_job, job.after_job))
         print('#: ' + to_json(exported_facts(job, schedule)))
         line = crontab_line(job.command, schedule, job.frequency)
         is_for_cron = job.active and not job.after_job and not is_once(schedule or '')
@@ -10587,15 +10594,19 @@ def yaml_of(jobs):
         return dumper.represent_scalar(TAG + 'str', text, style=style)
 
     Dumper.add_representer(str, represent)
-    own = [job for job in jobs if job.parent_id is None]
-    names = {job.id: job.name for job in own if re.fullmatch(NAME, str(job.name))}
+    names = names_of(jobs)
     return yaml.dump(
-        {'jobs': [said_of(job, names) for job in own]},
+        {'jobs': [said_of(job, names) for job in jobs]},
         Dumper=Dumper,
         allow_unicode=True,
         sort_keys=False,
         width=20000,
     )
+
+
+def names_of(jobs):
+    """The names of those jobs that have one, by their ids."""
+    return {job.id: job.name for job in jobs if re.fullmatch(NAME, str(job.name))}
 
 
 def said_of(job, names):
