@@ -6250,7 +6250,8 @@ def having_words(words, columns=SEARCHED, more=None):
         name = 'word_%d' % number
         values[name] = '%%%s%%' % like(word)
         either = [
-            "LOWER(%s) LIKE :%s ESCAPE '!'" % (column, name) for column in columns
+            "LOWER(%s) LIKE LOWER(:%s) ESCAPE '!'" % (column, name)
+            for column in columns
         ]
         if re.fullmatch('[1-9][0-9]{0,8}', word):
             either.append('id = ' + word)
@@ -6261,8 +6262,9 @@ def having_words(words, columns=SEARCHED, more=None):
 
 
 def like(text):
-    """A text, in lower case, for LIKE … ESCAPE '!'."""
-    return re.sub('[!%_]', r'!\g<0>', text.lower())
+    """A text for LIKE … ESCAPE '!'. The database has it in lower case, in its way: some
+    know A to Z alone."""
+    return re.sub('[!%_]', r'!\g<0>', text)
 
 
 def on_host(host, column='worker', name='host'):
@@ -6270,7 +6272,8 @@ def on_host(host, column='worker', name='host'):
     host's name may hold a -. name: of the first value."""
     pattern = like(host) + '-%'
     longer = name + '_longer'
-    test = "(LOWER({0}) LIKE :{1} ESCAPE '!' AND LOWER({0}) NOT LIKE :{2} ESCAPE '!')"
+    test = """(LOWER({0}) LIKE LOWER(:{1}) ESCAPE '!'
+        AND LOWER({0}) NOT LIKE LOWER(:{2}) ESCAPE '!')"""
     values = {name: pattern, longer: pattern + '-%'}
     return test.format(column, name, longer), values
 
