@@ -6184,6 +6184,14 @@ def family_of(store, id):
     return store.query('SELECT * FROM job WHERE %s ORDER BY id' % FAMILY, id=id)
 
 
+def refuse_children(jobs):
+    """Raise BadConfig for a job that a template has on a host: it is as that says."""
+    for job in jobs:
+        if job.parent_id is not None:
+            text = 'job %d is on one host what job %s says; name job %s'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
+
+
 def refuse_past(job, now, zone):
     """Raise BadSchedule for an @at whose time has come already."""
     if not is_once(job.schedule or ''):
@@ -7790,6 +7798,7 @@ def save(store, id, values, force):
     before = None
     if id is not None:
         before = job_of(store, id)
+        refuse_children([before])
         id = before.id
     try:
         id, when = save_job(store, id, values, force)
@@ -7839,25 +7848,27 @@ def tell_run_time(before, job):
 def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     jobs = [job_of(store, job) for job in args.id]
+    if args.action in ('enable', 'disable'):
+        refuse_children(jobs)
+    members = [member for job in jobs for member in family_of(store, job.id)]
     for job in jobs:
         text = 'is not running'
+        if args.action == 'run-now':
+            text = 'is on no host yet'
         if act(store, args.action, job.id):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
         print('job %d: %s' % (job.id, text), flush=True)
     if args.action == 'run-now' and args.wait:
-        return wait_for_runs(store, jobs)
+        return wait_for_runs(store, [job for job in members if not job.each_host])
 
 
 def wait_for_runs(store, jobs):
-    """Wait for the end of the next run of each job, and of those that a template has on
-    each host, and print what came of it. Returns the exit status."""
-    status = 0
-    members = [member for job in jobs for member in family_of(store, job.id)]
-    for job in members:
-        if job.each_host:
-            continue
+    """Wait for the end of the next run of each job, as its row was before it was asked
+    for, and print what came of it. Returns the exit status."""
+    status = int(not jobs)
+    for job in jobs:
         run = run_after(store, job)
         print(on_terminal(run.output or ''), end='')
         print(visible('job %d: %s, with worker %s' % (job.id, run.status, run.worker)))
@@ -8151,8 +8162,11 @@ def cmd_next(args, store):
     if args.what is None:
         print_agenda(store, after, now, args.n)
         return
-    for _, when in islice(upcoming(job, after, store.zone), args.n):
+    times = list(islice(upcoming(job, after, store.zone), args.n))
+    for _, when in times:
         print(in_zone(zone, when, now))
+    if job.id and not times:
+        print(next_in_words(store, job, now))
 
 
 def in_zone(zone, when, now):
@@ -8230,7 +8244,8 @@ def cmd_log(args, store):
     for output in outputs_of(store, job, args.follow):
         new = unseen_part(seen or '', output)
         if not seen:
-            new = ''.join(new.splitlines(True)[-args.n :])
+            lines = new.splitlines(True)
+            new = ''.join(lines[max(0, len(lines) - args.n) :])
         print(on_terminal(new), end='', flush=True)
         seen = output
     if not seen:
@@ -8643,6 +8658,10 @@ def cmd_pause(args, store):
     if not jobs:
         pause_hosts(store, args.host or '*', until, by)
     report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
+    if args.host and not any(
+        host.name.lower() == args.host for host in store.query('SELECT name FROM host')
+    ):
+        print('note: no host has the name %s yet' % args.host)
 
 
 def who_pauses(note):
@@ -8674,7 +8693,9 @@ def cmd_resume(args, store):
 def jobs_to_pause(store, args):
     if args.id and args.host:
         raise BadConfig('--host %s and jobs; allowed: one of them' % args.host)
-    return [job_of(store, job) for job in args.id]
+    jobs = [job_of(store, job) for job in args.id]
+    refuse_children(jobs)
+    return jobs
 
 
 def end_of_pause(store, args):
@@ -10711,10 +10732,7 @@ def store_for_signing(config):
 def signable(store, ids):
     """The jobs of these ids or names; all that can be signed, if there are none."""
     jobs = [job_of(store, id) for id in ids]
-    for job in jobs:
-        if job.parent_id is not None:
-            text = 'job %d is on one host what job %d says; name job %d'
-            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
+    refuse_children(jobs)
     return jobs or store.query(
         'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
     )

@@ -96,6 +96,9 @@ def test_pause_and_resume_by_commands(place):
     assert pause.paused_by.endswith(': disk')
     assert 'all hosts: resumed' in place.run('resume')
     assert 'not paused' in place.run('resume')
+    assert 'no host' not in place.run('pause', '--host', 'Here', '--for', '1s')
+    note = 'note: no host has the name nosuch yet\n'
+    assert place.run('pause', '--host', 'NoSuch').endswith(note)
     place.run('add', '--every', '60', '--name', 'nightly', 'true')
     place.run('pause', 'nightly', '--for', '15m')
     place.run('pause', '--host', 'HERE', '--for', '1d')
