@@ -430,7 +430,13 @@ def test_a_job_of_a_template_changes_with_that_alone(place):
     """Its host's worker would undo it."""
     place.run('add', '--schedule', '@yearly', '--each-host', 'true')
     place.run('run')
-    for args in ['disable'], ['enable'], ['edit', '--retries', '1'], ['pause'], ['resume']:
+    for args in (
+        ['disable'],
+        ['enable'],
+        ['edit', '--retries', '1'],
+        ['pause'],
+        ['resume'],
+    ):
         said = place.run(*args, '2', code=2)
         assert 'job 2 is on one host what job 1 says; name job 1' in said
     before = place.job(2)
