@@ -8491,22 +8491,35 @@ def history_lines(store, job, when, first):
         first=first,
         until=text_of(when + MINUTE),
     )
-    if not rows:
-        return ['History: nothing of this time or before it']
-    (run,) = rows
+    lines = ['History: nothing of this time or before it']
+    last = 0
     local = text_of(store.zone.local(when))
-    text = 'History: '
-    due = moment(run.due_utc) or when
-    if due < when:
-        text = 'History: nothing is due at this time; the last before it: '
+    for run in rows:
+        if (moment(run.due_utc) or when) >= when:
+            return lines_of_run(store, run, 'History: ')
+        text = 'History: nothing of this time; the last before it: '
         if (run.ended_at or '') > local:
             text = 'History: not over at this time: '
-    due = text_of(store.zone.local(due))
-    if run.status.startswith('SKIPPED'):
-        lines = [text + run.status]
-    else:
-        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, run.status)
-        lines = [text + 'run %d by %s, due %s, started %s, ended %s: %s' % facts]
+        lines = lines_of_run(store, run, text)
+        last = run.run_no
+    for run in store.query(LATE_AFTER, id=job.id, last=last):  # it may make up for it
+        lines += lines_of_run(store, run, 'The next after it: ')
+    return lines
+
+
+LATE_AFTER = """SELECT * FROM (SELECT * FROM run WHERE job_id = :id AND run_no > :last
+    AND {ran} ORDER BY job_id, run_no LIMIT 1) AS following WHERE note IS NOT NULL"""
+
+
+def lines_of_run(store, run, heading):
+    """A row of the history in words, and its note."""
+    text = run.status
+    if not text.startswith('SKIPPED'):
+        due = moment(run.due_utc)
+        due = due and text_of(store.zone.local(due))
+        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, text)
+        text = 'run %d by %s, due %s, started %s, ended %s: %s' % facts
+    lines = [heading + text]
     return [*lines, run.note] if run.note else lines
 
 
