@@ -8840,6 +8840,8 @@ def over(store, row, now):
         return 'job %s was removed' % row.subject
     if not rows[0].active:
         return '%s was disabled' % label_of(rows[0])
+    if rows[0].alert_after == 0:
+        return '%s is muted' % label_of(rows[0])
     return '%s %s' % (label_of(rows[0]), KINDS[row.kind])
 
 

@@ -413,19 +413,21 @@ def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, 
     assert 'j is failing' in text and 'waits for tag 100%s %' in text
 
 
-def test_removed_and_disabled_jobs_are_not_called_well(at, mail, web):
-    jobs = [at.add('x', name=name, frequency=60) for name in 'jk']
+def test_removed_disabled_and_muted_jobs_are_not_called_well(at, mail, web):
+    jobs = [at.add('x', name=name, frequency=60) for name in 'jkm']
     at.store.plan(at.store.now())
     for job in jobs:
         fail(at, job)
     look(at, 1)
-    assert told_now(mail, web) == ['[cron] j is failing (exit 1 on alpha), and 1 more']
+    assert told_now(mail, web) == ['[cron] j is failing (exit 1 on alpha), and 2 more']
     at.run('remove', 'j')
     at.run('disable', 'k')
+    at.run('edit', 'm', '--alert-after', '0')
     look(at, 2)
     (text,) = texts(web)
     assert 'job %d was removed after' % jobs[0] in text
-    assert 'k was disabled after' in text and 'well' not in text
+    assert 'k was disabled after' in text and 'm is muted after' in text
+    assert 'well' not in text
 
 
 def test_the_worst_comes_first_in_one_message(at, mail, web):
