@@ -10259,14 +10259,15 @@ def match_rows(file, rows, take_over, wrong):
     wrong: gets what is wrong."""
     ids = {row.name: id for id, row in rows.items() if row.name is not None}
     keys = dict(ids)
-    first = {}  # key: the first Entry with it
+    first = {}  # key or name: the first Entry with it
     for entry in file.entries:
         try:
             entry.old = row_of(entry, rows, ids)
-            other = first.setdefault(entry.key, entry)
-            if other is not entry:
-                text = 'is that of line %d, too' % other.line
-                raise BadSchedule(text, 'name')
+            for key in {entry.key, entry.name} - {None}:
+                other = first.setdefault(key, entry)
+                if other is not entry:
+                    text = 'is that of line %d, too' % other.line
+                    raise BadSchedule(text, 'name')
             owner = entry.old and entry.old.applied_by
             if file.owner and owner not in (None, file.owner) and not take_over:
                 text = 'is a job of %s; to take it over: --yes' % owner

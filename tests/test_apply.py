@@ -195,6 +195,10 @@ def test_renamed_in_the_file(place):
     renamed = {**BACKUP, 'name': 'save'}
     out = apply(place, renamed, SYNC, args=['--dry-run'], code=3)
     assert '+ save: ' in out and 'note: 1 of its jobs are no longer in it' in out
+    twice = {**renamed, 'id': id}, renamed
+    for args in ['--dry-run'], []:
+        said = apply(place, *twice, args=args, code=2)
+        assert 'save: name is that of line 2, too' in said
     out = apply(place, {**renamed, 'id': id}, SYNC, args=['--prune'])
     assert out.splitlines()[0] == '~ save: name: "backup" -> "save"'
     assert by_name(place, 'save').id == id and len(table(place)) == 2
