@@ -9401,7 +9401,13 @@ def late(store, known, now):
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
-        since = max(due, ends.get('*', due), ends.get(job.run_on, due))
+        free = [
+            ends.get(host.name.lower(), due)
+            for host in hosts
+            if may_take(job, host.name, host.tags)
+            and (host.is_there or host.name.lower() in ends)
+        ]
+        since = max(due, ends.get('*', due), min(free, default=due))
         if since > limit and str(job.id) not in told:
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))

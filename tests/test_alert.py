@@ -400,6 +400,28 @@ def test_what_is_paused_is_not_late(at, mail, web):
     assert [s.split()[1] for s in told_now(mail, web)] == ['k']
 
 
+def test_what_waits_for_paused_hosts_alone_is_not_late(at, mail, web):
+    at.add('x', name='j', frequency=60)
+    at.add('x', name='k', frequency=60, run_on='db')
+    at.add('x', name='l', frequency=60, run_on='one')
+    at.store.plan(at.store.now())
+    at.write(tags=['db'])
+    for name in 'one', 'two':
+        place = at.new_store(name)
+        at.set_clock(dc.text_of(NOON), place)
+        place.hello(name + '-1', 0, place.now())
+        dc.pause_hosts(place, name, NOON + timedelta(minutes=60), 'alice')
+    seen = '2026-05-20 13:09:00'
+    at.store.execute('UPDATE host SET last_seen = :seen', seen=seen)
+    look(at, 59)
+    look(at, 69)
+    assert told_now(mail, web) == []
+    look(at, 71)
+    assert told_now(mail, web) == [
+        '[cron] j is late (due since 2026-05-20 12:00:00), and 2 more'
+    ]
+
+
 def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, web):
     place = sqlite_place
     place.write(alert={'webhook': web.url})
