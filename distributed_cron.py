@@ -10079,7 +10079,7 @@ def exported_facts(job, schedule):
         facts.update(schedule=None, frequency=job.frequency)
     elif schedule != job.schedule:
         facts.update(schedule=job.schedule, seed=seed_of(job))
-    if '\n' in job.command:
+    if '\n' in job.command or job.command != job.command.strip():
         facts['command'] = job.command
     return facts
 

@@ -764,6 +764,17 @@ def test_export_of_what_runs_after_a_job_is_taken_back_elsewhere(place, tmp_path
     assert (report.after_job, report.retries, report.active) == (backup.id, 3, 1)
 
 
+def test_export_keeps_blanks_around_a_command(place, tmp_path):
+    place.run('add', '--schedule', '@weekly', ' echo  a ')
+    path = str(tmp_path / 'exported')
+    with open(path, 'w') as file:
+        file.write(place.run('export'))
+    assert place.run('import', path) == '0 added, 1 already present, 0 skipped\n'
+    place.run('remove', '1')
+    place.run('import', path)
+    assert place.sql('SELECT * FROM job')[0].command == ' echo  a '
+
+
 def test_export_leaves_out_what_a_template_makes_itself(place):
     place.run('add', '--schedule', '0 3 * * *', '--each-host', 'echo each')
     place.run('run')
