@@ -3905,14 +3905,17 @@ def next_run(job, after, now, zone):
     opens next. Raises only BadSchedule, whatever the row holds: SQLite stores any text
     in a number's column.
     """
-    if not job.active or job.each_host or job.after_job:
+    if not job.active or job.each_host:
         return PARKED
     when = next_regular(job, after, now, zone)
     return max(when, moment(job.paused_until_utc) or when)
 
 
 def next_regular(job, after, now, zone):
-    """When a job is due next by its schedule and its window alone, as next_run."""
+    """When a job is due next by its schedule and its window alone, as next_run; PARKED
+    for one that runs after another."""
+    if job.after_job:
+        return PARKED
     window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)

@@ -236,6 +236,23 @@ def test_a_lost_run_is_tried_again_and_its_late_success_cancels_that(at):
     assert (row.attempt, row.last_status, due(at, job)) == (0, 'Success', local(720))
 
 
+def test_what_runs_after_a_job_is_tried_again_whatever_its_frequency_says(at):
+    """It has none: the column is not used."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first, retries=2, retry_delay=3600, max_run_time=200)
+    plan(at)
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    run_no = start(at, job)
+    clock(at, 90)
+    finish(at, job, run_no, 'ERROR: exit 1')
+    assert (at.job(job).attempt, due(at, job), limit(at, job)) == (1, local(150), None)
+    clock(at, 600)
+    at.store.plan_late(at.store.now())
+    start(at, job)
+    assert not skips(at, job)
+
+
 def test_edit_stop_and_run_now_while_a_retry_waits(at):
     job = at.add(schedule='0 0 * * *', retries=1, next_run_utc=NOW)
     fail(at, job)
