@@ -6047,6 +6047,9 @@ def check_values(store, job, values):
             job.name,
             other.id,
         )
+    if values.get('each_host'):
+        for other in store.query('SELECT id FROM job WHERE after_job = :id', id=job.id):
+            wrong['each_host'] = '1; allowed: 0, as job %d runs after it' % other.id
     if wrong:
         raise BadJob(wrong)
 
@@ -6057,6 +6060,8 @@ def what_is_wrong(job, values, now, zone, find):
     if 'frequency' not in values and (job.schedule or job.after_job) is not None:
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
+    if job.name == ALERT and job.command != ALERT_JOB['command']:
+        wrong['name'] = '%r; allowed: another one: its command is built in' % ALERT
     try:
         check_parent(job, find)
         if not wrong and values.keys() & {'schedule', 'time_zone'}:
@@ -8169,6 +8174,7 @@ def cmd_next(args, store):
     for _, when in times:
         print(in_zone(zone, when, now))
     if job.id and not times:
+        job = job._replace(run_token=None, next_run_utc=text_of(PARKED))
         print(next_in_words(store, job, now))
 
 

@@ -331,9 +331,11 @@ def test_next_of_a_job_that_has_no_time_of_its_own(place):
     place.run('add', '--schedule', '@hourly', '--each-host', 'third')
     assert place.run('next', '2') == 'after job 1\n'
     assert place.run('next', '3') == 'on each host\n'
+    place.run('add', '--at', '2099-01-01 10:00', '--name', 'once', 'fourth')
+    assert place.run('next', 'once', '--from', '2099-01-01 11:00') == 'never\n'
     place.add('over', schedule='@at 2020-01-01 00:00')
     place.run('run')
-    assert place.run('next', '4') == 'never\n'
+    assert place.run('next', '5') == 'never\n'
 
 
 def test_next_alone_lists_all_jobs_until_tomorrow(place):
