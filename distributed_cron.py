@@ -8368,6 +8368,10 @@ def time_lines(job, local, moments, now, zone):
     own_zone = zone_of(job, zone)
     heading = (text_of(local)[:16], job.time_zone or '', describe(job))
     lines = ['%s %s: %s' % heading]
+    clock = text_of(zone.local(moments[0]))[:16]
+    if clock != text_of(own_zone.local(moments[0]))[:16]:
+        text = 'History and Now are by the database, whose clock shows %s.'
+        lines.append(text % clock)
     if own_zone.local(moments[0]) != local:
         local = own_zone.local(moments[0])
         text = 'The clock skips this time: it goes on at %s.'
