@@ -8,7 +8,9 @@ they ended.
 Exact behaviour
  1. A job is due when next_run_utc has come by the database's clock; no host's clock
     decides anything. Windows and schedules are in the job's time zone, which is the
-    database's unless the job has its own; all other local times are in the database's.
+    database's unless the job has its own; all other local times are in the database's,
+    which with SQLite is the host's. Where there are several servers, a worker leaves
+    out one whose clock is 5 seconds off, while another one answers.
  2. A frequency job runs `frequency` minutes after its last start, and at once if it
     never ran; a job with a `schedule` runs when its cron expression says so, or once,
     at the time of its `@at`. In an expression, H stands for a number that the job's id
@@ -37,22 +39,31 @@ Exact behaviour
  9. Daylight saving: a time that the clock skips runs once, at the jump; a time that
     comes twice runs the first time. Expressions whose minute or hour field begins with
     * follow elapsed time: minutes that do not exist are left out, and the hour that
-    comes twice counts twice.
+    comes twice counts twice. A host that does not know a job's time zone leaves the job
+    to other hosts.
 10. If a job is edited while a worker plans it, the edit wins. A run in progress keeps
     the command with which it started.
 11. Worker and database may die at any moment: runners keep running, and the host's next
     worker reports what they wrote into the state folder.
 12. A run that fails or is lost, but not one that was stopped, is tried again
     retry_delay seconds later, doubled each time, up to `retries` times, if its window
-    and its next regular time allow. Other hosts have 10 seconds to take it first.
+    and its next regular time allow. Other hosts have 10 seconds to take it first. Only
+    the last try counts as a failure. Exit status 75 is shown as 'not now'.
 13. A job with after_job is due when that job has succeeded. If it still runs then, it
     runs once more afterwards.
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
-    with each_host never runs; each host that run_on allows has a copy that does.
+    with each_host, a template, never runs; each host that run_on allows has a copy that
+    does, its child. Children follow a change of their template within a minute, and are
+    deleted when their host is gone for a week.
 16. With sign.required, a host starts only jobs that are as a signer whom it trusts
     has signed them. A run of any other job ends at once as 'ERROR: refused: …', and is
     not tried again.
+
+Examples
+  %(prog)s add --schedule '30 2 * * mon-fri' --max-run-time 120 backup --all
+  %(prog)s import - < crontab
+  %(prog)s log -f 1
 
 Sections
     words      constants, errors, times and records that all sections share
@@ -5560,8 +5571,8 @@ TOLD_BY = 'alert.mail', 'alert.smtp', 'alert.webhook', 'alert.command', 'alert.p
 # An argument of a command: its name or options, and the keywords for argparse.
 Option = namedtuple('Option', 'flag keywords')
 # A command of the command line. function: of its arguments, and of what `given` makes
-# of them; it returns the exit status, None for 0.
-Subcommand = namedtuple('Subcommand', 'function summary options given')
+# of them; it returns the exit status, None for 0. help: see command().
+Subcommand = namedtuple('Subcommand', 'function help options given')
 COMMANDS = {}  # by name, in the order of --help
 
 
@@ -5586,7 +5597,8 @@ def given_store(args):
 
 
 def command(name, *options, summary=None, given=given_store):
-    """Register a function as a command. Without a summary, its docstring is that."""
+    """Register a function as a command. Without a summary, its help is its docstring:
+    a line, and what else is to be said of it."""
 
     def register(function):
         text = summary or function.__doc__
@@ -6937,7 +6949,14 @@ def first_config(args):
     given=first_config,
 )
 def cmd_init(args, config):
-    """create or upgrade the tables; keeps all data"""
+    """create or upgrade the tables; keeps all data
+
+    Workers may keep running meanwhile; it says who blocks it. If there is no
+    configuration, it writes one, and says where.
+
+    After you have copied a database, run it with --new-identity on one of the two, so
+    that no host reports runs of the one to the other.
+    """
     if args.print:
         print_schema(config)
         return
@@ -7620,17 +7639,17 @@ def pass_options(arguments):
 def parser():
     """The command line's grammar: what has been registered as a command."""
     import argparse
+    from textwrap import dedent
 
     class Parser(argparse.ArgumentParser):
         error = usage_error
 
-    paragraphs = __doc__.split('\n\n')
-    behaviour = [text for text in paragraphs if text.startswith('Exact behaviour')]
+    summary, _, behaviour, examples, _ = __doc__.split('\n\n')
     top = Parser(
         prog=command_line(),
-        description=paragraphs[0]
+        description=summary
         + '\n\nWithout a command: run what is due and exit (the crontab line).',
-        epilog=behaviour[0] + '\n\n' + examples_of(EXAMPLES),
+        epilog=behaviour + '\n\n' + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = 'distributed_cron ' + VERSION
@@ -7640,11 +7659,12 @@ def parser():
     add_options(top, EVERYWHERE)
     commands = top.add_subparsers(title='commands', metavar='COMMAND', dest='action')
     for name, registered in COMMANDS.items():
+        summary, _, more = registered.help.partition('\n\n')
         sub = commands.add_parser(
             name,
-            help=registered.summary,
-            description=registered.summary,
-            epilog=examples_of([name]),
+            help=summary,
+            description=summary,
+            epilog=dedent(more),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=name != 'add',  # what follows belongs to the job's command
         )
@@ -7676,21 +7696,6 @@ def add_options(parser, options, **more):
         to.add_argument(*option.flag.split(), **option.keywords, **more)
 
 
-def examples_of(names):
-    """The examples of commands, for their help; empty where there are none."""
-    lines = [
-        '  %s %s' % (command_line(), text)
-        for name, text in EXAMPLES.items()
-        if name in names
-    ]
-    return '\n'.join(['Examples', *lines]) if lines else None
-
-
-EXAMPLES = {
-    'add': "add --schedule '30 2 * * mon-fri' --max-run-time 120 backup --all",
-    'import': 'import - < crontab',
-    'log': 'log -f 1',
-}
 # Of those of them that a command has, only one may be given.
 ALTERNATIVES = '--every', '--schedule', '--at', '--after', '--for', '--until'
 EVERYWHERE = (  # before the command or after it
@@ -7742,7 +7747,16 @@ def with_default(column):
     given=given_config,
 )
 def cmd_run(args, config):
-    """run what is due, until nothing is"""
+    """run what is due, until nothing is
+
+    At SIGTERM or SIGINT, it starts nothing more, and exits when the running jobs have
+    ended. At a second one, it exits at once; the jobs keep running, and the host's next
+    worker reports them.
+
+    At SIGHUP, it reads the configuration again (state.location only at a restart); if
+    something in it is wrong, it says so and keeps the old one. Restart it after an
+    update of tzdata.
+    """
     return work(config, args.forever)
 
 
@@ -7759,7 +7773,23 @@ def cmd_run(args, config):
     ),
 )
 def cmd_add(args, store):
-    """add a job"""
+    """add a job
+
+    An expression has five fields, with *, lists, ranges, steps and names, or is one of
+    @yearly, @monthly, @weekly, @daily and @hourly. If neither day field begins with *,
+    a day that matches one of them is enough; otherwise it must match both. There are
+    also:
+      L, LW, 15W  in day of month: the last day, the last working day, the working day
+                  nearest to the 15th
+      5L, 5#2     in day of week: the last Friday, the second Friday
+      H           a number that the job's id fixes; as day of month 1 to 28
+      H/15        every 15 minutes from such a start
+      H(9-16)     such a number from 9 to 16; 9~16 is the same, as in cronie
+    `list --wide`, `show` and `next` show the numbers for which H stands.
+
+    Examples
+      %(prog)s --schedule '30 2 * * mon-fri' --max-run-time 120 backup --all
+    """
     words = args.job_command
     if words[0] == '--':  # which some versions of argparse leave there
         words.pop(0)
@@ -7776,7 +7806,11 @@ def cmd_add(args, store):
 
 @command('edit', *JOB_OPTIONS.values(), AT, FORCE, JOB)
 def cmd_edit(args, store):
-    """change a job"""
+    """change a job
+
+    --on '', --start '' and the like remove what was set; so does --start-within 0.
+    `add --help` says what an expression can have.
+    """
     values = given_values(args)
     if not values:
         raise BadConfig(
@@ -7934,7 +7968,10 @@ REST = (
     JSON,
 )
 def cmd_list(args, store):
-    """list the jobs: those in trouble first, then those that run next"""
+    """list the jobs: those in trouble first, then those that run next
+
+    --wide also lists the children of the jobs with --each-host: one for each host.
+    """
     now = store.now()
     which, values = having_words(args.word)
     if not (args.word or args.wide or args.json):  # a template tells of its jobs
@@ -7988,7 +8025,7 @@ HISTORY_OPTIONS = (
 
 @command('history', *HISTORY_OPTIONS)
 def cmd_history(args, store):
-    """list the last runs of all jobs, or of one"""
+    """list the last runs of all jobs, or of one, by its id also of a removed one"""
     values = {'count': args.n}
     order = 'ended_at'
     tests = ['1 = 1']
@@ -8155,7 +8192,14 @@ NEXT_OPTIONS = (
 
 @command('next', *NEXT_OPTIONS)
 def cmd_next(args, store):
-    """list the next times of a cron expression, of a job, or of all jobs"""
+    """list the next times of a cron expression, of a job, or of all jobs
+
+    Point 9 of the program's --help says what daylight saving does to them.
+
+    Examples
+      %(prog)s backup
+      %(prog)s '30 2 * * *' --time-zone Europe/Berlin --from '2027-03-27 12:00:00'
+    """
     from itertools import islice
 
     now = after = store.now()
@@ -8244,7 +8288,11 @@ PATIENCE = 5  # seconds to wait for what a run has written so far
     switch('-f --follow', 'print what it writes until the run ends'),
 )
 def cmd_log(args, store):
-    """show what a job's last run wrote, on whichever host"""
+    """show what a job's last run wrote, on whichever host
+
+    Examples
+      %(prog)s -f 1
+    """
     job = with_last_run(store, args.id)
     if job.last_start is None:
         print('it never ran')
@@ -8673,7 +8721,16 @@ PAUSE_OPTIONS = (
 
 @command('pause', *PAUSE_OPTIONS)
 def cmd_pause(args, store):
-    """start no runs for a while: of jobs, on a host, or at all"""
+    """start no runs for a while: of jobs, on a host, or at all
+
+    Runs in progress go on, and run-now works. What was due in a pause runs once after
+    it, if it may still start; the history has a line for what did not run.
+
+    Examples
+      %(prog)s --for 15m
+      %(prog)s backup --for 2h --note 'new disk'
+      %(prog)s --host web-1 --until '2026-12-24 18:00:00'
+    """
     if not args.force:
         check_hosts(store, {'pause': 1})
     jobs = jobs_to_pause(store, args)
@@ -8771,7 +8828,14 @@ SNAPSHOT = {
     given=given_config,
 )
 def cmd_alert(args, config):
-    """tell what is wrong, and what is well again; the job named alert does so"""
+    """tell what is wrong, and what is well again; the job named alert does so
+
+    `init` makes that job where the configuration has alert.*. It runs each minute, also
+    in a pause and when all slots are taken, on one of the hosts that have alert.*. It
+    tells that a job fails, is late or slow, hangs, was skipped, is not signed or can't
+    be planned; that a host is away; that no slot is free. What goes on is told again
+    after alert.remind_hours. Its command is built in: the row only says when it runs.
+    """
     if not config.alerts or (args.test and not channels_of(config)):
         raise config.bad(
             'nothing is told; set alert.mail, alert.webhook or alert.command'
@@ -9588,7 +9652,10 @@ CREATORS = """SELECT quote_ident(nspname),
 
 @command('check', given=given_config)
 def cmd_check(args, config):
-    """check what a worker needs, one line each"""
+    """check what a worker needs, one line each
+
+    The exit status is 1 if a line is `bad`, 2 if the configuration is.
+    """
     store = Store(config)
     status = 0
     for what, result_of in (
@@ -9836,16 +9903,41 @@ IMPORT_OPTIONS = (
 
 @command('import', *IMPORT_OPTIONS)
 def cmd_import(args, store):
-    """add the entries of a crontab as jobs"""
+    """add the entries of a crontab as jobs
+
+    Each line that it cannot import is reported, and then the exit status is 1: @reboot,
+    entries of an unknown user, and the line that starts this program, which stays in
+    cron. It adds no entry that is present.
+
+    It keeps environment lines, SHELL, and the percent signs of cron. CRON_TZ becomes
+    the time_zone of the entries below it, a mail address in MAILTO their alert_to, and
+    the comment above an entry its description.
+
+    All jobs run as the user of the workers. /etc/crontab and the files of a folder
+    cron.d have a column for the user, and with --system any file has: an entry of
+    another user becomes `sudo -n -u USER -- /bin/sh -c …`. That needs a line in sudoers
+    on each host, which is printed.
+
+    Examples
+      %(prog)s - < crontab
+    """
     path = os.path.abspath(args.file)
     system = args.system or path == '/etc/crontab' or '/cron.d/' in path
     lines = lines_of_crontab(args.file)
+    counts = add_entries(args, store, entries(lines, system))
+    print('%d added, %d already present, %d skipped' % counts)
+    return 1 if counts[2] else 0
+
+
+def add_entries(args, store, found):
+    """Add the entries of a crontab, and say what can't be. Returns how many were added,
+    were there already, and could not be added."""
     present = {
         (job.command, job.schedule or job.frequency, job.time_zone)
         for job in store.query('SELECT * FROM job')
     }
     added = known = skipped = 0
-    for number, entry in entries(lines, system):
+    for number, entry in found:
         where = '%s: line %d: ' % (args.file, number)
         try:
             if isinstance(entry, Problem):
@@ -9868,8 +9960,7 @@ def cmd_import(args, store):
         except (BadConfig, BadSchedule, BadData) as problem:
             skipped += 1
             print(where + line_of(problem), file=sys.stderr)
-    print('%d added, %d already present, %d skipped' % (added, known, skipped))
-    return 1 if skipped else 0
+    return added, known, skipped
 
 
 NO_ID_HERE = "'after_job' is %d; allowed: the name of a job, as ids differ"
@@ -10169,12 +10260,40 @@ APPLY_OPTIONS = (
 
 @command('apply', *APPLY_OPTIONS, given=given_config)
 def cmd_apply(args, config):
-    """make jobs as a YAML file says"""
+    """make jobs as a YAML file says
+
+    The file has `jobs:`, a list, and may have `defaults:`; the keys of both are columns
+    of the table. A job's name says which row it is. What neither the job nor
+    `defaults:` says gets its default, as with `add`. `export --yaml` writes such a
+    file; in it, a job without a name has its id, which only this database knows. An id
+    beside a new name renames a job.
+
+    It prints what it adds (+), changes (~) and removes (-), and does all of that in one
+    transaction. If anything is wrong, it reports each mistake with its line, and
+    changes nothing.
+
+    --prune removes the jobs that this file made and no longer has. `owner:` in the file
+    says which those are; without it, the file's name does. More than half of them go
+    only with --yes, which also takes over jobs of other files.
+    """
     file = JobFile(args.file)
     if args.prune and file.owner is None:
         raise file.bad('owner: is missing, which --prune needs')
     store = store_for_signing(config) if args.sign else Store(config).connect()
     todo = carry_out(store, file, args)
+    report_todo(todo, args)
+    if args.dry_run:
+        refuse_many(todo, args)
+        return 3 if any(todo.counts()[:3]) else 0
+    if args.sign:  # what the table has now, as far as it is what the file says
+        now = difference(store, file, args)
+        sign_rows(store, [entry.old for entry in now.unchanged], args.key)
+        if now.added or now.changed:
+            raise Problem('others have changed jobs of the file: they are not signed')
+
+
+def report_todo(todo, args):
+    """Print what was done, or is to be done."""
     for line in lines_of_todo(todo):
         print(visible(line.replace('\n', ' ')))
     form = '%d added, %d changed, %d removed, %d unchanged'
@@ -10184,14 +10303,6 @@ def cmd_apply(args, config):
     if not args.prune and todo.left:
         text = 'note: %d of its jobs are no longer in it; to remove them: --prune'
         print(text % len(todo.left))
-    if args.dry_run:
-        refuse_many(todo, args)
-        return 3 if any(todo.counts()[:3]) else 0
-    if args.sign:  # what the table has now, as far as it is what the file says
-        now = difference(store, file, args)
-        sign_rows(store, [entry.old for entry in now.unchanged], args.key)
-        if now.added or now.changed:
-            raise Problem('others have changed jobs of the file: they are not signed')
 
 
 def lines_of_todo(todo):

@@ -3,8 +3,10 @@
 -- Safe to run again: it creates what is missing and drops no data.
 --     mysql < distributed_cron.sql
 -- `distributed_cron.py init` does the same on every database, and it also upgrades tables
--- of earlier versions and of the Perl program in place. The rest of this file is what
--- `distributed_cron.py init --print` prints.
+-- of earlier versions and of the Perl program in place. Where the administrator runs this
+-- file instead of `init`, the workers' account needs only SELECT, INSERT, UPDATE and
+-- DELETE, until an upgrade. The rest of this file is what `distributed_cron.py init
+-- --print` prints.
 
 CREATE DATABASE IF NOT EXISTS `distributed_cron` DEFAULT CHARACTER SET utf8mb4;
 USE `distributed_cron`;

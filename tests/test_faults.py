@@ -12,7 +12,7 @@ import sys
 import pytest
 from conftest import ROOT, dc, exit_status, fork
 from faults.attack import cluster_of
-from faults.cluster import execute
+from faults.cluster import execute, version_1
 from servers import wait_until
 
 RUN = os.path.join(ROOT, 'tests', 'faults', 'run.py')
@@ -70,6 +70,15 @@ def test_each_fault_alone(group):
 @pytest.mark.timeout(400)
 def test_a_mixed_run_from_a_random_seed():
     attack('mariadb', '--seconds', '170')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('database', ['mariadb', 'postgresql', 'sqlite'])
+def test_hosts_go_to_todays_version_and_back_while_they_are_killed(database, tmp_path):
+    if not version_1(str(tmp_path)):
+        pytest.skip('no git, or a checkout without history')
+    attack(database, '--upgrade', '--seconds', '50', '--rate', '2')
 
 
 @pytest.mark.slow

@@ -262,9 +262,24 @@ def test_every_option_has_a_help_text():
 
 
 def test_the_examples_of_the_help_can_be_parsed():
-    for text in dc.EXAMPLES.values():
-        words = shlex.split(text.partition(' < ')[0])
-        assert dc.parser().parse_args(words).action == words[0]
+    shown = 0
+    for name in None, *dc.COMMANDS:
+        _, text, _ = call([name, '--help'] if name else ['--help'])
+        assert '%' not in text
+        for line in text.partition('\n\nExamples\n')[2].splitlines():
+            program, *words = shlex.split(line.partition(' < ')[0])
+            assert program == dc.command_line()
+            assert dc.parser().parse_args(words).action == words[0]
+            assert name in (None, words[0])
+            shown += 1
+    assert shown > 8
+
+
+def test_what_a_commands_docstring_says_besides_its_summary_ends_its_help():
+    more = dc.cmd_alert.__doc__.partition('\n\n')[2]
+    shown = call(['alert', '--help'])[1].rpartition('\n\n')[2]
+    assert shown.splitlines() == [line.strip() for line in more.splitlines()[:-1]]
+    assert shown.splitlines()[0] not in call(['--help'])[1]
 
 
 # Times and hosts.

@@ -7,10 +7,9 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, dc, wait_until
+from conftest import dc, wait_until
+from faults.cluster import version_1
 from test_schema import catalogue
-
-VERSION_1 = '1fde9e2ec1b92163a489c48ec72e8e6bb5a2cbe5'  # its last commit
 
 
 @pytest.fixture
@@ -18,14 +17,9 @@ def old(place, tmp_path):
     """A place with the tables of version 1.0, and its script as `old.script`."""
     folder = tmp_path / 'version-1'
     folder.mkdir()
-    for name in ('distributed_cron.py', 'distributed_cron.sql'):
-        shown = subprocess.run(
-            ['git', 'show', '%s:%s' % (VERSION_1, name)], cwd=ROOT, capture_output=True
-        )
-        if shown.returncode:
-            pytest.skip('no git, or a checkout without history')
-        (folder / name).write_bytes(shown.stdout)
-    place.script = str(folder / 'distributed_cron.py')
+    place.script = version_1(str(folder))
+    if not place.script:
+        pytest.skip('no git, or a checkout without history')
     place.made = catalogue(place)
     for table in dc.TABLES:
         place.store.execute('DROP TABLE ' + table.name)

@@ -419,8 +419,7 @@ class Walk:
 
     def install_program(self, host):
         host.run(block(SEVERAL, '3.').text)
-        host.run(block(SEVERAL, '4.', 'touch').text)
-        host.write(block(SEVERAL, '4.', 'password_file'))
+        host.write(block(SEVERAL, '4.'))
         account = block(SEVERAL, '2.', 'CREATE USER').text
         password = re.search(r"IDENTIFIED BY '(.*)'", account)[1]
         host.run('cat > /opt/distributed_cron/db.password', password + '\n')
@@ -480,9 +479,10 @@ class Walk:
         """6b. The service: systemd finds nothing wrong with it"""
         host = self.alpha  # which has a machine-id only from now on
         host.install('apt-get install --no-install-recommends systemd procps')
-        typed = block(SEVERAL, '6b.').text
-        host.run(typed.partition('systemctl')[0])  # the rest needs a systemd that runs
-        unit = '/etc/systemd/system/distributed_cron.service'
+        service = block(SEVERAL, '6b.')
+        host.write(service)  # to enable it needs a systemd that runs
+        unit = service.path()
+        assert unit == '/etc/systemd/system/distributed_cron.service'
         printed = host.run('systemd-analyze verify ' + unit)
         assert not printed, printed
         host.run('rm ' + unit)
@@ -504,13 +504,12 @@ class Walk:
         assert 'each night' in printed, printed  # its comment describes it
 
     def again(self):
-        """3. and 4. may be pasted again"""
+        """3. may be pasted again"""
         host = self.alpha
         files = 'cd /opt/distributed_cron; stat -c "%n %a %U %G" * .; md5sum *.yml db* *.pem'
         before = host.run(files)
         assert 'db.password 640 root cronjob' in before, before
         host.run(block(SEVERAL, '3.').text)
-        host.run(block(SEVERAL, '4.', 'touch').text)
         assert host.run(files) == before
 
     def upgrade(self):

@@ -28,6 +28,14 @@ from servers import open_folder, wait_until, within
 # its short minute is left, so it has two.
 SLOWEST = 1.5
 YEAR = 525600  # minutes: a job that is due once
+# What is done to hosts while some run version 1.0: what it promises nothing of is not.
+UPGRADE = ['other-version'] * 4 + [
+    'kill-worker',
+    'kill-runner',
+    'kill-both',
+    'kill-host',
+    'lose-host',
+]
 
 
 class Attack:
@@ -153,7 +161,7 @@ class Attack:
                 hangs, fails = chance.random() < 0.06, chance.random() < 0.1
                 seconds = round(chance.uniform(0.05, SLOWEST), 2)
                 self.add_job(300 if hangs else seconds, 3 if fails else 0)
-                if chance.random() < 0.4:
+                if chance.random() < 0.4 and not self.cluster.old_script:
                     features.some(self, chance)
                 if chance.random() < 0.5 / self.rate:  # all wake at the same moment
                     due = (now() + wall()) // 1 + 3 - wall()
@@ -196,14 +204,18 @@ class Attack:
     # Hosts and nodes
 
     def drain(self, host):
-        """Have a host leave, and remove it. A drain does not wait for the database: what
-        waits for the host's next worker gets one."""
+        """Have a host leave, and remove it."""
+        self.leave_clean(host)
+        self.look_at_errors(host)
+        host.close()
+
+    def leave_clean(self, host):
+        """Have a host leave. A drain does not wait for the database: what waits for the
+        host's next worker gets one."""
         limit = now() + 90
         while self.leave(host) and now() < limit:
             time.sleep(1)
             host.start_again()
-        self.look_at_errors(host)
-        host.close()
 
     def leave(self, host):
         """End a worker in good order; whether it left results behind."""
@@ -306,26 +318,18 @@ class Attack:
         end, self.is_mixed = now() + seconds, True
         self.add_jobs(20, 'minute')
         self.add_jobs(10, 'every')
-        features.planned(self, random.Random(self.random.random()), seconds)
         done = threading.Event()
-        threading.Thread(target=self.children.watch, args=[done], daemon=True).start()
-        names = {
-            of: [
-                name
-                for name, fault in FAULTS.items()
-                if fault.mixed
-                and fault.of in of
-                and fault.mounts <= PRIVILEGES['own mounts']
-                and self.cluster.database in fault.databases
-            ]
-            for of in ('host', 'database node', 'table')
-        }
+        if not self.cluster.old_script:
+            features.planned(self, random.Random(self.random.random()), seconds)
+            threading.Thread(
+                target=self.children.watch, args=[done], daemon=True
+            ).start()
         threads = [
             threading.Thread(
                 target=self.nemesis,
-                args=(one, end - 15, random.Random(self.random.random())),
+                args=(names, end - 15, random.Random(self.random.random())),
             )
-            for one in names.values()
+            for names in self.names_to_draw_from()
         ]
         with self.loaded():
             for thread in threads:
@@ -335,6 +339,22 @@ class Attack:
             time.sleep(max(0, end - now()))
         done.set()
         self.settle()
+
+    def names_to_draw_from(self):
+        """Names of faults: a list for each thread that inflicts them."""
+        if self.cluster.old_script:
+            return [UPGRADE]
+        return [
+            [
+                name
+                for name, fault in FAULTS.items()
+                if fault.mixed
+                and fault.of in of
+                and fault.mounts <= PRIVILEGES['own mounts']
+                and self.cluster.database in fault.databases
+            ]
+            for of in ('host', 'database node', 'table')
+        ]
 
     def nemesis(self, names, end, chance):
         try:

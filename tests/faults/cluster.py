@@ -19,6 +19,7 @@ import yaml
 
 from faults.proxy import Proxy
 from faults.rules import Words
+from faults.worker import SCRIPT
 from servers import IS_ROOT, Galera, MariaDB, PostgreSQL, SQLite, free_port, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -27,6 +28,7 @@ QUIET = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
 PRIVILEGES = {'own mounts': False}  # and with them network namespaces
 CHILDREN = 10**6  # ids from here on are those of jobs that workers make
 FEW = 60  # connections to PostgreSQL, which a fault takes
+VERSION_1 = '1fde9e2ec1b92163a489c48ec72e8e6bb5a2cbe5'  # the last commit of version 1.0
 FAKETIME = next(glob.iglob('/usr/lib/*/faketime/libfaketimeMT.so.1'), 'no libfaketime')
 
 
@@ -50,6 +52,20 @@ def forget_clock(process):
             os.unlink('/dev/shm/%s%d' % (name, process))
 
 
+def version_1(folder):
+    """The script of version 1.0, written into a folder with all that it needs; None
+    without git, or in a checkout without history."""
+    for name in ('distributed_cron.py', 'distributed_cron.sql'):
+        shown = subprocess.run(
+            ['git', 'show', '%s:%s' % (VERSION_1, name)], cwd=ROOT, capture_output=True
+        )
+        if shown.returncode:
+            return None
+        with open(os.path.join(folder, name), 'wb') as file:
+            file.write(shown.stdout)
+    return os.path.join(folder, 'distributed_cron.py')
+
+
 # --------------------------------------------------------------------------- hosts
 
 
@@ -60,6 +76,8 @@ class Host:
         """like: a host of which it has name and tags."""
         self.cluster, self.name = cluster, 'host%d' % number
         self.tags = ['odd' if number % 2 else 'even']
+        if cluster.old_script:  # which knows no tags
+            self.tags = []
         if like:
             self.name, self.tags = like.name, like.tags
         self.disks = disks and PRIVILEGES['own mounts']
@@ -90,6 +108,7 @@ class Host:
         ]
         self.mark = 'FAULTS_HOST=' + self.folder
         self.worker, self.more = None, {}  # more: environment for the next start
+        self.script = None  # of the version that it runs, if that is not today's
         self.file = os.path.join(self.folder, 'dc.yml')
         self.address = address
         self.configure()
@@ -103,7 +122,7 @@ class Host:
                     'db': db,
                     'log': {'location': self.log},
                     'state': {'location': self.state},
-                    'tags': self.tags,
+                    **({'tags': self.tags} if self.tags else {}),
                     'max_tasks': 40,
                     'poll_seconds': 0.5,
                     'history': {'runs': 100000},
@@ -116,7 +135,9 @@ class Host:
         return self.cluster.command(self.file, '--name', self.name, *arguments)
 
     def environment(self):
-        return dict(os.environ, FAULTS_HOST=self.folder, TZ='UTC', **self.more)
+        version = {'FAULTS_SCRIPT': self.script} if self.script else {}
+        own = {'FAULTS_HOST': self.folder, 'TZ': 'UTC'}
+        return {**os.environ, **own, **version, **self.more}
 
     def start(self, *arguments):
         inside = (
@@ -275,9 +296,21 @@ class Cluster:
     """The servers of a database and the hosts that share it."""
 
     def __init__(
-        self, database, folder, hosts=3, times=(4, 4, 1), seed=0, network=False
+        self,
+        database,
+        folder,
+        hosts=3,
+        times=(4, 4, 1),
+        seed=0,
+        network=False,
+        upgrade=False,
     ):
+        """upgrade: the tables were made by version 1.0, which all hosts but one run."""
         self.database, self.folder = database, folder
+        self.old_script = None
+        if upgrade:
+            self.old_script = version_1(self.place('version-1'))
+            assert self.old_script, 'no git, or a checkout without history'
         self.minute, self.margin, self.grace = times
         self.random = random.Random(seed)
         self.writing = threading.RLock()  # held: the harness writes nothing
@@ -302,9 +335,13 @@ class Cluster:
             self.permanent = [
                 (host.label, [host.name, *host.tags]) for host in self.hosts
             ]
-            done = self.hosts[0].run('init')
-            if done.returncode:
-                raise RuntimeError(done.stderr.decode())
+            for script in filter(None, (self.old_script, SCRIPT)):
+                self.hosts[0].script = script
+                done = self.hosts[0].run('init')
+                if done.returncode:
+                    raise RuntimeError(done.stderr.decode())
+            for host in self.hosts[1:]:
+                host.script = self.old_script
             self.leave_ids()
         except BaseException:
             self.close()

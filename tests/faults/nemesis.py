@@ -152,6 +152,21 @@ class LoseHost(KillHost):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
+class OtherVersion(KillWorker):
+    """The host's worker leaves, and one of the other version takes its place: of 1.0
+    where today's was, and of today's where 1.0's was."""
+
+    mixed = False
+
+    def start(self):
+        self.attack.leave_clean(self.host)
+
+    def heal(self):
+        is_old = self.host.script == self.cluster.old_script
+        self.host.script = None if is_old else self.cluster.old_script
+        super().heal()
+
+
 class StopWorker(Fault):
     silences = True
 

@@ -6,7 +6,9 @@
 
 Prints its seed, what it did, and the checker's verdict; exits 1 on a find. Without --fault
 it is a mixed run: faults at random until the seconds are over. --real: minutes of 60
-seconds and the margin of 20, as in the field, not shortened ones.
+seconds and the margin of 20, as in the field, not shortened ones. --upgrade: version 1.0
+made the tables; hosts run it and today's, change from one to the other and back, and are
+killed; jobs are such as both know.
 """
 
 import argparse
@@ -26,12 +28,13 @@ def main():
     own_mounts()
     end_by_signals()
     print(
-        '--database %s --seconds %d --seed %d%s%s'
+        '--database %s --seconds %d --seed %d%s%s%s'
         % (
             args.database,
             args.seconds,
             args.seed,
             ' --real' * args.real,
+            ' --upgrade' * args.upgrade,
             ''.join(' --fault ' + name for name in args.fault),
         ),
         flush=True,
@@ -43,6 +46,7 @@ def main():
         seed=args.seed,
         network=True,
         times=(60, 20, 10) if args.real else (4, 4, 1),
+        upgrade=args.upgrade,
     ) as cluster:
         for name in args.fault or [None]:
             attack = Attack(
@@ -81,6 +85,7 @@ def parser():
     parser.add_argument('--hosts', type=int, default=3)
     parser.add_argument('--rate', type=float, default=4, help='new jobs a second')
     parser.add_argument('--real', action='store_true')
+    parser.add_argument('--upgrade', action='store_true')
     return parser
 
 
