@@ -5656,7 +5656,7 @@ def time_given(text):
 
 def period_given(text):
     """A length of time, as a timedelta."""
-    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
+    given = re.fullmatch('([1-9][0-9]{0,4})([smhd])', text)
     if given:
         return int(given[1]) * UNITS[given[2]]
     return None
@@ -8217,7 +8217,7 @@ def cmd_next(args, store):
     times = list(islice(upcoming(job, after, store.zone), args.n))
     for _, when in times:
         print(in_zone(zone, when, now))
-    if job.id and not times:
+    if job.id and args.n and not times:
         job = job._replace(run_token=None, next_run_utc=text_of(PARKED))
         print(next_in_words(store, job, now))
 

@@ -348,6 +348,7 @@ def test_next_of_a_job_that_has_no_time_of_its_own(place):
     assert place.run('next', '3') == 'on each host\n'
     place.run('add', '--at', '2099-01-01 10:00', '--name', 'once', 'fourth')
     assert place.run('next', 'once', '--from', '2099-01-01 11:00') == 'never\n'
+    assert place.run('next', 'once', '-n', '0') == ''
     place.add('over', schedule='@at 2020-01-01 00:00')
     place.run('run')
     assert place.run('next', '5') == 'never\n'
