@@ -6131,7 +6131,7 @@ def announce(store, id, old=None):
 
 
 ANNOUNCE = '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
-    changed_utc = NULL, attempt = 0
+    changed_utc = NULL, attempt = :try
     WHERE id = :id AND run_token IS NULL AND run_requested = 0'''
 
 
@@ -6144,12 +6144,25 @@ def plan_of_edit(job, old, now, zone):
         if is_pause_end(old, due):
             due = now  # it waited for that alone
         when = max(due, moment(job.paused_until_utc) or due)
+    if is_retry_kept(job, due, zone):
+        when = due
+    else:
+        job = job._replace(attempt=0)
     limit = start_limit(job, when, zone)
     return {
         'when': text_of(when),
         'limit': limit_text(limit),
+        'try': job.attempt,
         'id': job.id,
     }
+
+
+def is_retry_kept(job, due, zone):
+    """Whether a job that was edited is still tried again when it was due."""
+    if due is None or not job.attempt or not job.active or job.each_host:
+        return False
+    first = moment(job.paused_until_utc) or EPOCH
+    return first < due < start_limit(job, due, zone)
 
 
 def still_due(old, job):

@@ -270,6 +270,29 @@ def test_edit_stop_and_run_now_while_a_retry_waits(at):
     assert at.job(job).attempt == 1  # a run that was asked for is tried again too
 
 
+def test_a_pause_that_is_over_before_a_retry_is_due_keeps_it(at):
+    job = at.add(schedule='0 0 * * *', retries=1, retry_delay=600, next_run_utc=NOW)
+    fail(at, job)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=9), 'alice')
+    clock(at, 5)
+    dc.resume_job(at.store, job)
+    dc.save_job(at.store, job, {'start_within': 3})
+    at.store.plan_late(at.store.now())
+    assert (at.job(job).attempt, due(at, job)) == (1, local(10))
+    assert limit(at, job) == local(720)  # the next regular time
+    dc.save_job(at.store, job, {'stop_anchor': '12:10'})
+    assert at.job(job).attempt == 0
+    assert (due(at, job), limit(at, job)) == (local(720), local(723))
+
+
+def test_a_pause_in_which_a_retry_is_due_cancels_it(at):
+    job = at.add(schedule='0 0 * * *', retries=1, retry_delay=600, next_run_utc=NOW)
+    fail(at, job)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=11), 'alice')
+    assert (at.job(job).attempt, due(at, job)) == (0, local(720))
+    assert limit(at, job) is None
+
+
 # After.
 
 
