@@ -3993,6 +3993,17 @@ def is_pause_end(job, due):
     return due == moment(job.paused_until_utc)
 
 
+def before_due(job, due, now):
+    """The last UTC datetime, not after now, before a job was due; when its pause began,
+    if that put it off. due: None if it is not due."""
+    times = [now]
+    if due is not None:
+        times.append(due - SECOND)
+        if is_pause_end(job, due):
+            times.append(moment(job.paused_from_utc) or now)
+    return min(times)
+
+
 def last_time_until(job, until, zone):
     """The last regular time of a job at or before the end of its pause. EPOCH if that
     was so long before that the job may not start any more."""
@@ -6177,17 +6188,6 @@ def still_due(old, job):
     return due
 
 
-def before_due(job, due, now):
-    """The last UTC datetime, not after now, before a job was due; when its pause began,
-    if that put it off. due: None if it is not due."""
-    times = [now]
-    if due is not None:
-        times.append(due - SECOND)
-        if is_pause_end(job, due):
-            times.append(moment(job.paused_from_utc) or now)
-    return min(times)
-
-
 def act(store, name, id):
     """Do one of ACTIONS to a job. Returns whether there was anything to do."""
     with store.transaction():
@@ -6215,14 +6215,6 @@ def remove(store, id):
 def family_of(store, id):
     """The rows of a job, and of those that it has on each host as a template."""
     return store.query('SELECT * FROM job WHERE %s ORDER BY id' % FAMILY, id=id)
-
-
-def refuse_children(jobs):
-    """Raise BadConfig for a job that a template has on a host: it is as that says."""
-    for job in jobs:
-        if job.parent_id is not None:
-            text = 'job %d is on one host what job %s says; name job %s'
-            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
 
 
 def refuse_past(job, now, zone):
@@ -10895,6 +10887,14 @@ def signable(store, ids):
     return jobs or store.query(
         'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
     )
+
+
+def refuse_children(jobs):
+    """Raise BadConfig for a job that a template has on a host: it is as that says."""
+    for job in jobs:
+        if job.parent_id is not None:
+            text = 'job %d is on one host what job %s says; name job %s'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
 
 
 def last_good(config, job):
