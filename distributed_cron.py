@@ -48,14 +48,15 @@ Exact behaviour
 12. A run that fails or is lost, but not one that was stopped, is tried again
     retry_delay seconds later, doubled each time, up to `retries` times, if its window
     and its next regular time allow. Other hosts have 10 seconds to take it first. Only
-    the last try counts as a failure. Exit status 75 is shown as 'not now'.
+    the last try counts as a failure. Exit status 75 is shown as 'not now'. A pause in
+    which a try would be due, and a change of the schedule, cancel it.
 13. A job with after_job is due when that job has succeeded. If it still runs then, it
     runs once more afterwards.
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
     with each_host, a template, never runs; each host that run_on allows has a copy that
-    does, its child. Children follow a change of their template within a minute, and are
-    deleted when their host is gone for a week.
+    does, its child. Children follow a change of their template within a minute, do not
+    change without it, and are deleted when their host is gone for a week.
 16. With sign.required, a host starts only jobs that are as a signer whom it trusts
     has signed them. A run of any other job ends at once as 'ERROR: refused: …', and is
     not tried again.
@@ -9916,7 +9917,8 @@ def cmd_import(args, store):
 
     It keeps environment lines, SHELL, and the percent signs of cron. CRON_TZ becomes
     the time_zone of the entries below it, a mail address in MAILTO their alert_to, and
-    the comment above an entry its description.
+    the comment above an entry its description. Of what export wrote, an entry that runs
+    after a job finds it by its name.
 
     All jobs run as the user of the workers. /etc/crontab and the files of a folder
     cron.d have a column for the user, and with --system any file has: an entry of
