@@ -8575,7 +8575,7 @@ def history_lines(store, job, when, first):
 
 
 LATE_AFTER = """SELECT * FROM (SELECT * FROM run WHERE job_id = :id AND run_no > :last
-    AND {ran} ORDER BY job_id, run_no LIMIT 1) AS following WHERE note IS NOT NULL"""
+    AND {ran} ORDER BY job_id, run_no LIMIT 1) AS next_row WHERE note IS NOT NULL"""
 
 
 def lines_of_run(store, run, heading):
