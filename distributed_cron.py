@@ -7907,6 +7907,9 @@ def cmd_act(args, store):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
+        if args.action == 'run-now' and job.run_token is not None:
+            host = host_of(job.last_worker)
+            text = 'will run once more when its run on %s has ended' % host
         print('job %d: %s' % (job.id, text), flush=True)
     if args.action == 'run-now' and args.wait:
         return wait_for_runs(store, [job for job in members if not job.each_host])

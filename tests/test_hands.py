@@ -437,6 +437,14 @@ def test_run_now_waits_for_a_run_that_was_over_when_it_looked(place, monkeypatch
     assert 'job 1: Success, with ' in place.run('run-now', '--wait', '1')
 
 
+def test_run_now_of_a_job_that_runs_is_one_more_run_after_it(place):
+    job = place.add('sleep 60')
+    place.store.plan(place.store.now())
+    place.store.claim(place.store.find(1), 't' * 32, 'here-1')
+    said = 'job 1: will run once more when its run on here has ended\n'
+    assert place.run('run-now', str(job)) == said
+
+
 def test_run_now_of_a_template_that_is_on_no_host(place):
     place.run('add', '--schedule', '@yearly', '--each-host', 'true')
     assert place.run('run-now', '1') == 'job 1: is on no host yet\n'
