@@ -427,13 +427,13 @@ def test_run_now_waits_for_a_run_that_was_over_when_it_looked(place, monkeypatch
     def act_and_run(*args):
         done = act(*args)
         place.run('run')
+        monkeypatch.setattr(dc.time, 'sleep', impatient)
         return done
 
     def impatient(seconds):
         raise AssertionError('it waits for the run after that')
 
     monkeypatch.setattr(dc, 'act', act_and_run)
-    monkeypatch.setattr(dc.time, 'sleep', impatient)
     assert 'job 1: Success, with ' in place.run('run-now', '--wait', '1')
 
 
