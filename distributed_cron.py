@@ -48,14 +48,15 @@ Exact behaviour
 12. A run that fails or is lost, but not one that was stopped, is tried again
     retry_delay seconds later, doubled each time, up to `retries` times, if its window
     and its next regular time allow. Other hosts have 10 seconds to take it first. Only
-    the last try counts as a failure. Exit status 75 is shown as 'not now'.
+    the last try counts as a failure. Exit status 75 is shown as 'not now'. A pause in
+    which a try would be due, and a change of the schedule, cancel it.
 13. A job with after_job is due when that job has succeeded. If it still runs then, it
     runs once more afterwards.
 14. In a pause nothing starts but what run-now asks for; each claim looks at it.
 15. A job with run_on runs only on the host of that name, or on hosts with that tag. One
     with each_host, a template, never runs; each host that run_on allows has a copy that
-    does, its child. Children follow a change of their template within a minute, and are
-    deleted when their host is gone for a week.
+    does, its child. Children follow a change of their template within a minute, do not
+    change without it, and are deleted when their host is gone for a week.
 16. With sign.required, a host starts only jobs that are as a signer whom it trusts
     has signed them. A run of any other job ends at once as 'ERROR: refused: …', and is
     not tried again.
@@ -545,7 +546,7 @@ class Worker:
                 pause = self.back_off(problem)
         unreported = self.claims.unreported_count()
         if unreported:
-            self.complain(UNREPORTED % unreported)
+            complain(self.log, UNREPORTED % unreported)
         self.store.close()  # or MariaDB logs an aborted connection
         self.log.write('worker leaves')
         return 1 if self.failures else 0
@@ -611,7 +612,7 @@ class Worker:
         self.look_at = 0
         self.foreseen = 0
         if self.failures in (1, 2, 4, 8, 16, 32) or self.failures % 64 == 0:
-            self.complain(line_of(problem))
+            complain(self.log, line_of(problem))
         return jitter(min(4, 0.25 * 2 ** min(self.failures, 4)))
 
     def finished(self):
@@ -624,12 +625,6 @@ class Worker:
         if self.forever:
             return False
         return self.store.connection is None or self.due_at - boottime() > STAY
-
-    def complain(self, text):
-        """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
-        self.log.write(text)
-        with suppress(OSError):  # a terminal that has gone
-            print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
 
     def listen(self):
         """Make signals end the wait through the FIFO, as results do."""
@@ -657,7 +652,7 @@ class Worker:
             store = Store(config)
             self.state.signatures = State(config).signatures  # or it says what is wrong
         except Problem as problem:
-            self.complain('%s; the old configuration stays' % problem)
+            complain(self.log, '%s; the old configuration stays' % problem)
             return
         self.store.close()
         self.config = config
@@ -690,7 +685,7 @@ class Worker:
         locked = self.locked.jobs()
         unlocked = [ending for ending in endings if ending.job not in locked]
         for refusal in self.store.end(unlocked) if unlocked else ():
-            self.complain(refusal)
+            complain(self.log, refusal)
         self.locked.leave_to_others(self.store.failed)
         self.pace.note_ends(unlocked)
         return unlocked
@@ -857,6 +852,13 @@ UNREPORTED = (
 )
 OTHERS_FIRST = 10  # seconds for which a retry is left to other hosts
 LOCKED = 2, 30  # seconds for which a locked row is left alone: at first, and at most
+
+
+def complain(log, text):
+    """Into the worker's log, and to stderr: cron mails it, systemd keeps it."""
+    log.write(text)
+    with suppress(OSError):  # a terminal that has gone
+        print('distributed_cron: %s' % text, file=sys.stderr, flush=True)
 
 
 def slots_taken(claims, alert):
@@ -3454,9 +3456,8 @@ def words_of_host(name, tags):
 ########################################################################################
 
 # A plan is a pair: next_run_utc, from when a job is due, and start_before_utc, until
-# when it may start. The claim looks at both. The second follows from the first, so it
-# is a copy, which a program of another version leaves as it was: whoever reads a row
-# computes it again, and mends it.
+# when it may start. The claim looks at both. The second follows from the first. As a
+# program of another version may leave it as it was, whoever reads a row mends it.
 
 Plan = namedtuple(
     'Plan',
@@ -3706,9 +3707,10 @@ def clock_texts(store, now, *times):
 
 def passed_during(job, ended, zone):
     """The regular times at which the run that has now ended kept its job from starting:
-    [UTC datetime], at most MOST_COUNTED."""
+    [UTC datetime], at most MOST_COUNTED. A pause that goes on makes up for them."""
     begun = moment(job.last_start)
-    if job.schedule is None or begun is None or moment(job.paused_until_utc):
+    paused = (moment(job.paused_until_utc) or ended) > ended
+    if job.schedule is None or begun is None or paused:
         return []
     first = max(zone.utc_before(begun, ended), moment(job.next_run_utc) or EPOCH)
     passed = []
@@ -3813,8 +3815,8 @@ ABSENCE = 7 * DAY  # after which the children of a host that nobody sees are del
 # What a child takes over from its template.
 INHERITED = (
     'description command active start_anchor stop_anchor frequency max_run_time '
-    'schedule time_zone start_within retries retry_delay after_job paused_from_utc '
-    'paused_until_utc paused_by alert_after alert_to rev signature not_after'
+    'schedule time_zone start_within retries retry_delay after_job paused_until_utc '
+    'paused_by alert_after alert_to rev signature not_after'
 ).split()
 
 
@@ -3932,14 +3934,17 @@ def next_run(job, after, now, zone):
     opens next. Raises only BadSchedule, whatever the row holds: SQLite stores any text
     in a number's column.
     """
-    if not job.active or job.each_host or job.after_job:
+    if not job.active or job.each_host:
         return PARKED
     when = next_regular(job, after, now, zone)
     return max(when, moment(job.paused_until_utc) or when)
 
 
 def next_regular(job, after, now, zone):
-    """When a job is due next by its schedule and its window alone, as next_run."""
+    """When a job is due next by its schedule and its window alone, as next_run; PARKED
+    for one that runs after another."""
+    if job.after_job:
+        return PARKED
     window = Window(job)
     if job.schedule is None:
         return next_by_frequency(job, now, window, zone)
@@ -4004,6 +4009,17 @@ def start_limit(job, when, zone):
 def is_pause_end(job, due):
     """Whether a job was put off until this time by its pause."""
     return due == moment(job.paused_until_utc)
+
+
+def before_due(job, due, now):
+    """The last UTC datetime, not after now, before a job was due; when its pause began,
+    if that put it off. due: None if it is not due."""
+    times = [now]
+    if due is not None:
+        times.append(due - SECOND)
+        if is_pause_end(job, due):
+            times.append(moment(job.paused_from_utc) or now)
+    return min(times)
 
 
 def last_time_until(job, until, zone):
@@ -5675,7 +5691,7 @@ def time_given(text):
 
 def period_given(text):
     """A length of time, as a timedelta."""
-    given = re.fullmatch('([1-9][0-9]{0,5})([smhd])', text)
+    given = re.fullmatch('([1-9][0-9]{0,4})([smhd])', text)
     if given:
         return int(given[1]) * UNITS[given[2]]
     return None
@@ -6087,6 +6103,9 @@ def check_values(store, job, values):
             job.name,
             other.id,
         )
+    if values.get('each_host'):
+        for other in store.query('SELECT id FROM job WHERE after_job = :id', id=job.id):
+            wrong['each_host'] = '1; allowed: 0, as job %d runs after it' % other.id
     if wrong:
         raise BadJob(wrong)
 
@@ -6097,6 +6116,8 @@ def what_is_wrong(job, values, now, zone, find):
     if 'frequency' not in values and not by_frequency(job):
         checked = job._replace(frequency=60)  # what the row has is not used
     wrong = check_job(checked, now, zone)
+    if job.name == ALERT and job.command != ALERT_JOB['command']:
+        wrong['name'] = '%r; allowed: another one: its command is built in' % ALERT
     try:
         check_parent(job, find)
         if not wrong and values.keys() & {'schedule', 'time_zone'}:
@@ -6142,40 +6163,50 @@ def words_of(text):
     return ' '.join(text.split())
 
 
-def announce(store, id, old=None, after=None):
+def announce(store, id, old=None):
     """Write the plan of a job that has changed, and return its next run, a UTC
     datetime. It is kept, also if no worker comes before that time. A statement of its
     own, as the trigger clears the plan in the one that changes the schedule. old: its
-    row before an edit. after: the UTC datetime after which it may have been due.
-    Raises BadSchedule."""
+    row before an edit. Raises BadSchedule."""
     job = job_of(store, id)
-    plan = plan_of_edit(job, old, after, store.now(), store.zone)
+    plan = plan_of_edit(job, old, store.now(), store.zone)
     store.change(ANNOUNCE, **plan)
     return moment(plan['when'])
 
 
 ANNOUNCE = '''UPDATE job SET next_run_utc = :when, start_before_utc = :limit,
-    changed_utc = NULL, attempt = 0
+    changed_utc = NULL, attempt = :try
     WHERE id = :id AND run_token IS NULL AND run_requested = 0'''
 
 
-def plan_of_edit(job, old, after, now, zone):
+def plan_of_edit(job, old, now, zone):
     """What announce() writes for a job, as values for ANNOUNCE."""
     old = old or job
     due = still_due(old, job)
-    if after is None and due is not None:
-        after = due - SECOND
-    when = next_run(job, min(now, after or now), now, zone)
+    when = next_run(job, before_due(old, due, now), now, zone)
     if job.after_job and due not in (None, PARKED):  # that job has succeeded
         if is_pause_end(old, due):
             due = now  # it waited for that alone
         when = max(due, moment(job.paused_until_utc) or due)
+    if is_retry_kept(job, due, zone):
+        when = due
+    else:
+        job = job._replace(attempt=0)
     limit = start_limit(job, when, zone)
     return {
         'when': text_of(when),
         'limit': limit_text(limit),
+        'try': job.attempt,
         'id': job.id,
     }
+
+
+def is_retry_kept(job, due, zone):
+    """Whether a job that was edited is still tried again when it was due."""
+    if due is None or not job.attempt or not job.active or job.each_host:
+        return False
+    first = moment(job.paused_until_utc) or EPOCH
+    return first < due < start_limit(job, due, zone)
 
 
 def still_due(old, job):
@@ -6284,7 +6315,8 @@ def having_words(words, columns=SEARCHED, more=None):
         name = 'word_%d' % number
         values[name] = '%%%s%%' % like(word)
         either = [
-            "LOWER(%s) LIKE :%s ESCAPE '!'" % (column, name) for column in columns
+            "LOWER(%s) LIKE LOWER(:%s) ESCAPE '!'" % (column, name)
+            for column in columns
         ]
         if re.fullmatch('[1-9][0-9]{0,8}', word):
             either.append('id = ' + word)
@@ -6295,8 +6327,9 @@ def having_words(words, columns=SEARCHED, more=None):
 
 
 def like(text):
-    """A text, in lower case, for LIKE … ESCAPE '!'."""
-    return re.sub('[!%_]', r'!\g<0>', text.lower())
+    """A text for LIKE … ESCAPE '!'. The database has it in lower case, in its way: some
+    know A to Z alone."""
+    return re.sub('[!%_]', r'!\g<0>', text)
 
 
 def on_host(host, column='worker', name='host'):
@@ -6304,7 +6337,8 @@ def on_host(host, column='worker', name='host'):
     host's name may hold a -. name: of the first value."""
     pattern = like(host) + '-%'
     longer = name + '_longer'
-    test = "(LOWER({0}) LIKE :{1} ESCAPE '!' AND LOWER({0}) NOT LIKE :{2} ESCAPE '!')"
+    test = """(LOWER({0}) LIKE LOWER(:{1}) ESCAPE '!'
+        AND LOWER({0}) NOT LIKE LOWER(:{2}) ESCAPE '!')"""
     values = {name: pattern, longer: pattern + '-%'}
     return test.format(column, name, longer), values
 
@@ -7843,6 +7877,7 @@ def save(store, id, values, force):
     before = None
     if id is not None:
         before = job_of(store, id)
+        refuse_children([before])
         id = before.id
     try:
         id, when = save_job(store, id, values, force)
@@ -7892,26 +7927,31 @@ def tell_run_time(before, job):
 def cmd_act(args, store):
     """Do one of ACTIONS to some jobs; to none, if one of them does not exist."""
     jobs = [job_of(store, job) for job in args.id]
+    if args.action in ('enable', 'disable'):
+        refuse_children(jobs)
     # As they are before it: a worker may be as fast.
     members = [member for job in jobs for member in family_of(store, job.id)]
     for job in jobs:
-        text = 'is on no host yet' if args.action == 'run-now' else 'is not running'
+        text = 'is not running'
+        if args.action == 'run-now':
+            text = 'is on no host yet'
         if act(store, args.action, job.id):
             text = ACTIONS[args.action].done
         if args.action == 'remove' and job.run_token is not None:
             text += '; its run goes on, with worker %s' % job.last_worker
+        if args.action == 'run-now' and job.run_token is not None:
+            host = host_of(job.last_worker)
+            text = 'will run once more when its run on %s has ended' % host
         print(visible('job %d: %s' % (job.id, text)), flush=True)
     if args.action == 'run-now' and args.wait:
-        return wait_for_runs(store, members)
+        return wait_for_runs(store, [job for job in members if not job.each_host])
 
 
 def wait_for_runs(store, jobs):
-    """Wait for the end of the next run of each job but templates, and print what came
-    of it. jobs: their rows before that run was asked for. Returns the exit status."""
-    status = 0
+    """Wait for the end of the next run of each job, as its row was before it was asked
+    for, and print what came of it. Returns the exit status."""
+    status = int(not jobs)
     for job in jobs:
-        if job.each_host:
-            continue
         run = run_after(store, job)
         print(on_terminal(run.output or ''), end='')
         print(visible('job %d: %s, with worker %s' % (job.id, run.status, run.worker)))
@@ -8215,8 +8255,12 @@ def cmd_next(args, store):
     if args.what is None:
         print_agenda(store, after, now, args.n)
         return
-    for _, when in islice(upcoming(job, after, store.zone), args.n):
+    times = list(islice(upcoming(job, after, store.zone), args.n))
+    for _, when in times:
         print(in_zone(zone, when, now))
+    if job.id and args.n and not times:
+        job = job._replace(run_token=None, next_run_utc=text_of(PARKED))
+        print(next_in_words(store, job, now))
 
 
 def in_zone(zone, when, now):
@@ -8414,6 +8458,10 @@ def time_lines(job, local, moments, now, zone):
     own_zone = zone_of(job, zone)
     words = text_of(local)[:16], job.time_zone
     lines = ['%s: %s' % (' '.join(filter(None, words)), describe(job))]
+    clock = text_of(zone.local(moments[0]))[:16]
+    if clock != text_of(own_zone.local(moments[0]))[:16]:
+        text = 'History and Now are by the database, whose clock shows %s.'
+        lines.append(text % clock)
     if own_zone.local(moments[0]) != local:
         local = own_zone.local(moments[0])
         text = 'The clock skips this time: it goes on at %s.'
@@ -8544,22 +8592,35 @@ def history_lines(store, job, when, first):
         first=first,
         until=text_of(when + MINUTE),
     )
-    if not rows:
-        return ['History: nothing of this time or before it']
-    (run,) = rows
+    lines = ['History: nothing of this time or before it']
+    last = 0
     local = text_of(store.zone.local(when))
-    text = 'History: '
-    due = moment(run.due_utc) or when
-    if due < when:
-        text = 'History: nothing is due at this time; the last before it: '
+    for run in rows:
+        if (moment(run.due_utc) or when) >= when:
+            return lines_of_run(store, run, 'History: ')
+        text = 'History: nothing of this time; the last before it: '
         if (run.ended_at or '') > local:
             text = 'History: not over at this time: '
-    due = text_of(store.zone.local(due))
-    if run.status.startswith('SKIPPED'):
-        lines = [text + run.status]
-    else:
-        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, run.status)
-        lines = [text + 'run %d by %s, due %s, started %s, ended %s: %s' % facts]
+        lines = lines_of_run(store, run, text)
+        last = run.run_no
+    for run in store.query(LATE_AFTER, id=job.id, last=last):  # it may make up for it
+        lines += lines_of_run(store, run, 'The next after it: ')
+    return lines
+
+
+LATE_AFTER = """SELECT * FROM (SELECT * FROM run WHERE job_id = :id AND run_no > :last
+    AND {ran} ORDER BY job_id, run_no LIMIT 1) AS next_row WHERE note IS NOT NULL"""
+
+
+def lines_of_run(store, run, heading):
+    """A row of the history in words, and its note."""
+    text = run.status
+    if not text.startswith('SKIPPED'):
+        due = moment(run.due_utc)
+        due = due and text_of(store.zone.local(due))
+        facts = (run.run_no, run.worker, due, run.started_at, run.ended_at, text)
+        text = 'run %d by %s, due %s, started %s, ended %s: %s' % facts
+    lines = [heading + text]
     return [*lines, run.note] if run.note else lines
 
 
@@ -8619,8 +8680,7 @@ def pause_job(store, id, until, by):
     pauses it, and why."""
     now = store.now()
     for job in family_of(store, id):
-        due = moment(job.next_run_utc)
-        begun = min(now, due - SECOND) if due else now
+        begun = before_due(job, still_due(job, job), now)
         paused = {
             'paused_from_utc': text_of(begun),
             'paused_until_utc': text_of(until),
@@ -8640,7 +8700,7 @@ def resume_job(store, id):
     for job in resumed:
         update_job(store, job.id, {'paused_until_utc': now})
         with suppress(BadSchedule):
-            announce(store, job.id, job, moment(job.paused_from_utc))
+            announce(store, job.id, job)
     return bool(resumed)
 
 
@@ -8648,6 +8708,9 @@ def pause_hosts(store, target, until, by):
     """Have a host, or all (*), start no runs until a UTC datetime, but those that are
     asked for. by: who does so, and why."""
     begun = text_of(store.now())
+    going_on = pauses(store).get(target)
+    if going_on:
+        begun = going_on.from_utc
     store.upsert('pause', [Pause(target, begun, text_of(until), by[:255])])
 
 
@@ -8716,6 +8779,10 @@ def cmd_pause(args, store):
     if not jobs:
         pause_hosts(store, args.host or '*', until, by)
     report_pause(args, jobs, 'paused until %s' % when_text(store, until, store.now()))
+    if args.host and not any(
+        host.name.lower() == args.host for host in store.query('SELECT name FROM host')
+    ):
+        print('note: no host has the name %s yet' % args.host)
 
 
 def who_pauses(note):
@@ -8747,7 +8814,9 @@ def cmd_resume(args, store):
 def jobs_to_pause(store, args):
     if args.id and args.host:
         raise BadConfig('--host %s and jobs; allowed: one of them' % args.host)
-    return [job_of(store, job) for job in args.id]
+    jobs = [job_of(store, job) for job in args.id]
+    refuse_children(jobs)
+    return jobs
 
 
 def end_of_pause(store, args):
@@ -8886,6 +8955,8 @@ def how_over(store, row, now):
         return 'job %s was removed' % row.subject
     if not rows[0].active:
         return '%s was disabled' % label_of(rows[0])
+    if rows[0].alert_after == 0:
+        return '%s is muted' % label_of(rows[0])
     return '%s %s' % (label_of(rows[0]), KINDS[row.kind])
 
 
@@ -9453,7 +9524,13 @@ def late_jobs(store, known, now):
     found = []
     for job in jobs:
         due = moment(job.next_run_utc)
-        since = max(due, ends.get('*', due), ends.get(job.run_on, due))
+        free = [
+            ends.get(host.name.lower(), due)
+            for host in hosts
+            if may_take(job, host.name, host.tags)
+            and (host.is_there or host.name.lower() in ends)
+        ]
+        since = max(due, ends.get('*', due), min(free, default=due))
         if since > limit and str(job.id) not in told:
             continue
         text = 'is late (due since %s)' % text_of(store.zone.local(due))
@@ -9880,7 +9957,8 @@ def cmd_import(args, store):
 
     It keeps environment lines, SHELL, and the percent signs of cron. CRON_TZ becomes
     the time_zone of the entries below it, a mail address in MAILTO their alert_to, and
-    the comment above an entry its description.
+    the comment above an entry its description. Of what export wrote, an entry that runs
+    after a job finds it by its name.
 
     All jobs run as the user of the workers. /etc/crontab and the files of a folder
     cron.d have a column for the user, and with --system any file has: an entry of
@@ -9916,6 +9994,8 @@ def add_entries(args, store, found):
             if key in present:
                 known += 1
                 continue
+            if isinstance(entry.get('after_job'), int):
+                raise BadConfig(NO_ID_HERE % entry['after_job'])
             entry.setdefault('max_run_time', args.max_run_time or 1440)
             entry.setdefault('each_host', int(args.each_host))
             id, _ = save_job(store, None, entry)
@@ -9928,6 +10008,9 @@ def add_entries(args, store, found):
             skipped += 1
             print(where + line_of(problem), file=sys.stderr)
     return added, known, skipped
+
+
+NO_ID_HERE = "'after_job' is %d; allowed: the name of a job, as ids differ"
 
 
 def lines_of_crontab(file):
@@ -9964,7 +10047,7 @@ def entries(lines, system):
         above, about = about, {}
         # Export has put a # before an entry that is disabled, or that no cron knows.
         hidden = above.get('active') == 0
-        if 'active' in above and is_once(line.lstrip('#')):
+        if 'active' in above and (above.get('after_job') or is_once(line.lstrip('#'))):
             hidden = True
         assignment = re.fullmatch(r'''(["']?)(\w+)\1\s*=\s*(["']?)(.*?)\3''', line)
         try:
@@ -10114,13 +10197,15 @@ AS_USER = 'sudo -n -u %s -- /bin/sh -c '
 @command('export', switch('--yaml', 'print a file for apply instead'))
 def cmd_export(args, store):
     """print all jobs as a crontab"""
-    jobs = store.query('SELECT * FROM job ORDER BY id')
+    jobs = store.query('SELECT * FROM job WHERE parent_id IS NULL ORDER BY id')
     if args.yaml:
         text = yaml_of(jobs)
         print(on_terminal(text), end='')
         return
+    names = names_of(jobs)
     for job in jobs:
         schedule = job.schedule and shown_schedule(job)
+        job = job._replace(after_job=names.get(job.after_job, job.after_job))
         print('#: ' + to_json(exported_facts(job, schedule)))
         line = crontab_line(job.command, schedule, job.frequency)
         is_for_cron = job.active and not job.after_job and not is_once(schedule or '')
@@ -10145,7 +10230,7 @@ def exported_facts(job, schedule):
         facts.update(schedule=None, frequency=job.frequency)
     elif schedule != job.schedule:
         facts.update(schedule=job.schedule, seed=seed_of(job))
-    if '\n' in job.command:
+    if '\n' in job.command or job.command != job.command.strip():
         facts['command'] = job.command
     return facts
 
@@ -10351,14 +10436,15 @@ def match_rows(file, rows, take_over, wrong):
     wrong: gets what is wrong."""
     ids = {row.name: id for id, row in rows.items() if row.name is not None}
     keys = dict(ids)
-    first = {}  # key: the first Entry with it
+    first = {}  # key or name: the first Entry with it
     for entry in file.entries:
         try:
             entry.old = row_of(entry, rows, ids)
-            other = first.setdefault(entry.key, entry)
-            if other is not entry:
-                text = 'is that of line %d, too' % other.line
-                raise BadSchedule(text, 'name')
+            for key in {entry.key, entry.name} - {None}:
+                other = first.setdefault(key, entry)
+                if other is not entry:
+                    text = 'is that of line %d, too' % other.line
+                    raise BadSchedule(text, 'name')
             owner = entry.old and entry.old.applied_by
             if file.owner and owner not in (None, file.owner) and not take_over:
                 text = 'is a job of %s; to take it over: --yes' % owner
@@ -10501,7 +10587,7 @@ def plan_entries(store, file, entries):
         for job in store.query('SELECT * FROM job WHERE id IN (:ids)', ids=part):
             entry = entries[job.id]
             try:
-                plan = plan_of_edit(job, entry.old, None, now, store.zone)
+                plan = plan_of_edit(job, entry.old, now, store.zone)
                 plans.append(plan)
             except BadSchedule as problem:  # with this id, H is outside the window
                 wrong.append(entry.mistake(problem.column, problem))
@@ -10724,15 +10810,19 @@ def yaml_of(jobs):
         return dumper.represent_scalar(TAG + 'str', text, style=style)
 
     Dumper.add_representer(str, represent)
-    own = [job for job in jobs if job.parent_id is None]
-    names = {job.id: job.name for job in own if re.fullmatch(NAME, str(job.name))}
+    names = names_of(jobs)
     return yaml.dump(
-        {'jobs': [said_of(job, names) for job in own]},
+        {'jobs': [said_of(job, names) for job in jobs]},
         Dumper=Dumper,
         allow_unicode=True,
         sort_keys=False,
         width=20000,
     )
+
+
+def names_of(jobs):
+    """The names of those jobs that have one, by their ids."""
+    return {job.id: job.name for job in jobs if re.fullmatch(NAME, str(job.name))}
 
 
 def said_of(job, names):
@@ -10834,13 +10924,18 @@ def store_for_signing(config):
 def signable(store, ids):
     """The jobs of these ids or names; all that can be signed, if there are none."""
     jobs = [job_of(store, id) for id in ids]
-    for job in jobs:
-        if job.parent_id is not None:
-            text = 'job %d is on one host what job %d says; name job %d'
-            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
+    refuse_children(jobs)
     return jobs or store.query(
         'SELECT * FROM job WHERE parent_id IS NULL AND NOT {is_alert} ORDER BY id'
     )
+
+
+def refuse_children(jobs):
+    """Raise BadConfig for a job that a template has on a host: it is as that says."""
+    for job in jobs:
+        if job.parent_id is not None:
+            text = 'job %d is on one host what job %s says; name job %s'
+            raise BadConfig(text % (job.id, job.parent_id, job.parent_id))
 
 
 def last_good(config, job):

@@ -408,6 +408,28 @@ def test_a_pause_without_an_end_excuses_nothing(at, mail, web):
     assert [s.split()[1] for s in told_now(mail, web)] == ['j']
 
 
+def test_what_waits_for_paused_hosts_alone_is_not_late(at, mail, web):
+    at.add('x', name='j', frequency=60)
+    at.add('x', name='k', frequency=60, run_on='db')
+    at.add('x', name='l', frequency=60, run_on='one')
+    at.store.plan(at.store.now())
+    at.write(tags=['db'])
+    for name in 'one', 'two':
+        place = at.new_store(name)
+        at.set_clock(dc.text_of(NOON), place)
+        dc.update_host(place, name + '-1', 0, place.now())
+        dc.pause_hosts(place, name, NOON + timedelta(minutes=60), 'alice')
+    seen = '2026-05-20 13:09:00'
+    at.store.execute('UPDATE host SET last_seen = :seen', seen=seen)
+    look(at, 59)
+    look(at, 69)
+    assert told_now(mail, web) == []
+    look(at, 71)
+    assert told_now(mail, web) == [
+        '[cron] j is late (due since 2026-05-20 12:00:00), and 2 more'
+    ]
+
+
 def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, web):
     place = sqlite_place
     place.write(alert={'webhook': web.url})
@@ -421,19 +443,21 @@ def test_a_row_that_makes_no_sense_keeps_no_other_from_being_told(sqlite_place, 
     assert 'j is failing' in text and 'waits for tag 100%s %' in text
 
 
-def test_removed_and_disabled_jobs_are_not_called_well(at, mail, web):
-    jobs = [at.add('x', name=name, frequency=60) for name in 'jk']
+def test_removed_disabled_and_muted_jobs_are_not_called_well(at, mail, web):
+    jobs = [at.add('x', name=name, frequency=60) for name in 'jkm']
     at.store.plan(at.store.now())
     for job in jobs:
         fail(at, job)
     look(at, 1)
-    assert told_now(mail, web) == ['[cron] j is failing (exit 1 on alpha), and 1 more']
+    assert told_now(mail, web) == ['[cron] j is failing (exit 1 on alpha), and 2 more']
     at.run('remove', 'j')
     at.run('disable', 'k')
+    at.run('edit', 'm', '--alert-after', '0')
     look(at, 2)
     (text,) = texts(web)
     assert 'job %d was removed after' % jobs[0] in text
-    assert 'k was disabled after' in text and 'well' not in text
+    assert 'k was disabled after' in text and 'm is muted after' in text
+    assert 'well' not in text
 
 
 def test_the_worst_comes_first_in_one_message(at, mail, web):

@@ -195,6 +195,10 @@ def test_renamed_in_the_file(place):
     renamed = {**BACKUP, 'name': 'save'}
     out = apply(place, renamed, SYNC, args=['--dry-run'], code=3)
     assert '+ save: ' in out and 'note: 1 of its jobs are no longer in it' in out
+    twice = {**renamed, 'id': id}, renamed
+    for args in ['--dry-run'], []:
+        said = apply(place, *twice, args=args, code=2)
+        assert 'save: name is that of line 2, too' in said
     out = apply(place, {**renamed, 'id': id}, SYNC, args=['--prune'])
     assert out.splitlines()[0] == '~ save: name: "backup" -> "save"'
     assert by_name(place, 'save').id == id and len(table(place)) == 2
@@ -638,7 +642,9 @@ def test_5000_jobs_in_10_seconds(place):
 def exported(place, store=None):
     """What apply makes of what export writes: the Todo, for the same table."""
     path = os.path.join(place.folder, 'exported.yml')
-    jobs = (store or place.store).query('SELECT * FROM job ORDER BY id')
+    jobs = (store or place.store).query(
+        'SELECT * FROM job WHERE parent_id IS NULL ORDER BY id'
+    )
     with open(path, 'w', encoding='utf-8') as stream:
         stream.write(dc.yaml_of(jobs))
     file = dc.JobFile(path)

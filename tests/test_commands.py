@@ -743,6 +743,46 @@ def test_export_is_taken_back(place, tmp_path):
     ]
 
 
+def test_export_of_what_runs_after_a_job_is_taken_back_elsewhere(place, tmp_path):
+    """There, ids are other ones."""
+    place.add('gone')
+    place.run('remove', '1')
+    place.run('add', '--schedule', '0 3 * * *', '--name', 'backup', 'echo backup')
+    place.run('add', '--after', 'backup', '--retries', '3', 'echo report')
+    place.run('add', '--schedule', '0 4 * * *', 'echo nameless')
+    place.run('add', '--after', '4', 'echo lost')
+    path = str(tmp_path / 'exported')
+    with open(path, 'w') as file:
+        file.write(place.run('export'))
+    assert place.run('import', path) == '0 added, 4 already present, 0 skipped\n'
+    place.store.execute('DELETE FROM job')
+    place.add('another')
+    out = place.run('import', path, code=1)
+    assert '3 added, 0 already present, 1 skipped\n' in out
+    assert "line 11: 'after_job' is 4; allowed: the name of a job" in out
+    (backup,) = place.sql("SELECT * FROM job WHERE name = 'backup'")
+    (report,) = place.sql("SELECT * FROM job WHERE command = 'echo report'")
+    assert (report.after_job, report.retries, report.active) == (backup.id, 3, 1)
+
+
+def test_export_keeps_blanks_around_a_command(place, tmp_path):
+    place.run('add', '--schedule', '@weekly', ' echo  a ')
+    path = str(tmp_path / 'exported')
+    with open(path, 'w') as file:
+        file.write(place.run('export'))
+    assert place.run('import', path) == '0 added, 1 already present, 0 skipped\n'
+    place.run('remove', '1')
+    place.run('import', path)
+    assert place.sql('SELECT * FROM job')[0].command == ' echo  a '
+
+
+def test_export_leaves_out_what_a_template_makes_itself(place):
+    place.run('add', '--schedule', '0 3 * * *', '--each-host', 'echo each')
+    place.run('run')
+    assert len(place.sql('SELECT * FROM job')) == 2
+    assert place.run('export').count('0 3 * * * echo each\n') == 1
+
+
 @pytest.mark.parametrize(
     'facts',
     [

@@ -397,7 +397,9 @@ def test_the_table_of_the_history(history):
     assert runs_in(history, '1') == [(1, 2), (1, 1)]
 
 
-@pytest.mark.parametrize('since', ['yesterday', '2', '0h', '1w', '26:00', '-1h'])
+@pytest.mark.parametrize(
+    'since', ['yesterday', '2', '0h', '1w', '26:00', '-1h', '999999d']
+)
 def test_a_bad_time_is_one_line(sqlite_place, since):
     said = sqlite_place.run('history', '--since=' + since, code=2)
     text = (

@@ -340,6 +340,20 @@ def test_next_names_zone_and_day(place):
     )
 
 
+def test_next_of_a_job_that_has_no_time_of_its_own(place):
+    place.run('add', '--schedule', '@hourly', 'first')
+    place.run('add', '--after', '1', 'second')
+    place.run('add', '--schedule', '@hourly', '--each-host', 'third')
+    assert place.run('next', '2') == 'after job 1\n'
+    assert place.run('next', '3') == 'on each host\n'
+    place.run('add', '--at', '2099-01-01 10:00', '--name', 'once', 'fourth')
+    assert place.run('next', 'once', '--from', '2099-01-01 11:00') == 'never\n'
+    assert place.run('next', 'once', '-n', '0') == ''
+    place.add('over', schedule='@at 2020-01-01 00:00')
+    place.run('run')
+    assert place.run('next', '5') == 'never\n'
+
+
 def test_next_alone_lists_all_jobs_until_tomorrow(place):
     assert place.run('next').startswith('no job runs until ')
     place.run('add', '--every', '600', 'often')
@@ -409,29 +423,55 @@ def test_run_now_waits_for_the_end(place):
     assert len(place.runs(1)) == 3
 
 
-def test_run_now_waits_for_no_second_run(place, monkeypatch):
-    """Where a worker has run the job before it begins to wait."""
+def test_run_now_waits_for_a_run_that_was_over_when_it_looked(place, monkeypatch):
+    place.run('add', '--schedule', '@yearly', 'echo good')
+    act = dc.act
 
-    def act_and_run(store, name, id):
-        done = act(store, name, id)
+    def act_and_run(*args):
+        done = act(*args)
         place.run('run')
+        monkeypatch.setattr(dc.time, 'sleep', impatient)
         return done
 
-    def sleep(seconds):
-        raise AssertionError('it waits')
+    def impatient(seconds):
+        raise AssertionError('it waits for the run after that')
 
-    act = dc.act
-    place.add('true', schedule='0 0 1 1 *')
     monkeypatch.setattr(dc, 'act', act_and_run)
-    monkeypatch.setattr(dc.time, 'sleep', sleep)
-    assert 'job 1: Success' in place.run('run-now', '--wait', '1')
-    assert len(place.runs(1)) == 1
+    assert 'job 1: Success, with ' in place.run('run-now', '--wait', '1')
 
 
-def test_run_now_of_a_template_that_has_no_jobs_says_so(sqlite_place):
-    sqlite_place.run('add', '--every', '60', '--each-host', 'true')
-    assert sqlite_place.run('run-now', '1') == 'job 1: is on no host yet\n'
-    assert sqlite_place.run('stop', '1') == 'job 1: is not running\n'
+def test_run_now_of_a_job_that_runs_is_one_more_run_after_it(place):
+    job = place.add('sleep 60')
+    place.store.plan(place.store.now())
+    place.store.claim(place.store.find(1), 't' * 32, 'here-1')
+    said = 'job 1: will run once more when its run on here has ended\n'
+    assert place.run('run-now', str(job)) == said
+
+
+def test_run_now_of_a_template_that_is_on_no_host(place):
+    place.run('add', '--schedule', '@yearly', '--each-host', 'true')
+    assert place.run('run-now', '1') == 'job 1: is on no host yet\n'
+    status, text = said_by(place, 'run-now', '--wait', '1')
+    assert (status, text) == (1, 'job 1: is on no host yet\n')
+    assert place.run('stop', '1') == 'job 1: is not running\n'
+
+
+def test_a_job_of_a_template_changes_with_that_alone(place):
+    """Its host's worker would undo it."""
+    place.run('add', '--schedule', '@yearly', '--each-host', 'true')
+    place.run('run')
+    for args in (
+        ['disable'],
+        ['enable'],
+        ['edit', '--retries', '1'],
+        ['pause'],
+        ['resume'],
+    ):
+        said = place.run(*args, '2', code=2)
+        assert 'job 2 is on one host what job 1 says; name job 1' in said
+    before = place.job(2)
+    assert before.active == 1 and before.paused_until_utc is None
+    assert 'will run now' in place.run('run-now', '2')
 
 
 def test_log_says_where_and_when_the_last_run_was(place):
@@ -441,6 +481,9 @@ def test_log_says_where_and_when_the_last_run_was(place):
     out = place.run('log', '1')
     assert out.startswith('it wrote nothing\nthe last run: ')
     assert re.search(r', with worker elsewhere-\d+, until .*: Success\n', out)
+    place.run('add', '--every', '5', 'echo one; echo two')
+    place.run('run')
+    assert place.run('log', '2', '-n', '0').startswith('the last run: ')
     place.store.execute('DELETE FROM run')
     assert place.run('log', '1').startswith('what it wrote is not known\n')
     # As a worker of the Perl program leaves it, which writes no history.

@@ -96,6 +96,9 @@ def test_pause_and_resume_by_commands(place):
     assert pause.paused_by.endswith(': disk')
     assert 'all hosts: resumed' in place.run('resume')
     assert 'not paused' in place.run('resume')
+    assert 'no host' not in place.run('pause', '--host', 'Here', '--for', '1s')
+    note = 'note: no host has the name nosuch yet\n'
+    assert place.run('pause', '--host', 'NoSuch').endswith(note)
     place.run('add', '--every', '60', '--name', 'nightly', 'true')
     place.run('pause', 'nightly', '--for', '15m')
     place.run('pause', '--host', 'HERE', '--for', '1d')
@@ -134,11 +137,20 @@ def test_pause_and_resume_by_commands(place):
         (['add', '--after', 'nobody', 'x'], 'job nobody does not exist'),
         (['add', '--every', '5', '--alert-to', 'bob', 'x'], 'one mail address'),
         (['edit', '--after', '1', '1'], 'a circle of jobs'),
+        (
+            ['edit', '--each-host', '1'],
+            '--each-host 1; allowed: 0, as job 2 runs after',
+        ),
+        (
+            ['add', '--every', '5', '--name', 'alert', 'x'],
+            "--name 'alert'; allowed: another one: its command is built in",
+        ),
     ],
 )
 def test_mistakes_with_what_is_new_are_one_line(sqlite_place, args, part):
     place = sqlite_place
     place.run('add', '--every', '60', '--name', 'one', 'true')
+    place.run('add', '--after', 'one', 'true')
     before = place.sql('SELECT * FROM job')
     assert part in place.run(*args, code=2)
     assert place.sql('SELECT * FROM job') == before

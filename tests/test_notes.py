@@ -140,6 +140,20 @@ def test_the_job_was_paused(at):
     assert note(at, job) == text
 
 
+def test_what_runs_after_a_job_is_not_late_since_its_last_run(at):
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first, last_start='2026-05-19 12:00:00')
+    at.store.execute('UPDATE job SET claimed_start = last_start')
+    plan(at)
+    seen(at, 40)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=35), 'alice')
+    clock(at, 30)
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    clock(at, 35)
+    assert note(at, job) is None
+
+
 def test_what_all_hosts_have_in_common_is_said_once_and_of_no_host(at):
     job = ready(at)
     seen(at, 30)
@@ -164,6 +178,19 @@ def test_hosts_were_paused_until_somebody_resumed_them(at, target):
     assert dc.resume_hosts(at.store, target)
     subject = 'all hosts were' if target == '*' else 'here'
     assert note(at, job) == '20 min late: %s paused until 12:30 by bob' % subject
+
+
+@pytest.mark.parametrize('target', ['*', 'here'])
+def test_hosts_were_paused_for_longer_than_first_said(at, target):
+    job = ready(at)
+    seen(at, 90)
+    for minutes in 60, 90:
+        until = NOON + timedelta(minutes=minutes)
+        dc.pause_hosts(at.store, target, until, 'bob')
+        clock(at, minutes - 30)
+    clock(at, 90)
+    subject = 'all hosts were' if target == '*' else 'here'
+    assert note(at, job) == '80 min late: %s paused until 13:30 by bob' % subject
 
 
 def test_a_pause_and_then_a_silence(at):

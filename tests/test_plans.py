@@ -142,6 +142,25 @@ def test_times_at_which_the_last_run_still_ran_are_on_record(at):
     assert start(at, job) == 3
 
 
+def test_times_at_which_the_last_run_still_ran_are_on_record_also_after_a_pause(at):
+    job = at.add(schedule='*/5 * * * *', max_run_time=60)
+    plan(at)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=2), 'alice')
+    clock(at, 5)
+    run_no = start(at, job)
+    clock(at, 12)
+    finish(at, job, run_no)
+    text = 'SKIPPED: at 12:10: run 1 on alpha still ran'
+    assert skips(at, job) == [text]
+    clock(at, 15)  # what is due in a pause that goes on runs once after it
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=60), 'alice')
+    dc.act(at.store, 'run-now', job)
+    run_no = start(at, job)
+    clock(at, 38)
+    finish(at, job, run_no)
+    assert due(at, job) == local(60) and skips(at, job) == [text]
+
+
 def test_a_late_result_counts_although_times_were_skipped_since(at):
     job = at.add(schedule='0 * * * *', start_within=5, max_run_time=1)
     plan(at)
@@ -248,6 +267,23 @@ def test_a_lost_run_is_tried_again_and_its_late_success_cancels_that(at):
     assert (row.attempt, row.last_status, due(at, job)) == (0, 'Success', local(720))
 
 
+def test_what_runs_after_a_job_is_tried_again_whatever_its_frequency_says(at):
+    """It has none: the column is not used."""
+    first = at.add(schedule='0 0 * * *', next_run_utc=NOW)
+    job = at.add(after_job=first, retries=2, retry_delay=3600, max_run_time=200)
+    plan(at)
+    finish(at, first, start(at, first))
+    at.store.tell_followers(at.store.now())
+    run_no = start(at, job)
+    clock(at, 90)
+    finish(at, job, run_no, 'ERROR: exit 1')
+    assert (at.job(job).attempt, due(at, job), limit(at, job)) == (1, local(150), None)
+    clock(at, 600)
+    at.store.plan_late(at.store.now())
+    start(at, job)
+    assert not skips(at, job)
+
+
 def test_edit_stop_and_run_now_while_a_retry_waits(at):
     job = at.add(schedule='0 0 * * *', retries=1, next_run_utc=NOW)
     fail(at, job)
@@ -263,6 +299,29 @@ def test_edit_stop_and_run_now_while_a_retry_waits(at):
     dc.act(at.store, 'run-now', job)
     fail(at, job)
     assert at.job(job).attempt == 1  # a run that was asked for is tried again too
+
+
+def test_a_pause_that_is_over_before_a_retry_is_due_keeps_it(at):
+    job = at.add(schedule='0 0 * * *', retries=1, retry_delay=600, next_run_utc=NOW)
+    fail(at, job)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=9), 'alice')
+    clock(at, 5)
+    dc.resume_job(at.store, job)
+    dc.save_job(at.store, job, {'start_within': 3})
+    at.store.plan_late(at.store.now())
+    assert (at.job(job).attempt, due(at, job)) == (1, local(10))
+    assert limit(at, job) == local(720)  # the next regular time
+    dc.save_job(at.store, job, {'stop_anchor': '12:10'})
+    assert at.job(job).attempt == 0
+    assert (due(at, job), limit(at, job)) == (local(720), local(723))
+
+
+def test_a_pause_in_which_a_retry_is_due_cancels_it(at):
+    job = at.add(schedule='0 0 * * *', retries=1, retry_delay=600, next_run_utc=NOW)
+    fail(at, job)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=11), 'alice')
+    assert (at.job(job).attempt, due(at, job)) == (0, local(720))
+    assert limit(at, job) is None
 
 
 # After.
@@ -518,6 +577,69 @@ def test_pause_and_resume_make_a_follower_due_only_if_it_was(at):
     clock(at, 5)
     dc.resume_job(at.store, second)
     assert due(at, second) == local(5)
+
+
+def test_resume_repeats_no_run_that_went_on_when_the_pause_began(at):
+    job = at.add(schedule='10 12 * * *', max_run_time=60)
+    plan(at)
+    clock(at, 10)
+    run_no = start(at, job)
+    clock(at, 20)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=60), 'alice')
+    clock(at, 30)
+    finish(at, job, run_no)
+    plan(at)
+    tomorrow = local(24 * 60 + 10)
+    assert due(at, job) == tomorrow
+    dc.resume_job(at.store, job)
+    assert due(at, job) == tomorrow
+
+
+def test_resume_repeats_no_run_that_was_asked_for_in_the_pause(at):
+    job = at.add(schedule='10 12 * * *')
+    plan(at)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=60), 'alice')
+    clock(at, 20)
+    dc.act(at.store, 'run-now', job)
+    finish(at, job, start(at, job))
+    tomorrow = local(24 * 60 + 10)
+    assert due(at, job) == tomorrow  # also without
+    dc.resume_job(at.store, job)
+    assert due(at, job) == tomorrow
+
+
+@pytest.mark.parametrize('schedule', ['10 12 * * *', '@at 2026-05-20 12:10'])
+def test_what_a_pause_has_put_off_is_not_lost_by_another_pause_or_an_edit(at, schedule):
+    job = at.add(schedule=schedule)
+    plan(at)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=60), 'alice')
+    clock(at, 30)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=90), 'bob')
+    assert due(at, job) == local(90)
+    dc.save_job(at.store, job, {'start_within': 600})
+    assert due(at, job) == local(90)
+    clock(at, 91)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=120), 'carol')
+    assert due(at, job) == local(120)
+    clock(at, 100)
+    dc.resume_job(at.store, job)
+    assert due(at, job) == local(100)
+    start(at, job)
+
+
+def test_what_a_pause_has_put_off_of_a_template_is_not_lost_by_another_pause(at):
+    template = at.add(schedule='10 12 * * *', each_host=1)
+    dc.update_host(at.store, 'here-1', 0, at.store.now())
+    dc.follow_templates(at.store, at.store.now())
+    (child,) = at.sql('SELECT id FROM job WHERE parent_id = :id', id=template)[0]
+    plan(at)
+    for minutes in 60, 90:
+        dc.pause_job(at.store, template, NOON + timedelta(minutes=minutes), 'alice')
+        dc.follow_templates(at.store, at.store.now())
+        clock(at, 30)
+    assert due(at, child) == local(90)
+    dc.resume_job(at.store, template)
+    assert due(at, child) == local(30)
 
 
 @pytest.mark.parametrize('target', ['*', 'here'])

@@ -24,6 +24,16 @@ def test_words_are_found_each_for_itself(place):
     assert found(place, ' ') == [1, 2, 3]
 
 
+def test_words_are_found_as_they_stand_whatever_their_letters(place):
+    """SQLite knows no capitals but A to Z."""
+    place.add('tidy', description='Übung der ÄRGER', run_on='ulm')
+    place.add('tidy', description='#Größe OF')
+    assert found(place, 'ÄRGER Übung') == [1]
+    assert found(place, '#Größe of') == [2]
+    assert 'Übung' in place.run('list', 'Übung', 'DER')
+    assert found(place, 'HOST:Ulm') == [1]
+
+
 @pytest.mark.parametrize(
     'words, job',
     [

@@ -190,6 +190,39 @@ def test_what_ran_and_what_was_skipped(at):
     assert "TIME: 'soon'; allowed" in at.run('why', 'ticks', 'soon', code=2)
 
 
+def test_it_is_said_in_which_time_zone_the_history_is(at):
+    said = 'History and Now are by the database, whose clock shows 2026-05-20 '
+    job = at.add(schedule='0 5 * * *', time_zone='Asia/Tokyo')
+    plan(at)
+    assert lines(at, job).splitlines()[1] == said + '12:00.'
+    clock(at, 8 * 60)
+    finish(at, job, start(at, job))
+    text = lines(at, job, dc.moment('2026-05-21 05:00:00'))
+    assert said + '20:00.\n' in text and ', due 2026-05-20 20:00:00, ' in text
+    same = at.add(schedule='0 5 * * *', time_zone='Africa/Abidjan')
+    plan(at)
+    assert 'whose clock' not in lines(at, same)
+
+
+def test_a_time_for_which_a_later_run_made_up(at):
+    job = at.add(schedule='10 * * * *')
+    plan(at)
+    dc.pause_job(at.store, job, NOON + timedelta(minutes=90), 'ann')
+    clock(at, 92)
+    note = '82 min late: paused until 13:30 by ann; 1 more time passed'
+    finish(at, job, start(at, job), note=note)
+    ran = 'run 1 by alpha-1, due 2026-05-20 13:30:00, started 2026-05-20 13:32:00'
+    for minutes in 10, 70:
+        text = lines(at, job, dc.moment(local(minutes)))
+        assert 'History: nothing of this time or before it\n' in text
+        assert 'The next after it: ' + ran in text and note in text
+    clock(at, 130)
+    finish(at, job, start(at, job))
+    text = lines(at, job, dc.moment(local(110)))
+    assert 'History: nothing of this time; the last before it: ' + ran in text
+    assert 'The next after it' not in text
+
+
 # What it waits for now.
 
 

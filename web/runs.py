@@ -113,7 +113,8 @@ def ids_of(store, text):
         return [int(text[:9])]
     rows = store.query(
         '''SELECT id FROM job WHERE id > :below AND (name = :name
-            OR LOWER(description) LIKE :words ESCAPE '!') ORDER BY id LIMIT :most''',
+            OR LOWER(description) LIKE LOWER(:words) ESCAPE '!')
+        ORDER BY id LIMIT :most''',
         below=queries.not_searched(store),
         name=text,
         words='%%%s%%' % dc.like(text),

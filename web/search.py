@@ -24,7 +24,7 @@ ALL = Search('1 = 1', {}, 0)
 
 def search_of(store, text, below):
     """What the words of a text find, of the jobs with an id above `below`."""
-    words = text.lower().split()
+    words = text.split()
     if not words:
         return ALL
     tests = ['id > :below']
@@ -50,9 +50,10 @@ def search_of(store, text, below):
 
 def facet(number, word):
     """A word that says more than a text, as SQL and its values; empty for others."""
-    if word in STATES:
-        return STATES[word], {}
-    kind, colon, host = word.partition(':')
+    lower = word.lower()
+    if lower in STATES:
+        return STATES[lower], {}
+    kind, colon, host = lower.partition(':')
     if kind == 'host' and colon and host:
         test, values = dc.on_host(host, 'last_worker', 'worker_%d' % number)
         name = 'host_%d' % number
@@ -64,7 +65,7 @@ def facet(number, word):
     values = {}
     for end in ENDS:
         name = 'tag_%d_%d' % (number, len(tests))
-        tests.append("LOWER(description) LIKE :%s ESCAPE '!'" % name)
+        tests.append("LOWER(description) LIKE LOWER(:%s) ESCAPE '!'" % name)
         values[name] = '%' + dc.like(word) + end
     return '(%s)' % ' OR '.join(tests), values
 
@@ -85,7 +86,7 @@ def by_schedule(store, words, below):
         frequencies = set()
         for row in rows:
             job = dc.Job()._replace(schedule=row.schedule, frequency=row.frequency)
-            if word not in dc.schedule_in_words(job).lower():
+            if word.lower() not in dc.schedule_in_words(job).lower():
                 continue
             if row.schedule is None:
                 frequencies.add(row.frequency)

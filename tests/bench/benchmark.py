@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import os
+import py_compile
 import re
 import select
 import shutil
@@ -114,6 +115,7 @@ class Bench:
 
     def __init__(self, folder, quick):
         self.folder, self.quick = folder, quick
+        py_compile.compile(SCRIPT)
         self.server = MariaDB(
             folder,
             '--innodb-flush-log-at-trx-commit=1',
@@ -183,10 +185,7 @@ class BenchPlace(Place):
     costs = ()  # ms of CPU for a run: of the server, and of the first worker; by rounds
 
     def worker(self, name='one', *args, **how):
-        env = dict(os.environ)
-        env.pop('PYTHONDONTWRITEBYTECODE', None)
-        place = os.path.dirname(SCRIPT)
-        return super().worker(name, *args, cwd=place, env=env, **how)
+        return super().worker(name, *args, cwd=os.path.dirname(SCRIPT), **how)
 
     def new_store(self, name='here'):
         """Of ours; a million rows take longer than a worker would wait."""
