@@ -6585,7 +6585,7 @@ def next_in_words(store, job, now):
     if when == PARKED and job.active and job.each_host:
         return 'on each host'
     if when == PARKED and job.active and job.after_job:
-        return 'after job %d' % job.after_job
+        return 'after job %s' % job.after_job
     return when_text(store, when, now)
 
 
@@ -8260,7 +8260,7 @@ def cmd_next(args, store):
         print(in_zone(zone, when, now))
     if job.id and args.n and not times:
         job = job._replace(run_token=None, next_run_utc=text_of(PARKED))
-        print(next_in_words(store, job, now))
+        print(visible(next_in_words(store, job, now)))
 
 
 def in_zone(zone, when, now):

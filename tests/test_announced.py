@@ -148,7 +148,7 @@ def test_a_clock_that_was_set_back_stops_no_schedule(place):
             pause = worker.turn()
             if pause > 0.05 and not worker.claims:
                 return
-            worker.wait(min(pause, 0.02))
+            dc.wait_for(worker.state.fifo, 1, min(pause, 0.02))
             worker.obey_signals()
 
     with contextlib.closing(worker.store):
