@@ -226,7 +226,7 @@ def day_of(place):
             pause = worker.turn()
             if pause and not worker.claims:
                 break
-            worker.wait(min(pause, 0.05))
+            dc.wait_for(worker.state.fifo, 1, min(pause, 0.05))
             worker.obey_signals()
         if step in (11, 143):
             seen.append(footprint())
