@@ -979,7 +979,10 @@ class EditTemplate(Fault):
         if not self.attack.is_mixed:
             self.attack.add_template(None)
         word, since, template = templates[max(templates)]
-        if self.attack.is_mixed and now() - since < 2 * features.TELL:
+        if self.attack.is_mixed and (
+            now() - since < 2 * features.TELL
+            or any(self.attack.children.missing(self.attack.read_runs(), now()))
+        ):
             return  # the command that it has now has still to be seen on each host
         if not within(lambda: self.commands(template), 10):
             return self.miss('no host has a job of it')
