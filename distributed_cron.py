@@ -2500,6 +2500,7 @@ def overwrite(path, data):
 ########################################################################################
 
 NO_WORD = 'ERROR: lost: no word of %s by the deadline'
+ALERT_DUE = 'EXISTS (SELECT 1 FROM job WHERE {is_alert} AND {due})'
 
 # What a poll sees. Whether there is something to do is 0 or 1.
 Look = namedtuple(
@@ -2561,9 +2562,8 @@ class Store:
             EXISTS (SELECT 1 FROM job WHERE run_deadline_utc <= {utc}),
             EXISTS (SELECT 1 FROM live WHERE watched_until_utc > {utc}),
             EXISTS (SELECT 1 FROM job WHERE followers_due IS NOT NULL),
-            (SELECT id FROM job WHERE {is_alert}),
-            EXISTS (SELECT 1 FROM job WHERE {is_alert} AND {due})'''
-            % soonest,
+            (SELECT id FROM job WHERE {is_alert}), %s'''
+            % (soonest, ALERT_DUE if self.config.alerts else '0'),
             **self.me,
         )[0]
         now = moment(now)
