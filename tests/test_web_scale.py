@@ -168,19 +168,28 @@ def asker(place):
 
 
 @pytest.mark.parametrize('name', [name for name in PAGES if PAGES[name] != '/metrics'])
-def test_a_page_takes_less_than_300_ms(ask, name):
+def test_a_page_takes_less_than_300_ms(big, ask, name):
+    """Of the processor, for itself and for the database: that is how long it takes where
+    nothing else runs, and other tests run beside this one."""
     limit = LIMIT_AHEAD if PAGES[name].startswith('/ahead') else LIMIT
     ask(PAGES[name])
-    for _ in range(5):  # until the machine is quiet
-        times = []
+    times = []
+    for _ in range(3):
+        began, work = time.perf_counter(), work_of(big.server)
         for _ in range(7):
-            began = time.perf_counter()
             ask(PAGES[name])
-            times.append(time.perf_counter() - began)
-        if statistics.median(times) < limit:
-            break
-    print('%s: %d ms' % (name, 1000 * statistics.median(times)))
-    assert statistics.median(times) < limit, times
+        times.append((work_of(big.server) - work) / 7)
+        took = (time.perf_counter() - began) / 7
+        print('%s: %d ms of work, in %d ms' % (name, 1000 * times[-1], 1000 * took))
+    assert 0 < min(times) < limit, times
+
+
+def work_of(server):
+    """Seconds of the processor that this process and a server have had so far."""
+    with open('/proc/%d/stat' % server.process.pid) as file:
+        fields = file.read().rpartition(') ')[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf('SC_CLK_TCK')
 
 
 def test_the_pages_show_what_is_there(ask):
