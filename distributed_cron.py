@@ -11213,6 +11213,10 @@ def kill_a_worker(store, config, limit):
         time.sleep(0.05)
     worker.kill()
     worker.join()
+    state = State(config)
+    while not state.lock():  # a runner that was just forked has it for a moment
+        time.sleep(0.01)
+    state.lock_file.close()
     print('gamma took job 1 and was killed; now gamma starts again')
 
 

@@ -833,6 +833,24 @@ def test_demo_needs_nothing_but_python(tmp_path):
 
 
 @pytest.mark.timeout(20)
+def test_demo_starts_the_killed_worker_when_its_lock_is_free(tmp_path):
+    """A runner that has just been forked has it for a moment."""
+    program = (
+        'import sys, time; sys.path.insert(0, %r); import distributed_cron as dc\n'
+        'leave = dc.leave_worker\n'
+        'dc.leave_worker = lambda lock: (time.sleep(0.5), leave(lock))\n'
+        "sys.exit(dc.main(['demo']))" % ROOT
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program],
+        env=dict(os.environ, TMPDIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+
+
 def test_demo_gives_up_when_no_worker_starts(tmp_path, monkeypatch):
     class Dead:
         def start(self):

@@ -125,3 +125,22 @@ def test_a_whole_page_can_be_chosen(place):
     _, text = browser.change('/jobs/disable', **fields)
     assert '50 jobs: disabled.' in text
     assert place.sql('SELECT COUNT(*) FROM job WHERE active = 1')[0][0] == 0
+
+
+def test_a_job_of_a_template_changes_with_that_alone(place):
+    """Its host's worker would undo it."""
+    browser = Browser(place)
+    template = place.add(each_host=1)
+    child = place.add(parent_id=template, run_on='here')
+    before = place.job(child)
+    for action in ('pause', 'resume', 'disable', 'enable', 'edit'):
+        answer = browser.post('/job/%d/%s' % (child, action), action='save')
+        assert answer.status == 409
+        assert 'Job 2 is on one host what job 1 says: change job 1.' in answer.text
+    assert 'change job 1.' in browser.get('/job/%d/edit' % child, 409)
+    _, text = browser.change('/jobs/disable', **{'job-2': 'on'})
+    assert '0 jobs: disabled.' in text
+    assert place.job(child) == before
+    assert browser.get('/job/add?copy=%d' % child)
+    browser.change('/job/%d/run-now' % child)
+    assert place.job(child).run_requested

@@ -859,10 +859,16 @@ def test_a_full_log_folder_does_not_stop_a_job(place):
 
 def test_the_password_is_in_no_process_list_and_no_log(mysql_place):
     place = mysql_place
+    password = 'secret-of-%d' % os.getpid()  # other tests' processes have others
+    place.server.settings(
+        "CREATE USER own IDENTIFIED BY '%s'" % password, 'GRANT ALL ON *.* TO own'
+    )
+    place.write(db=dict(place.values['db'], username='own', password=password))
     place.add('sleep 1')
     place.worker('one')
     place.wait_runs(1)
-    assert not processes_of('secret')
+    assert not processes_of(password)
+    place.server.settings('DROP USER own')
     place.write(db=dict(place.values['db'], password='other-secret'))
     assert 'other-secret' not in place.run('list', code=1)
     assert 'secret' not in place.worker_log()

@@ -8,16 +8,19 @@ from . import queries
 from .answers import TEXT, Answer, back
 from .render import PERIODS
 from .request import Refused
-from .views import found_job
+from .views import found_job, refuse_child
 from .weblog import audit
 
+OF_TEMPLATE = ('enable', 'disable', 'pause', 'resume')  # what its jobs have from it
 CHOSEN = 'job-([1-9][0-9]{0,8})'  # the field of a job that was chosen
 
 
 def act(request, id, action):
     """Do something to a job."""
     form = request.form()
-    found_job(request, id)
+    job = found_job(request, id)
+    if action in OF_TEMPLATE:
+        refuse_child(job)
     done = do(request, id, action, form)
     event = action if done else 'idle'
     return back(request, event, id, request.came_from())
@@ -34,6 +37,8 @@ def act_on_many(request, action):
             chosen.append(id)
     count = 0
     for job in queries.jobs_by_id(request.store, chosen):
+        if action in OF_TEMPLATE and job.parent_id is not None:
+            continue
         if do(request, job.id, action, form):
             count += 1
     event = 'many-' + action

@@ -8,7 +8,7 @@ import distributed_cron as dc
 from . import queries
 from .answers import HTML, Answer, back, page
 from .render import render
-from .views import NUMBER, found_job
+from .views import NUMBER, found_job, refuse_child
 from .weblog import audit, differences
 
 PREVIEWED = 5  # times of a schedule
@@ -124,6 +124,8 @@ def form_page(request, id=None):
     if id is None:
         job = None
         texts = {**texts, 'name': ''}  # only one job can have it
+    else:
+        refuse_child(job)
     if asked['schedule']:
         texts = {**texts, KIND: 'schedule', 'schedule': asked['schedule']}
     return show_form(request, job, texts, {})
@@ -187,7 +189,10 @@ def save(request, id=None):
     """Save what a form says, or show the form again: with what is wrong, or because
     only the preview was asked for."""
     form = request.form()
-    job = None if id is None else found_job(request, id)
+    job = None
+    if id is not None:
+        job = found_job(request, id)
+        refuse_child(job)
     texts = {name: form.get(name, '').strip() for name in NEW}
     texts['command'] = form.get('command', '').replace('\r\n', '\n')
     values, wrong = columns_of(texts)

@@ -45,6 +45,13 @@ def found_job(request, id):
     return jobs[0]
 
 
+def refuse_child(job):
+    """Raise Refused for a job of a template: its host's worker would undo a change."""
+    if job.parent_id is not None:
+        text = 'Job %d is on one host what job %s says: change job %s.'
+        raise Refused(409, text % (job.id, job.parent_id, job.parent_id))
+
+
 def job_page(request, id):
     """A job and its runs. Their numbers make the pages, also where some are gone."""
     store = request.store
