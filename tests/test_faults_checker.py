@@ -607,7 +607,11 @@ def test_slots_that_were_taken():
 
     both = [*others((99, 120), (101, 110))]
     assert 'untrue' not in noted(TAKEN, more=both)
-    assert 'untrue' in noted(TAKEN, more=[*others((99, 104), (110, 114))])
+    apart = [*others((99, 104), (110, 114))]
+    assert 'untrue' in noted(TAKEN, more=apart)
+    stopped = fault('stop-runner', ['one'], 103, 125)  # nobody could know of the ends
+    assert 'untrue' not in noted(TAKEN, stopped, more=apart)
+    assert 'untrue' in noted(TAKEN, stopped._replace(hosts=['two']), more=apart)
     assert 'untrue' in noted(TAKEN, more=[*others((10, 20), (11, 21))])
     assert 'untrue' in noted(TAKEN.replace('2', '3'), more=both)
     assert 'untrue' in noted(TAKEN.replace('one', 'two'), more=both)

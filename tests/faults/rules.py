@@ -309,6 +309,9 @@ def most_at_once(judged, host, between):
         )
         # A worker learns of an end in its next turn, which may wait for the database.
         end = run.end + GRACE if run else record.started + judged.limits[record.job]
+        # A runner that was stopped tells nothing until it goes on.
+        told = [fault.end for fault in judged.faults if holds_ends(fault, host, end)]
+        end = max([end, *told])
         if record.started <= between[1] and between[0] <= end:
             changes += [(record.started, 1), (end, -1)]
     most = count = 0
@@ -316,6 +319,12 @@ def most_at_once(judged, host, between):
         count += change
         most = max(most, count)
     return most
+
+
+def holds_ends(fault, host, end):
+    """Whether a fault kept a host from learning that a run had ended at a time."""
+    is_stop = fault.kind in ('stop-runner', 'stop-worker', 'stop-host')
+    return is_stop and host in fault.hosts and fault.begin < end < fault.end
 
 
 # Again.
