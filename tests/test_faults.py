@@ -81,6 +81,12 @@ def test_hosts_go_to_todays_version_and_back_while_they_are_killed(database, tmp
     attack(database, '--upgrade', '--seconds', '50', '--rate', '2')
 
 
+def test_hosts_run_todays_version_as_it_is():
+    """Their commands are told which attempt they are, or the harness finds that."""
+    with cluster_of('sqlite', at_work=False) as cluster:
+        assert 'FAULTS_SCRIPT' not in cluster.hosts[0].environment()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_galera_cluster():

@@ -19,7 +19,6 @@ import yaml
 
 from faults.proxy import Proxy
 from faults.rules import Words
-from faults.worker import SCRIPT
 from servers import IS_ROOT, Galera, MariaDB, PostgreSQL, SQLite, free_port, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -335,17 +334,22 @@ class Cluster:
             self.permanent = [
                 (host.label, [host.name, *host.tags]) for host in self.hosts
             ]
-            for script in filter(None, (self.old_script, SCRIPT)):
-                self.hosts[0].script = script
-                done = self.hosts[0].run('init')
-                if done.returncode:
-                    raise RuntimeError(done.stderr.decode())
-            for host in self.hosts[1:]:
-                host.script = self.old_script
+            if self.old_script:
+                for host in self.hosts:
+                    host.script = self.old_script
+                self.init()
+                self.hosts[0].script = None
+            self.init()
             self.leave_ids()
         except BaseException:
             self.close()
             raise
+
+    def init(self):
+        """Make or upgrade the tables, as the first host's version does."""
+        done = self.hosts[0].run('init')
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode())
 
     def access(self, address, ports):
         """The part db of a configuration."""
