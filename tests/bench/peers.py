@@ -14,8 +14,8 @@ COUNT = 500
 # What the Perl program of the same name loads, and does in a pass that finds nothing due.
 PERL_PASS = r'''
 use strict; use warnings;
-use DBI; use YAML::Tiny; use Logger::Simple; use Parallel::ForkManager; use Try::Tiny;
-use Sys::CpuAffinity; use Sys::Hostname;
+use DBI; use DBD::mysql; use YAML::Tiny; use Logger::Simple; use Parallel::ForkManager;
+use Try::Tiny; use Sys::CpuAffinity; use Sys::Hostname;
 my $config = YAML::Tiny->read($ARGV[0])->[0]{db};
 my ($host, $port) = split /:/, $config->{host};
 my $dsn = "dbi:mysql:database=$config->{database};host=$host;port=$port";
@@ -28,26 +28,16 @@ $db->do("UPDATE job SET last_start = NOW(), last_worker = ? WHERE active = 1
 $db->selectall_arrayref("SELECT id, command FROM job WHERE last_worker = ?", {}, $worker);
 $db->rollback; $db->disconnect;
 '''
-PERL_MODULES = (
-    'DBI',
-    'DBD::mysql',
-    'YAML::Tiny',
-    'Logger::Simple',
-    'Parallel::ForkManager',
-    'Try::Tiny',
-    'Sys::CpuAffinity',
-)
 
 
 def perl_pass(file):
     """The command of such a pass by a configuration; None where its modules, which are
     packages of Debian, are not installed."""
     perl = shutil.which('perl')
-    uses = ['-M' + module for module in PERL_MODULES]
-    if (
-        not perl
-        or subprocess.run([perl, *uses, '-e', '1'], capture_output=True).returncode
-    ):
+    if not perl:
+        return None
+    compiled = subprocess.run([perl, '-c', '-e', PERL_PASS], capture_output=True)
+    if compiled.returncode:
         return None
     return [perl, '-e', PERL_PASS, file]
 
